@@ -1,0 +1,52 @@
+# Decides whether CUDA is built, and for which GPUs: this file is the only list of architectures.
+#
+# Machine code for each generation ("real"), which also runs on later GPUs of the same major number,
+# and one PTX ("virtual") that the driver compiles for everything newer: low enough to cover 11.0.
+set(DCLS_HAS_CUDA OFF)
+
+if(NOT DCLS_CUDA MATCHES "^(AUTO|ON|OFF|TRUE|FALSE|YES|NO|1|0)$")
+  message(FATAL_ERROR "DCLS_CUDA must be AUTO, ON or OFF, got '${DCLS_CUDA}'")
+endif()
+
+if(DCLS_CUDA STREQUAL "AUTO" OR DCLS_CUDA)
+  if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
+    set(CMAKE_CUDA_ARCHITECTURES 75) # for the compiler checks; every target sets its own
+  endif()
+  include(CheckLanguage)
+  check_language(CUDA)
+  if(CMAKE_CUDA_COMPILER)
+    enable_language(CUDA)
+    find_package(CUDAToolkit 12.0 QUIET)
+  endif()
+  if(CMAKE_CUDA_COMPILER AND CUDAToolkit_FOUND)
+    set(DCLS_HAS_CUDA ON)
+  elseif(NOT DCLS_CUDA STREQUAL "AUTO")
+    message(
+      FATAL_ERROR
+        "DCLS_CUDA=${DCLS_CUDA}, but no CUDA toolkit 12.0 or newer was found (nvcc: "
+        "'${CMAKE_CUDA_COMPILER}', version '${CMAKE_CUDA_COMPILER_VERSION}'). Put nvcc on the PATH or "
+        "set CUDACXX, or configure with DCLS_CUDA=OFF.")
+  endif()
+endif()
+
+if(DCLS_HAS_CUDA AND NOT DCLS_CUDA_ARCHITECTURES)
+  set(DCLS_CUDA_ARCHITECTURES_USED 75-real 80-real 86-real 89-real 90-real)
+  if(CMAKE_CUDA_COMPILER_VERSION VERSION_LESS 13.0)
+    list(PREPEND DCLS_CUDA_ARCHITECTURES_USED 70-real)
+  endif()
+  if(CMAKE_CUDA_COMPILER_VERSION VERSION_LESS 12.8)
+    list(APPEND DCLS_CUDA_ARCHITECTURES_USED 90-virtual)
+  else()
+    list(APPEND DCLS_CUDA_ARCHITECTURES_USED 100-real 120-real 100-virtual)
+  endif()
+elseif(DCLS_HAS_CUDA)
+  set(DCLS_CUDA_ARCHITECTURES_USED ${DCLS_CUDA_ARCHITECTURES})
+endif()
+
+if(DCLS_HAS_CUDA)
+  message(STATUS "DCLS: building with CUDA ${CMAKE_CUDA_COMPILER_VERSION} for ${DCLS_CUDA_ARCHITECTURES_USED}")
+elseif(DCLS_CUDA STREQUAL "AUTO")
+  message(STATUS "DCLS: building for the CPU only: no nvcc (CUDA 12.0 or newer) was found")
+else()
+  message(STATUS "DCLS: building for the CPU only: DCLS_CUDA=${DCLS_CUDA}")
+endif()

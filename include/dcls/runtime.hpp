@@ -1,0 +1,37 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "dcls/export.hpp"
+
+namespace dcls {
+
+/// How this copy of the library was built, and what it chose on this machine.
+struct BuildInfo {
+  std::string version;
+  std::string compiler;
+  bool cuda = false;
+  std::string cuda_toolkit;                     ///< toolkit compiled with; empty without CUDA
+  std::vector<std::string> cuda_architectures;  ///< as given to CMake, e.g. "90-real"
+  bool openmp = false;
+  std::string simd;                        ///< level in use: "baseline", "avx2" or "avx512"
+  std::vector<std::string> simd_compiled;  ///< levels compiled in, lowest first
+};
+
+/// @throws std::invalid_argument if the environment variable DCLS_SIMD names no level that this
+///         library has and this machine can run.
+DCLS_API BuildInfo build_info();
+
+/// Whether CUDA kernels can run here, and if not, why.
+struct CudaStatus {
+  bool available = false;
+  std::string driver;                ///< newest CUDA version the driver supports, e.g. "13.0"
+  std::string reason;                ///< why not available; empty if it is
+  std::vector<std::string> devices;  ///< name and compute capability of each visible GPU
+};
+
+/// Never throws for a missing or old driver: that is what `reason` is for.
+DCLS_API CudaStatus cuda_status();
+
+}  // namespace dcls

@@ -1,0 +1,48 @@
+#pragma once
+
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+
+#include "dcls/export.hpp"
+
+namespace dcls {
+
+/// Largest number of learnable axes of a kernel.
+inline constexpr int kMaxDims = 3;
+
+/// Largest size of one axis: up to it every grid index is exact in float32.
+inline constexpr std::int64_t kMaxAxisSize = std::int64_t{1} << 24;
+
+/// Element type of every tensor of a call. float16 and bfloat16 are computed in float32.
+enum class DType : int { kFloat32 = 0, kFloat64 = 1, kFloat16 = 2, kBFloat16 = 3 };
+
+/// Interpolation of a kernel element along one axis, with `delta = x - p`:
+///   kV0     linear interpolation between floor(p) and floor(p) + 1
+///   kV1     relu(1 - |delta|), normalised over the grid
+///   kMax    relu(sigma - |delta|), normalised over the grid
+///   kGauss  exp(-delta^2 / (2 sigma^2)), normalised over the grid
+/// kV0 is arXiv 2112.03740, the others are arXiv 2306.00817.
+enum class Version : int { kV0 = 0, kV1 = 1, kMax = 2, kGauss = 3 };
+
+enum class DeviceType : int { kCpu = 0, kCuda = 1 };
+
+/// Where and how a call runs.
+struct Execution {
+  DeviceType device = DeviceType::kCpu;
+  /// CUDA device ordinal of the pointers; ignored on the CPU.
+  int device_index = 0;
+  /// cudaStream_t on which the kernels are launched; ignored on the CPU.
+  void* stream = nullptr;
+  /// Number of CPU threads, at least 1; ignored on CUDA.
+  int num_threads = 1;
+};
+
+/// A CUDA call or launch failed; the message names it and CUDA's reason.
+class DCLS_API CudaError : public std::runtime_error {
+ public:
+  explicit CudaError(const std::string& what);
+  ~CudaError() override;
+};
+
+}  // namespace dcls

@@ -1,0 +1,94 @@
+"""The operators of DCLS as functions of tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from DCLS import _ops
+from DCLS._spec import check_version, resolve_sigma_min
+
+__all__ = ["construct_kernel"]
+
+
+def _check_size(dilated_kernel_size: int | Sequence[int]) -> list[int]:
+    if isinstance(dilated_kernel_size, int) and not isinstance(dilated_kernel_size, bool):
+        return [dilated_kernel_size]
+    if not isinstance(dilated_kernel_size, Sequence) or isinstance(dilated_kernel_size, str):
+        raise TypeError(
+            "dilated_kernel_size must be an int or a sequence of ints, "
+            f"got {type(dilated_kernel_size).__name__}"
+        )
+    for length in dilated_kernel_size:
+        if isinstance(length, bool) or not hasattr(length, "__index__"):
+            raise TypeError(
+                f"dilated_kernel_size must hold ints, got {tuple(dilated_kernel_size)!r}"
+            )
+    return list(dilated_kernel_size)
+
+
+def construct_kernel(
+    weight: Tensor,
+    P: Tensor,
+    SIG: Tensor | None = None,
+    *,
+    dilated_kernel_size: int | Sequence[int],
+    version: str = "gauss",
+    sigma_min: float | None = None,
+) -> Tensor:
+    r"""Builds the dense kernel from weights with real-valued positions.
+
+    .. math::
+        \text{kernel}[\dots, x] = \sum_k \text{weight}[\dots, k] \; \phi_k(x)
+
+    where :math:`\phi_k` is the product over the axes of a tap around
+    :math:`p_d = P[d, \dots, k] + \lfloor S_d / 2 \rfloor`, with
+    :math:`\delta = x_d - p_d` and :math:`\sigma = |SIG[d, \dots, k]| + \text{sigma\_min}`:
+
+    ========= ========================================================= ===========
+    version   tap                                                       normalised
+    ========= ========================================================= ===========
+    ``v0``    linear interpolation of floor(p) and floor(p) + 1         no
+    ``v1``    relu(1 - abs(delta))                                      yes
+    ``max``   relu(sigma - abs(delta))                                  yes
+    ``gauss`` exp(-delta^2 / (2 sigma^2))                               yes
+    ========= ========================================================= ===========
+
+    A normalised :math:`\phi_k` is divided by its sum over the grid plus 1e-7. Taps outside the grid
+    are dropped. ``v0`` is the interpolation of arXiv 2112.03740, the others of arXiv 2306.00817.
+
+    Differentiable in ``weight``, ``P`` and ``SIG``, twice (second derivatives come from the plain
+    torch reference and cost accordingly). At the kinks the derivative by a position is right-sided
+    for ``v0`` and zero for ``v1`` and ``max``; that of ``abs(SIG)`` at 0 is zero. Under autocast it
+    computes in float32.
+
+    Args:
+        weight: weights of the kernel elements, of shape ``(*lead, K)``: for a convolution ``lead``
+            is ``(out_channels, in_channels // groups)``. float32, float64, float16 or bfloat16; the
+            last two are computed in float32.
+        P: positions in grid steps, of shape ``(D, *lead, K)`` and of weight's dtype and device.
+            ``P[d]`` belongs to kernel axis ``d``; 0 is the centre ``dilated_kernel_size[d] // 2``. A
+            non-finite position makes its whole kernel NaN.
+        SIG: widths of the shape of ``P`` for ``max`` and ``gauss``; None for ``v0`` and ``v1``.
+        dilated_kernel_size: grid points along each of the D axes, D = 1, 2 or 3, each at most
+            ``2**24``. An int for D = 1.
+        version: the interpolation, see the table.
+        sigma_min: what is added to ``abs(SIG)``, finite and positive. None for the version's own:
+            1.0 for ``max`` and 0.27 for ``gauss``.
+
+    Returns:
+        The kernel, of shape ``(*lead, *dilated_kernel_size)``, contiguous.
+
+    Raises:
+        TypeError: a dtype or the type of an argument is not one that is listed here.
+        ValueError: a shape, a device, a size, the version, or whether SIG is given does not fit.
+        RuntimeError: tensors on a GPU that this build or machine cannot serve; the message says why.
+    """
+    size = _check_size(dilated_kernel_size)
+    sigma_min = resolve_sigma_min(check_version(version), sigma_min)
+    for name, tensor in (("weight", weight), ("P", P), ("SIG", SIG)):
+        if not isinstance(tensor, Tensor) and not (name == "SIG" and tensor is None):
+            raise TypeError(f"{name} must be a Tensor, got {type(tensor).__name__}")
+    kernel: Tensor = _ops.construct_kernel(weight, P, SIG, size, version, sigma_min)
+    return kernel

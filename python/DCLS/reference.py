@@ -1,0 +1,78 @@
+"""The mathematics of DCLS in plain, differentiable torch: the oracle of the tests.
+
+Slow and simple on purpose, and independent of the native library: every formula is written as in
+the papers (arXiv 2112.03740 for ``v0``, arXiv 2306.00817 for the others) and autograd derives the
+gradients. It runs on every device and dtype that torch supports, and can be differentiated twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from DCLS._spec import NORM_EPS, resolve_sigma_min
+
+__all__ = ["construct_kernel", "taps"]
+
+
+def taps(
+    P: Tensor, SIG: Tensor | None, size: int, version: str, sigma_min: float | None = None
+) -> Tensor:
+    """Evaluates the tap function of one axis on its whole grid.
+
+    Args:
+        P: positions along the axis in grid steps, 0 at the centre ``size // 2``; any shape.
+        SIG: widths of the same shape for ``max`` and ``gauss``, else None.
+        size: number of grid points of the axis.
+        version: ``v0``, ``v1``, ``max`` or ``gauss``.
+        sigma_min: added to ``|SIG|``; None for the version's own.
+
+    Returns:
+        The taps, of shape ``P.shape + (size,)``, not normalised.
+    """
+    x = torch.arange(size, dtype=P.dtype, device=P.device)
+    # P - P is 0 for a finite position and NaN otherwise: a diverged position poisons its element
+    # in every version, where the formulas alone would let an infinite one vanish silently.
+    poison = (P - P).detach().unsqueeze(-1)
+    p = P.unsqueeze(-1) + size // 2
+    if version == "v0":
+        low = p.floor().detach()
+        fraction = p - low
+        return torch.where(x == low, 1 - fraction, torch.where(x == low + 1, fraction, poison))
+    delta = x - (p + poison)
+    if version == "v1":
+        return (1 - delta.abs()).relu()
+    assert SIG is not None
+    sigma = (SIG.abs() + resolve_sigma_min(version, sigma_min)).unsqueeze(-1)
+    if version == "max":
+        return (sigma - delta.abs()).relu()
+    return (-0.5 * (delta / sigma) ** 2).exp()
+
+
+def construct_kernel(
+    weight: Tensor,
+    P: Tensor,
+    SIG: Tensor | None = None,
+    *,
+    dilated_kernel_size: Sequence[int],
+    version: str = "gauss",
+    sigma_min: float | None = None,
+) -> Tensor:
+    """Builds the dense kernel. Arguments and result as :func:`DCLS.functional.construct_kernel`.
+
+    The kernel is the sum over the elements of ``weight`` times the outer product of the taps of
+    all axes, which is divided, but for ``v0``, by its sum over the grid plus 1e-7.
+    """
+    axes = [
+        taps(P[axis], None if SIG is None else SIG[axis], size, version, sigma_min)
+        for axis, size in enumerate(dilated_kernel_size)
+    ]
+    scale = weight
+    if version != "v0":
+        grid_sum = torch.stack([tap.sum(-1) for tap in axes]).prod(0)
+        scale = weight / (grid_sum + NORM_EPS)
+    letters = "xyz"[: len(axes)]
+    operands = ",".join(f"...k{letter}" for letter in letters)
+    return torch.einsum(f"...k,{operands}->...{letters}", scale, *axes)

@@ -1,0 +1,69 @@
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <new>
+
+#if defined(_OPENMP)
+#include <omp.h>
+#endif
+
+namespace dcls::cpu {
+
+/// Memory for each thread of a parallel_for, allocated before it: nothing may throw inside.
+class ThreadScratch {
+ public:
+  ThreadScratch(std::int64_t bytes_per_thread, int num_threads)
+      : stride_((static_cast<std::size_t>(bytes_per_thread) + kAlign - 1) / kAlign * kAlign),
+        memory_(static_cast<std::byte*>(::operator new(
+            std::max<std::size_t>(stride_ * static_cast<std::size_t>(num_threads), kAlign),
+            std::align_val_t{kAlign}))) {}
+
+  void* of(int thread) const { return memory_.get() + stride_ * static_cast<std::size_t>(thread); }
+
+ private:
+  // Two cache lines, so that no two threads write to one line or to an adjacent-line prefetch.
+  static constexpr std::size_t kAlign = 128;
+  struct Free {
+    void operator()(std::byte* memory) const {
+      ::operator delete(memory, std::align_val_t{kAlign});
+    }
+  };
+  std::size_t stride_;
+  std::unique_ptr<std::byte, Free> memory_;
+};
+
+/// Number of threads worth starting for `count` items in chunks of at least `grain`.
+inline int useful_threads(std::int64_t count, std::int64_t grain, int num_threads) {
+#if defined(_OPENMP)
+  const std::int64_t chunks = std::max<std::int64_t>(1, count / std::max<std::int64_t>(1, grain));
+  return static_cast<int>(std::min<std::int64_t>(std::max(1, num_threads), chunks));
+#else
+  (void)count, (void)grain, (void)num_threads;
+  return 1;
+#endif
+}
+
+/// Splits [0, count) into contiguous chunks of at least `grain` items, hands them to the threads as
+/// they come free, and calls function(begin, end, thread). Which thread gets a chunk must not
+/// change a result.
+template <typename Function>
+void parallel_for(std::int64_t count, std::int64_t grain, int num_threads, Function&& function) {
+#if defined(_OPENMP)
+  if (num_threads > 1) {
+    // A few chunks a thread, so that a core busy with something else does not hold up the rest.
+    const std::int64_t chunk = std::max<std::int64_t>({1, grain, count / (8 * num_threads)});
+#pragma omp parallel for schedule(dynamic) num_threads(num_threads)
+    for (std::int64_t begin = 0; begin < count; begin += chunk) {
+      function(begin, std::min(begin + chunk, count), omp_get_thread_num());
+    }
+    return;
+  }
+#endif
+  (void)grain, (void)num_threads;
+  function(std::int64_t{0}, count, 0);
+}
+
+}  // namespace dcls::cpu

@@ -1,0 +1,33 @@
+#pragma once
+
+#include "common/dispatch.hpp"
+#include "cuda/construct.cuh"
+#include "cuda/construct_launch.hpp"
+#include "cuda/launch.cuh"
+
+namespace dcls::cuda {
+
+template <int D>
+void launch_construct(const ConstructArgs& args, void* kernel, const Execution& where) {
+  const ForwardPlan plan = make_forward_plan(args);
+  dispatch_dtype(args.dtype, [&](auto tag) {
+    using Storage = typename decltype(tag)::type;
+    launch("construct_forward", where, &construct_forward<Storage, D>, grid_for(plan.items),
+           kForwardThreads, plan.shared_values() * sizeof(Compute<Storage>), args, plan, kernel);
+  });
+}
+
+template <int D>
+void launch_construct_backward(const ConstructArgs& args, const void* grad_kernel,
+                               const ConstructGrads& grads, const Execution& where) {
+  const BackwardPlan plan = make_backward_plan(args);
+  const std::int64_t blocks = (plan.items + kBackwardGroups - 1) / kBackwardGroups;
+  dispatch_dtype(args.dtype, [&](auto tag) {
+    using Storage = typename decltype(tag)::type;
+    launch("construct_backward", where, &construct_backward<Storage, D>, grid_for(blocks),
+           kBackwardThreads, plan.shared_values() * sizeof(Compute<Storage>), args, plan,
+           grad_kernel, grads);
+  });
+}
+
+}  // namespace dcls::cuda

@@ -1,0 +1,27 @@
+// The CUDA back end of a library that was built without CUDA.
+
+#include "cuda/backend.hpp"
+
+namespace dcls::cuda {
+namespace {
+
+constexpr const char* kReason =
+    "this copy of DCLS was built without CUDA: rebuild it where nvcc is found, or move the tensors "
+    "to the CPU";
+
+[[noreturn]] void fail() { throw std::runtime_error(std::string("dcls: ") + kReason); }
+
+}  // namespace
+
+bool compiled() { return false; }
+std::string toolkit_version() { return {}; }
+std::vector<std::string> architectures() { return {}; }
+CudaStatus status() { return {false, {}, kReason, {}}; }
+
+void construct(const ConstructArgs&, void*, const Execution&) { fail(); }
+void construct_backward(const ConstructArgs&, const void*, const ConstructGrads&,
+                        const Execution&) {
+  fail();
+}
+
+}  // namespace dcls::cuda
