@@ -1,4 +1,4 @@
-"""The torch operators of namespace ``dcls``: schema, checks, kernels, fake, autograd, autocast, vmap.
+"""The torch operators of namespace ``dcls``.
 
 The operators check their arguments themselves, so that calling ``torch.ops.dcls`` directly is as
 safe as calling :mod:`DCLS.functional`.
@@ -15,7 +15,7 @@ from torch import Tensor
 from DCLS import _kernels, reference
 from DCLS._spec import SIGMA_VERSIONS, check_version, resolve_sigma_min
 
-__all__ = ["construct_kernel"]
+__all__ = ["construct_kernel", "construct_kernel_backward"]
 
 _MAX_AXIS_SIZE = 1 << 24
 
@@ -184,8 +184,9 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  
 def _backward(ctx: Any, grad_kernel: Tensor) -> tuple[Tensor | None, ...]:
     weight, P, SIG = ctx.saved_tensors
     mask = list(ctx.needs_input_grad[:3])
-    grads = torch.ops.dcls.construct_kernel_backward(grad_kernel, weight, P, SIG, *ctx.rest, mask)
-    return (*(g if wanted else None for g, wanted in zip(grads, mask, strict=True)), None, None, None)
+    grads = construct_kernel_backward(grad_kernel, weight, P, SIG, *ctx.rest, mask)
+    wanted = (grad if needed else None for grad, needed in zip(grads, mask, strict=True))
+    return (*wanted, None, None, None)
 
 
 def _setup_double_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:  # noqa: ARG001
@@ -223,7 +224,7 @@ def _double_backward(ctx: Any, *grad_grads: Tensor) -> tuple[Tensor | None, ...]
     cotangents = tuple(
         g for g, wanted, p in zip(grad_grads, mask, present, strict=True) if wanted and p
     )
-    _, pullback = torch.func.vjp(first_gradients, grad_kernel, *tensors)
+    pullback: Any = torch.func.vjp(first_gradients, grad_kernel, *tensors)[1]
     second = iter(pullback(cotangents))
     grads = [next(second), *(next(second) if p else None for p in present)]
     return (*grads, None, None, None, None)
@@ -264,7 +265,7 @@ def _construct_vmap(
         _to_front(tensor, dim, info.batch_size, at)
         for tensor, dim, at in zip((weight, P, SIG), in_dims[:3], (0, 1, 1), strict=True)
     )
-    return torch.ops.dcls.construct_kernel(weight_, P_, SIG_, *rest), 0
+    return construct_kernel(weight_, P_, SIG_, *rest), 0
 
 
 def _construct_backward_vmap(
@@ -281,7 +282,7 @@ def _construct_backward_vmap(
         _to_front(tensor, dim, info.batch_size, at)
         for tensor, dim, at in zip(tensors, in_dims[:4], (0, 0, 1, 1), strict=True)
     )
-    grads = torch.ops.dcls.construct_kernel_backward(*batched, *rest)
+    grads = construct_kernel_backward(*batched, *rest)
     return tuple(grads), tuple(
         at if wanted else None for at, wanted in zip((0, 1, 1), rest[-1], strict=True)
     )
@@ -290,4 +291,37 @@ def _construct_backward_vmap(
 torch.library.register_vmap(_FORWARD, _construct_vmap, lib=_library)
 torch.library.register_vmap(_BACKWARD, _construct_backward_vmap, lib=_library)
 
-construct_kernel = torch.ops.dcls.construct_kernel
+
+# --------------------------------------------------------------------- inside torch.func transforms
+
+# torch.func cannot differentiate an operator whose autograd is registered with torch.library, but
+# it can an autograd.Function with a separate setup_context. That serves only there: the operator
+# costs less, and is what the compiler sees.
+
+
+class _Construct(torch.autograd.Function):
+    forward = staticmethod(torch.ops.dcls.construct_kernel)
+    setup_context = staticmethod(_setup_context)
+    backward = staticmethod(_backward)
+    vmap = staticmethod(_construct_vmap)
+
+
+class _ConstructBackward(torch.autograd.Function):
+    forward = staticmethod(torch.ops.dcls.construct_kernel_backward)
+    setup_context = staticmethod(_setup_double_context)
+    backward = staticmethod(_double_backward)
+    vmap = staticmethod(_construct_backward_vmap)
+
+
+def construct_kernel(*args: Any) -> Any:
+    """Calls ``dcls::construct_kernel``, under torch.func's transforms too."""
+    if torch._C._are_functorch_transforms_active():
+        return _Construct.apply(*args)  # type: ignore[no-untyped-call]
+    return torch.ops.dcls.construct_kernel(*args)
+
+
+def construct_kernel_backward(*args: Any) -> Any:
+    """Calls ``dcls::construct_kernel_backward``, under torch.func's transforms too."""
+    if torch._C._are_functorch_transforms_active():
+        return _ConstructBackward.apply(*args)  # type: ignore[no-untyped-call]
+    return torch.ops.dcls.construct_kernel_backward(*args)

@@ -68,8 +68,8 @@ def construct_kernel(
             is ``(out_channels, in_channels // groups)``. float32, float64, float16 or bfloat16; the
             last two are computed in float32.
         P: positions in grid steps, of shape ``(D, *lead, K)`` and of weight's dtype and device.
-            ``P[d]`` belongs to kernel axis ``d``; 0 is the centre ``dilated_kernel_size[d] // 2``. A
-            non-finite position makes its whole kernel NaN.
+            ``P[d]`` belongs to kernel axis ``d``; 0 is the centre ``dilated_kernel_size[d] // 2``.
+            A non-finite position makes its whole kernel NaN.
         SIG: widths of the shape of ``P`` for ``max`` and ``gauss``; None for ``v0`` and ``v1``.
         dilated_kernel_size: grid points along each of the D axes, D = 1, 2 or 3, each at most
             ``2**24``. An int for D = 1.
@@ -83,7 +83,7 @@ def construct_kernel(
     Raises:
         TypeError: a dtype or the type of an argument is not one that is listed here.
         ValueError: a shape, a device, a size, the version, or whether SIG is given does not fit.
-        RuntimeError: tensors on a GPU that this build or machine cannot serve; the message says why.
+        RuntimeError: the tensors are on a GPU that this build or machine cannot serve; says why.
     """
     size = _check_size(dilated_kernel_size)
     sigma_min = resolve_sigma_min(check_version(version), sigma_min)

@@ -25,10 +25,11 @@ struct Tap {
   T d_sigma;
 };
 
-/// An element on one axis, in grid coordinates.
+/// An element on one axis.
 template <typename T>
 struct Element {
-  T p;          ///< position; NaN if the given one was not finite
+  T p;          ///< position from the centre; NaN if the given one was not finite
+  T centre;     ///< grid index of position 0
   T sigma;      ///< width; unused by v0 and v1
   T inv_sigma;  ///< 1 / sigma
 };
@@ -74,7 +75,8 @@ DCLS_HD Element<T> make_element(T position, T raw_sigma, T sigma_min, std::int64
   Element<T> e;
   // position - position is 0, or NaN for an infinite position, which would otherwise vanish from
   // the kernel without a trace; a diverged training must show.
-  e.p = position + static_cast<T>(size / 2) + (position - position);
+  e.p = position + (position - position);
+  e.centre = static_cast<T>(size / 2);
   e.sigma = absolute(raw_sigma) + sigma_min;
   e.inv_sigma = T(1) / e.sigma;
   return e;
@@ -94,15 +96,19 @@ DCLS_HD Tap<T> relu_tap(T height, T delta, T d_sigma) {
           select(inside, sign(delta), T(0)), select(inside, d_sigma, T(0))};
 }
 
+/// The tap of an element at grid index `x`.
 template <Version V, typename T>
 DCLS_HD Tap<T> evaluate(const Element<T>& e, T x) {
-  const T delta = x - e.p;
+  // From the centre, where small integers are exact: adding the centre to the position instead, as
+  // the formula is written, would round the position.
+  const T from_centre = x - e.centre;
+  const T delta = from_centre - e.p;
   if constexpr (V == Version::kV0) {
     const T low = floor_of(e.p);
     const T fraction = e.p - low;
     const T outside = fraction * T(0);  // 0, or NaN for a NaN position
-    const bool at_low = x == low;
-    const bool at_high = x == low + T(1);
+    const bool at_low = from_centre == low;
+    const bool at_high = from_centre == low + T(1);
     return {select(at_low, T(1) - fraction, select(at_high, fraction, outside)),
             select(at_low, T(-1), select(at_high, T(1), outside)), T(0)};
   } else if constexpr (V == Version::kV1) {
@@ -148,8 +154,8 @@ DCLS_HD Support support(const Element<T>& e, std::int64_t size) {
   if constexpr (V == Version::kMax) reach = e.sigma;
   // u^2 / 2 passes 87 at u = 13.2, and 708 at u = 37.7: see kLowestExponent.
   if constexpr (V == Version::kGauss) reach = e.sigma * (sizeof(T) == 4 ? T(13.2) : T(37.7));
-  return {clamp_bound(floor_of(e.p - reach), size, 0),
-          clamp_bound(floor_of(e.p + reach) + T(2), size, size)};
+  return {clamp_bound(floor_of(e.p - reach) + e.centre, size, 0),
+          clamp_bound(floor_of(e.p + reach) + e.centre + T(2), size, size)};
 }
 
 /// Contractions of a kernel's gradient with an element's taps: `value` with the taps themselves,

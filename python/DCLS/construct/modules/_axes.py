@@ -1,0 +1,57 @@
+"""Which kernel axis each row of ``P`` and ``SIG`` belongs to: the only place that knows.
+
+The functional API and the native library keep ``P[d]`` on kernel axis ``d``. The modules keep the
+orders of DCLS 0.1.1, which differ with the dimension and the version, because trained checkpoints
+depend on them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import torch
+from torch import Tensor
+
+#: ``_AXIS_ORDER[ndim][version][i]`` is the kernel axis that ``P[i]`` and ``SIG[i]`` belong to.
+_AXIS_ORDER: Final[dict[int, dict[str, tuple[int, ...]]]] = {
+    1: {"v0": (0,), "v1": (0,), "max": (0,), "gauss": (0,)},
+    2: {"v0": (0, 1), "v1": (1, 0), "max": (1, 0), "gauss": (1, 0)},
+    3: {"v0": (0, 2, 1), "v1": (2, 1, 0), "max": (2, 1, 0), "gauss": (2, 1, 0)},
+}
+
+
+def axis_order(ndim: int, version: str, *, dense_ndim: int = 0) -> tuple[int, ...]:
+    """Returns the kernel axis of each row of ``P``.
+
+    Args:
+        ndim: number of learnable axes, 1 to 3.
+        version: one of :data:`DCLS._spec.VERSIONS`.
+        dense_ndim: number of dense axes of a ``DclsN_Md`` kernel. With any, ``P[i]`` belongs to
+            the ``i``-th learnable axis: 0.1.1 has no such module with two learnable axes, so
+            there is no other order to keep.
+    """
+    if dense_ndim:
+        return tuple(range(ndim))
+    return _AXIS_ORDER[ndim][version]
+
+
+def to_kernel_axes(rows: Tensor, order: Sequence[int]) -> Tensor:
+    """Reorders the rows of ``P`` or ``SIG`` so that row ``d`` belongs to kernel axis ``d``."""
+    if tuple(order) == tuple(range(len(order))):
+        return rows
+    # Not an index tensor: building one would copy it to the device at every forward, which blocks
+    # the stream and cannot be captured in a CUDA graph.
+    return torch.stack([rows[order.index(axis)] for axis in range(len(order))])
+
+
+def position_limits(size: int) -> tuple[int, int]:
+    """Returns the positions of the first and the last grid point of an axis of ``size`` points."""
+    return -(size // 2), size - 1 - size // 2
+
+
+def row_limits(
+    dilated_kernel_size: Sequence[int], order: Sequence[int]
+) -> tuple[tuple[int, int], ...]:
+    """Returns the lowest and highest position on the grid for each row of ``P``."""
+    return tuple(position_limits(dilated_kernel_size[axis]) for axis in order)

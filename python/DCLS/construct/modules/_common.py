@@ -1,0 +1,270 @@
+"""What all DCLS convolutions share: parameters, their initial values, versions, padding."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn import Module, Parameter, init
+from torch.nn.utils import parametrize
+
+from DCLS._spec import SIGMA_VERSIONS, check_version
+from DCLS.construct.modules import _arguments
+from DCLS.construct.modules._axes import axis_order, row_limits
+
+_CONV: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+
+
+class _DclsModule(Module):
+    """The common base of :class:`_DclsNd` and :class:`_DclsN_Md`."""
+
+    #: Numbers of axes of the convolution, and of learnable and dense axes of the kernel. None: as
+    #: many as the argument has, which then must be a sequence.
+    _ndim: ClassVar[int | None] = None
+    _learnable_ndim: ClassVar[int | None] = None
+    _dense_ndim: ClassVar[int | None] = None
+    #: What :meth:`extra_repr` says about ``kernel_count``.
+    _count_note: ClassVar[str]
+
+    in_channels: int
+    out_channels: int
+    kernel_count: int
+    stride: tuple[int, ...]
+    padding: tuple[int, ...] | str
+    dilated_kernel_size: tuple[int, ...]
+    transposed: bool
+    output_padding: tuple[int, ...]
+    groups: int
+    padding_mode: str
+    dense_kernel_size: tuple[int, ...] = ()
+    weight: Tensor
+    P: Tensor
+    SIG: Tensor | None
+    bias: Tensor | None
+    DCK: Callable[..., Tensor]
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_count: int,
+        stride: int | Sequence[int],
+        padding: int | Sequence[int] | str,
+        dense_kernel_size: int | Sequence[int],
+        dilated_kernel_size: int | Sequence[int],
+        transposed: bool,
+        output_padding: int | Sequence[int],
+        groups: int,
+        bias: bool,
+        padding_mode: str,
+        version: str,
+        kernel_size: Sequence[int] | None,
+        device: torch.device | str | int | None,
+        dtype: torch.dtype | None,
+    ) -> None:
+        super().__init__()
+        self.in_channels, self.out_channels, self.groups = _arguments.channels(
+            in_channels, out_channels, groups
+        )
+        self.kernel_count = _arguments.integer("kernel_count", kernel_count, 1)
+        self.stride = _arguments.integers("stride", stride, self._ndim, 1)
+        self.padding = _arguments.padding(padding, self.stride)
+        self.dense_kernel_size = _arguments.integers(
+            "dense_kernel_size", dense_kernel_size, self._dense_ndim, 1
+        )
+        self.dilated_kernel_size = _arguments.integers(
+            "dilated_kernel_size", dilated_kernel_size, self._learnable_ndim, 1
+        )
+        self.transposed = _arguments.flag("transposed", transposed)
+        self.output_padding = _arguments.integers(
+            "output_padding", output_padding, len(self.stride), 0
+        )
+        self.padding_mode = _arguments.padding_mode(padding_mode)
+        self.version = version
+        whole = (*self.dense_kernel_size, *self.dilated_kernel_size)
+        if kernel_size is not None:
+            whole = _arguments.integers("kernel_size", kernel_size, len(self.stride), 1)
+        self._reversed_padding_repeated_twice = self._explicit_padding(whole)
+
+        inputs, outputs = self.in_channels, self.out_channels
+        lead = (inputs, outputs // groups) if self.transposed else (outputs, inputs // groups)
+        shape = (*lead, *self.dense_kernel_size, self.kernel_count)
+        rows = (len(self.dilated_kernel_size), *shape)
+        dtype = _arguments.parameter_dtype(dtype)
+        # The order in which 0.1.1 registers them: optimizers number the parameters by it.
+        self.weight = Parameter(torch.empty(shape, device=device, dtype=dtype))
+        self.P = Parameter(torch.empty(rows, device=device, dtype=dtype))
+        if version in SIGMA_VERSIONS:
+            self.SIG = Parameter(torch.empty(rows, device=device, dtype=dtype))
+        else:
+            self.register_parameter("SIG", None)
+        if _arguments.flag("bias", bias):
+            self.bias = Parameter(torch.empty(outputs, device=device, dtype=dtype))
+        else:
+            self.register_parameter("bias", None)
+        self.reset_parameters()
+
+    @property
+    def version(self) -> str:
+        """The interpolation: ``v0``, ``v1``, ``max`` or ``gauss``; may be set at any time.
+
+        It is that of ``DCK``: setting either sets both. A ``DCK`` that has no version of its own,
+        as a subclass may build, leaves it to the module.
+        """
+        # Kept under its public name, where whole modules that 0.1.1 pickled have it too.
+        own: str = self.__dict__["version"]
+        builder = getattr(self, "DCK", None)
+        version: str = getattr(builder, "version", own)
+        return version
+
+    @version.setter
+    def version(self, value: str) -> None:
+        self.__dict__["version"] = check_version(value)
+        builder: Any = getattr(self, "DCK", None)
+        if hasattr(builder, "version"):
+            builder.version = value
+
+    def _explicit_padding(self, kernel_size: Sequence[int]) -> tuple[int, ...]:
+        """Returns the padding as :func:`torch.nn.functional.pad` takes it, last axis first."""
+        pairs: list[tuple[int, int]]
+        if isinstance(self.padding, tuple):
+            pairs = [(size, size) for size in self.padding]
+        elif self.padding == "valid":
+            pairs = [(0, 0)] * len(self.stride)
+        elif len(kernel_size) == len(self.stride):
+            # As torch.nn.ConvNd: an even kernel gets the longer side at the end.
+            pairs = [((size - 1) // 2, size // 2) for size in kernel_size]
+        else:
+            raise ValueError(
+                "kernel_size must have one number for each of the "
+                f"{len(self.stride)} axes where padding='same', got {tuple(kernel_size)}"
+            )
+        return tuple(size for pair in reversed(pairs) for size in pair)
+
+    def _position_limits(self) -> tuple[tuple[int, int], ...]:
+        """Returns the lowest and highest position on the grid for each row of ``P``."""
+        size = self.dilated_kernel_size
+        order = axis_order(len(size), self.version, dense_ndim=len(self.dense_kernel_size))
+        return row_limits(size, order)
+
+    def _edit(self, name: str, edit: Callable[[Tensor], object]) -> None:
+        """Runs ``edit`` in place on a parameter, through its parametrization if it has one."""
+        with torch.no_grad():
+            value: Tensor = getattr(self, name)
+            if parametrize.is_parametrized(self, name):
+                value = value.clone()
+                edit(value)
+                setattr(self, name, value)
+            else:
+                edit(value)
+
+    def reset_parameters(self) -> None:
+        """Draws new parameters.
+
+        ``weight`` and ``bias`` as :class:`torch.nn.Conv2d` does for the same number of weights;
+        positions within the grid (see the class); ``SIG`` 0.23 for ``gauss`` and 0 for ``max``.
+        The draws come in 0.1.1's order: the same seed gives the same parameters, but for kernels
+        with an even or a non-square size, whose limits differ.
+
+        Raises:
+            RuntimeError: a parametrization has no ``right_inverse``.
+        """
+        self._edit("weight", lambda weight: init.kaiming_uniform_(weight, a=math.sqrt(5)))
+        if self.bias is not None:
+            fan_in = math.prod(self.weight.shape[1:])
+            bound = 1 / math.sqrt(fan_in) if fan_in else 0.0
+            self._edit("bias", lambda bias: init.uniform_(bias, -bound, bound))
+        limits = self._position_limits()
+
+        def draw(P: Tensor) -> None:
+            for index, (low, high) in enumerate(limits):
+                self._draw_positions(P[index], low, high)
+
+        self._edit("P", draw)
+        if self.SIG is not None:
+            width = 0.23 if self.version == "gauss" else 0.0
+            self._edit("SIG", lambda SIG: init.constant_(SIG, width))
+
+    def _draw_positions(self, row: Tensor, low: int, high: int) -> None:
+        """Draws one row of ``P`` in place, between ``low`` and ``high``."""
+        raise NotImplementedError
+
+    def clamp_parameters(self) -> None:
+        """Clamps ``P`` in place to the grid: to ``[-(S // 2), S - 1 - S // 2]`` on each axis.
+
+        Raises:
+            RuntimeError: ``P`` is parametrized without a ``right_inverse``.
+        """
+        limits = self._position_limits()
+
+        def clamp(P: Tensor) -> None:
+            for index, (low, high) in enumerate(limits):
+                P[index].clamp_(low, high)
+
+        self._edit("P", clamp)
+
+    def _dense_kernel(self, weight: Tensor, P: Tensor, SIG: Tensor | None) -> Tensor:
+        """Returns the kernel to convolve with."""
+        return self.DCK(weight, P, SIG)
+
+    def _conv_forward(
+        self, input: Tensor, weight: Tensor, bias: Tensor | None, P: Tensor, SIG: Tensor | None
+    ) -> Tensor:
+        """Builds the kernel with ``self.DCK`` and convolves ``input`` with it."""
+        if self.transposed:
+            raise NotImplementedError(
+                f"{type(self).__name__} must define _conv_forward: it is transposed"
+            )
+        kernel = self._dense_kernel(weight, P, SIG)
+        x, padding = input, self.padding
+        if self.padding_mode != "zeros":
+            x = F.pad(x, self._reversed_padding_repeated_twice, mode=self.padding_mode)
+            padding = (0,) * len(self.stride)
+        return _CONV[len(self.stride)](x, kernel, bias, self.stride, padding, groups=self.groups)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Convolves ``input``, batched or not, as the ``torch.nn`` convolution of its dimension.
+
+        Args:
+            input: ``(N, in_channels, *spatial)`` or ``(in_channels, *spatial)``.
+
+        Returns:
+            ``(N, out_channels, *spatial)`` or ``(out_channels, *spatial)``.
+
+        Raises:
+            ValueError: ``version`` needs ``SIG`` and there is none.
+        """
+        return self._conv_forward(input, self.weight, self.bias, self.P, self.SIG)
+
+    def _describe(self) -> Iterator[str]:
+        """Yields the parts of :meth:`extra_repr`."""
+        yield f"{self.in_channels}, {self.out_channels}"
+        yield f"kernel_count={self.kernel_count} ({self._count_note})"
+        yield f"stride={self.stride}"
+        yield f"version={self.version}"
+        if self.padding != (0,) * len(self.stride):
+            yield f"padding={self.padding}"
+        if self.dense_kernel_size != (1,) * len(self.dense_kernel_size):
+            yield f"dense_kernel_size={self.dense_kernel_size} (fixed)"
+        if self.dilated_kernel_size != (1,) * len(self.dilated_kernel_size):
+            yield f"dilated_kernel_size={self.dilated_kernel_size} (learnable)"
+        if self.output_padding != (0,) * len(self.output_padding):
+            yield f"output_padding={self.output_padding}"
+        if self.groups != 1:
+            yield f"groups={self.groups}"
+        if self.bias is None:
+            yield "bias=False"
+        if self.padding_mode != "zeros":
+            yield f"padding_mode={self.padding_mode}"
+
+    def extra_repr(self) -> str:
+        """Returns the settings; those with a default only where they differ from it."""
+        return ", ".join(self._describe())
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self.__dict__.setdefault("padding_mode", "zeros")

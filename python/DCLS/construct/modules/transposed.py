@@ -1,0 +1,210 @@
+"""Transposed convolutions all of whose kernel axes are learnable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from DCLS.construct.modules import _arguments
+from DCLS.construct.modules.base import _DclsNd
+from DCLS.construct.modules.construct_kernel import (
+    ConstructKernel1d,
+    ConstructKernel2d,
+    ConstructKernel3d,
+)
+
+__all__ = ["DclsTranspose1d", "DclsTranspose2d", "DclsTranspose3d"]
+
+_CONV_TRANSPOSE: dict[int, Callable[..., Tensor]] = {
+    1: F.conv_transpose1d,
+    2: F.conv_transpose2d,
+    3: F.conv_transpose3d,
+}
+
+
+class _DclsTranspose(_DclsNd):
+    """What DclsTranspose1d, DclsTranspose2d and DclsTranspose3d share."""
+
+    padding: tuple[int, ...]
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_count: int,
+        stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] = 0,
+        output_padding: int | Sequence[int] = 0,
+        dilated_kernel_size: int | Sequence[int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        version: str = "gauss",
+        *,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_count,
+            stride,
+            _arguments.integers("padding", padding, self._ndim, 0),
+            dilated_kernel_size,
+            True,
+            output_padding,
+            groups,
+            bias,
+            _arguments.padding_mode(padding_mode, ("zeros",)),
+            version,
+            device=device,
+            dtype=dtype,
+        )
+
+    def _conv_forward(
+        self,
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        P: Tensor,
+        SIG: Tensor | None,
+        output_size: Sequence[int] | None = None,
+    ) -> Tensor:
+        """Builds the kernel with ``self.DCK`` and applies it to ``input``."""
+        output_padding = self.output_padding
+        if output_size is not None:
+            output_padding = self._output_padding(input, output_size)
+        return _CONV_TRANSPOSE[len(self.stride)](
+            input,
+            self._dense_kernel(weight, P, SIG),
+            bias,
+            self.stride,
+            self.padding,
+            output_padding,
+            self.groups,
+        )
+
+    def _output_padding(self, input: Tensor, output_size: Sequence[int]) -> tuple[int, ...]:
+        """Returns the output padding that gives an output of ``output_size``."""
+        ndim = len(self.stride)
+        if input.ndim not in (ndim + 1, ndim + 2):
+            raise ValueError(
+                f"input must have {ndim + 1} or {ndim + 2} axes, got {tuple(input.shape)}"
+            )
+        wanted = tuple(output_size)
+        if len(wanted) == input.ndim:
+            wanted = wanted[-ndim:]
+        if len(wanted) != ndim:
+            raise ValueError(
+                f"output_size must have {ndim} or {input.ndim} numbers, got {tuple(output_size)}"
+            )
+        smallest = tuple(
+            (length - 1) * stride - 2 * padding + size
+            for length, stride, padding, size in zip(
+                input.shape[-ndim:],
+                self.stride,
+                self.padding,
+                self.dilated_kernel_size,
+                strict=True,
+            )
+        )
+        largest = tuple(low + step - 1 for low, step in zip(smallest, self.stride, strict=True))
+        if any(
+            not low <= size <= high
+            for low, size, high in zip(smallest, wanted, largest, strict=True)
+        ):
+            raise ValueError(
+                f"output_size must be from {smallest} to {largest} for an input of size "
+                f"{tuple(input.shape[-ndim:])}, got {wanted}"
+            )
+        return tuple(size - low for size, low in zip(wanted, smallest, strict=True))
+
+    def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+        """Applies the transposed convolution to ``input``, batched or not.
+
+        Args:
+            input: ``(N, in_channels, *spatial)`` or ``(in_channels, *spatial)``.
+            output_size: spatial size of the result, or its whole shape, of the sizes that
+                ``stride`` leaves open; None for the one that ``output_padding`` gives.
+
+        Returns:
+            ``(N, out_channels, *spatial)`` or ``(out_channels, *spatial)``.
+
+        Raises:
+            ValueError: ``output_size`` cannot be reached, or ``version`` needs ``SIG`` and there
+                is none.
+        """
+        if output_size is None:
+            return super().forward(input)
+        return self._conv_forward(input, self.weight, self.bias, self.P, self.SIG, output_size)
+
+
+class DclsTranspose1d(_DclsTranspose):
+    """A 1-D transposed convolution that learns where the elements of its kernels are.
+
+    Args:
+        in_channels: number of input channels ``I``.
+        out_channels: number of output channels ``O``.
+        kernel_count: number of elements ``K`` of a kernel.
+        stride: an int or one int for each axis.
+        padding: an int or one int for each axis, as :class:`torch.nn.ConvTranspose1d` takes it.
+        output_padding: added to one side of the output, an int or one for each axis; less than
+            ``stride``.
+        dilated_kernel_size: number of grid points ``S`` of the kernel, an int or one for each axis.
+        groups: number of groups ``g``, which divides both numbers of channels.
+        bias: whether a learnable bias is added.
+        padding_mode: ``zeros`` only.
+        version: interpolation, ``v0``, ``v1``, ``max`` or ``gauss``; may be changed later.
+        device: where to create the parameters; None for torch's default.
+        dtype: float32, float64, float16 or bfloat16; None for torch's default.
+
+    Attributes:
+        weight: weights of the elements, ``(I, O/g, K)``.
+        P: their positions in grid steps from the centre ``S // 2``, ``(1, I, O/g, K)``, with the
+            rows of the :class:`Dcls1d` of that dimension.
+        SIG: their widths, shaped as ``P``; None for ``v0`` and ``v1``.
+        bias: ``(O,)`` or None.
+        DCK: the module that builds the dense kernel: ``m.DCK(m.weight, m.P, m.SIG)``.
+
+    Shape:
+        Input ``(N, I, L)`` or ``(I, L)``, output as that of :class:`torch.nn.ConvTranspose1d` with
+        a kernel of size ``dilated_kernel_size``.
+
+    Raises:
+        TypeError: an argument has a wrong type.
+        ValueError: an argument is out of its range, or has a wrong length.
+    """
+
+    _ndim = _learnable_ndim = 1
+    _builder = ConstructKernel1d
+
+
+class DclsTranspose2d(_DclsTranspose):
+    """A 2-D transposed convolution that learns where the elements of its kernels are.
+
+    Arguments, attributes and errors as :class:`DclsTranspose1d`.
+
+    Shape:
+        Input ``(N, I, H, W)`` or ``(I, H, W)``, output as that of
+        :class:`torch.nn.ConvTranspose2d`; ``P`` and ``SIG`` are ``(2, I, O/g, K)``.
+    """
+
+    _ndim = _learnable_ndim = 2
+    _builder = ConstructKernel2d
+
+
+class DclsTranspose3d(_DclsTranspose):
+    """A 3-D transposed convolution that learns where the elements of its kernels are.
+
+    Arguments, attributes and errors as :class:`DclsTranspose1d`.
+
+    Shape:
+        Input ``(N, I, D, H, W)`` or ``(I, D, H, W)``, output as that of
+        :class:`torch.nn.ConvTranspose3d`; ``P`` and ``SIG`` are ``(3, I, O/g, K)``.
+    """
+
+    _ndim = _learnable_ndim = 3
+    _builder = ConstructKernel3d

@@ -1,0 +1,91 @@
+"""What a bug report needs: versions, how the native library was built, what it found here."""
+
+from __future__ import annotations
+
+import os
+import platform
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import DCLS
+from DCLS import _C
+
+
+def _torch_info() -> dict[str, Any]:
+    with warnings.catch_warnings(record=True) as caught:
+        # With too old a driver torch warns and finds nothing; the warning is the reason to report.
+        warnings.simplefilter("always")
+        devices = [
+            torch.cuda.get_device_name(index)
+            for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
+        ]
+    return {
+        "version": torch.__version__,
+        "cuda": torch.version.cuda or "",
+        "devices": devices,
+        "warnings": [str(warning.message) for warning in caught],
+    }
+
+
+def _usable_cpus() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def collect() -> dict[str, Any]:
+    """Returns the facts, as JSON can hold them.
+
+    ``dcls`` (version, path), ``python``, ``platform``, ``torch`` (version, CUDA version it was
+    built with or "", devices it sees, warnings), ``native`` (how the native library was built and
+    the SIMD level in use), ``cuda`` (whether the native library can use a GPU, driver and devices
+    or the reason why not), ``threads`` (of torch, of ``OMP_NUM_THREADS``, CPUs of this process).
+    """
+    return {
+        "dcls": {"version": DCLS.__version__, "path": str(Path(DCLS.__file__).parent)},
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "platform": platform.platform(),
+        "torch": _torch_info(),
+        "native": dict(_C.build_info()),
+        "cuda": dict(_C.cuda_status()),
+        "threads": {
+            "torch": torch.get_num_threads(),
+            "omp_num_threads": os.environ.get("OMP_NUM_THREADS", ""),
+            "cpus": _usable_cpus(),
+        },
+    }
+
+
+def render(facts: dict[str, Any]) -> str:
+    """Lays out the facts of :func:`collect` as lines of text."""
+    native, cuda, about_torch, threads = (
+        facts[key] for key in ("native", "cuda", "torch", "threads")
+    )
+    toolkit = "built without CUDA"
+    if native["cuda"]:
+        architectures = ", ".join(native["cuda_architectures"])
+        toolkit = f"built with toolkit {native['cuda_toolkit']} for {architectures}"
+    gpu = [f"none usable: {cuda['reason']}"]
+    if cuda["available"]:
+        gpu = cuda["devices"]
+    torch_cuda = f"CUDA {about_torch['cuda']}" if about_torch["cuda"] else "built without CUDA"
+    torch_devices = ", ".join(about_torch["devices"]) or "none"
+    omp = threads["omp_num_threads"] or "not set"
+    rows = [
+        ("DCLS", f"{facts['dcls']['version']} in {facts['dcls']['path']}"),
+        ("Python", facts["python"]),
+        ("platform", facts["platform"]),
+        ("torch", f"{about_torch['version']}, {torch_cuda}, GPUs: {torch_devices}"),
+        *(("torch warns", message) for message in about_torch["warnings"]),
+        ("compiler", f"{native['compiler']}, {'' if native['openmp'] else 'no '}OpenMP"),
+        ("CUDA", toolkit),
+        ("driver", cuda["driver"] or "none found"),
+        *(("GPU", device) for device in gpu),
+        ("SIMD", f"{native['simd']} in use, compiled: {', '.join(native['simd_compiled'])}"),
+        ("threads", f"{threads['torch']} of torch, {threads['cpus']} CPUs, OMP_NUM_THREADS {omp}"),
+    ]
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:{width}}  {value}" for name, value in rows)

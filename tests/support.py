@@ -1,0 +1,115 @@
+"""What several test files share: random problems, and the comparison with the oracle."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from DCLS import reference
+from DCLS.functional import construct_kernel
+
+VERSIONS = ("v0", "v1", "max", "gauss")
+SIGMA_VERSIONS = ("max", "gauss")
+
+#: Largest norm-wise error against the float64 oracle.
+TOLERANCE = {
+    torch.float64: 1e-10,
+    torch.float32: 1e-5,
+    torch.float16: 2e-3,
+    torch.bfloat16: 2e-2,
+}
+
+
+@dataclass
+class Problem:
+    """Arguments of construct_kernel, and a cotangent for its result."""
+
+    weight: Tensor
+    P: Tensor
+    SIG: Tensor | None
+    size: tuple[int, ...]
+    version: str
+    cotangent: Tensor
+
+    @property
+    def inputs(self) -> list[Tensor]:
+        return [t for t in (self.weight, self.P, self.SIG) if t is not None]
+
+    def to(self, dtype: torch.dtype) -> Problem:
+        weight, P, SIG, cotangent = (
+            None if t is None else t.detach().to(dtype)
+            for t in (self.weight, self.P, self.SIG, self.cotangent)
+        )
+        for tensor in (weight, P, SIG):
+            if tensor is not None:
+                tensor.requires_grad_()
+        return Problem(weight, P, SIG, self.size, self.version, cotangent)
+
+    def run(self, function=construct_kernel) -> tuple[Tensor, ...]:
+        """The kernel, then the gradients of weight, P and SIG."""
+        kernel = function(
+            self.weight,
+            self.P,
+            self.SIG,
+            dilated_kernel_size=self.size,
+            version=self.version,
+        )
+        return kernel, *torch.autograd.grad(kernel, self.inputs, self.cotangent)
+
+
+def make_problem(
+    version: str,
+    size: Sequence[int],
+    lead: Sequence[int] = (3, 2),
+    elements: int = 4,
+    dtype: torch.dtype = torch.float64,
+    device: str = "cpu",
+    seed: int = 0,
+) -> Problem:
+    """A problem with ordinary positions, exact grid points, and ones outside the grid."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    D = len(size)
+    P = normal(D, *lead, elements)
+    P *= torch.tensor(size, dtype=torch.float64).reshape(D, *[1] * (len(lead) + 1)) / 4
+    flat = P.view(-1)
+    flat[::7] = flat[::7].round()  # the kinks
+    flat[5::23] *= 1000  # far outside
+    SIG = normal(D, *lead, elements) if version in SIGMA_VERSIONS else None
+    if SIG is not None:
+        SIG.view(-1)[::11] = 0  # the kink of abs
+    weight, cotangent = normal(*lead, elements), normal(*lead, *size)
+    # Rounded first, so that the float64 oracle can be given the very same numbers.
+    tensors = [None if t is None else t.to(device, dtype) for t in (weight, P, SIG, cotangent)]
+    return Problem(tensors[0], tensors[1], tensors[2], tuple(size), version, tensors[3]).to(dtype)
+
+
+def relative_error(got: Tensor, expected: Tensor, floor: float = 0.0) -> float:
+    """Norm of the difference over the norm of `expected`, which counts as at least `floor`."""
+    assert got.shape == expected.shape
+    if expected.numel() == 0:
+        return 0.0
+    scale = max(expected.double().norm().item(), floor)
+    difference = (got.double() - expected.double()).norm().item()
+    return difference / scale if scale > 0 else difference
+
+
+def assert_matches_oracle(problem: Problem, tolerance: float) -> None:
+    got = problem.run()
+    expected = problem.to(torch.float64).run(reference.construct_kernel)
+    # On an axis of one point the normalised tap is constant but for the 1e-7: its derivative is the
+    # difference of two numbers of size weight * cotangent, and neither side knows it better.
+    floor = (problem.weight.double().norm() * problem.cotangent.double().norm()).item()
+    floors = [0.0, 0.0, 1e-2 * floor, 1e-2 * floor] if 1 in problem.size else [0.0] * 4
+    for name, a, b, least in zip(
+        ("kernel", "weight", "P", "SIG"), got, expected, floors, strict=False
+    ):
+        assert a.dtype == problem.weight.dtype
+        error = relative_error(a, b, least)
+        assert error <= tolerance, f"{name}: relative error {error:.2e} > {tolerance:.0e}"

@@ -1,0 +1,446 @@
+"""The command ``dcls``: arguments, errors, exit codes, and what a bug report gets to see."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import DCLS
+from DCLS import _C, cli, info
+from DCLS.demo import data, distributed
+from DCLS.demo import run as demo_run
+from DCLS.demo.settings import SettingError, Settings
+from DCLS.demo.train import DivergedError
+
+
+@pytest.fixture
+def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes a test fail that gets as far as the training."""
+
+    def run(*_: object, **__: object) -> None:
+        pytest.fail("the training started")
+
+    monkeypatch.setattr(demo_run, "run", run)
+
+
+def error_line(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Runs a command that must fail with exit code 2 and one line on stderr; returns the line."""
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(arguments)
+    assert stopped.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.endswith("\n")
+    assert err.count("\n") == 1, err
+    return err.rstrip("\n")
+
+
+def dcls(*arguments: str, prelude: str = "") -> subprocess.CompletedProcess[str]:
+    """Runs ``python -m DCLS`` or, with a prelude, the same after it."""
+    start = ["-m", "DCLS"]
+    if prelude:
+        start = ["-c", f"import sys\n{prelude}\nfrom DCLS.cli import main\nsys.exit(main())"]
+    return subprocess.run(
+        [sys.executable, *start, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+# The command
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["--version"])
+    assert stopped.value.code == 0
+    assert capsys.readouterr().out == f"DCLS {DCLS.__version__}\n"
+
+
+def test_python_m_dcls_is_the_command() -> None:
+    done = dcls("info", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["dcls"]["version"] == DCLS.__version__
+    done = dcls("demo", "--epochs", "0")
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["train"], ["--quick"], ["info", "--xml"], ["info", "x"]]
+)
+def test_unknown_commands_and_options(
+    capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    line = error_line(capsys, *arguments)
+    assert line.startswith("dcls")
+    assert ": error: " in line
+    assert not arguments or arguments[-1] in line
+
+
+def test_help_names_every_option_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["demo", "--help"])
+    assert stopped.value.code == 0
+    text = re.sub(r"\s+", " ", capsys.readouterr().out)
+    options = text[text.index("options:") :]
+    for option, default in {
+        "--epochs N": "10",
+        "--version NAME": "gauss",
+        "--device NAME": "auto",
+        "--seed N": "0",
+        "--output PATH": "dcls-demo.png",
+        "--batch-size N": "32",
+        "--lr X": "0.01",
+        "--kernel-size N": "17",
+        "--kernel-count N": "as many as",
+        "--dtype NAME": "float32",
+        "--threads N": "torch's own",
+        "--no-baseline": "train both",
+        "--quiet": "show them",
+    }.items():
+        pattern = rf" {option} [^(]*\(default: {re.escape(default)}"
+        assert re.search(pattern, options), option
+
+
+# Bad values
+
+
+@pytest.mark.usefixtures("no_training")
+@pytest.mark.parametrize(
+    ("option", "value", "complaint"),
+    [
+        ("--epochs", "0", "at least 1, got 0"),
+        ("--epochs", "-3", "at least 1, got -3"),
+        ("--epochs", "1.5", "invalid int value: '1.5'"),
+        ("--epochs", "many", "invalid int value: 'many'"),
+        ("--epochs", "", "invalid int value: ''"),
+        ("--version", "v2", "one of v0, v1, max, gauss, got 'v2'"),
+        ("--version", "Gauss", "got 'Gauss'"),
+        ("--seed", "-1", "from 0 to 4294967295, got -1"),
+        ("--seed", "4294967296", "got 4294967296"),
+        ("--batch-size", "0", "at least 1, got 0"),
+        ("--batch-size", "1e2", "invalid int value: '1e2'"),
+        ("--lr", "0", "positive number, got 0.0"),
+        ("--lr", "-0.1", "positive number, got -0.1"),
+        ("--lr", "nan", "finite, positive number, got nan"),
+        ("--lr", "inf", "finite, positive number, got inf"),
+        ("--lr", "fast", "invalid float value: 'fast'"),
+        ("--kernel-size", "0", "from 3 to 27, got 0"),
+        ("--kernel-size", "16", "must be odd, got 16"),
+        ("--kernel-size", "29", "from 3 to 27, got 29"),
+        ("--kernel-count", "0", "from 1 to 57, got 0"),
+        ("--kernel-count", "58", "from 1 to 57, got 58"),
+        ("--kernel-count", "9.0", "invalid int value: '9.0'"),
+        ("--dtype", "float16", "one of float32, float64, got 'float16'"),
+        ("--threads", "0", "from 1 to 1024, got 0"),
+        ("--threads", "1025", "from 1 to 1024, got 1025"),
+        ("--device", "gpu", "must be auto, cpu, cuda or cuda:N, got 'gpu'"),
+        ("--device", "cpu:1", "got 'cpu:1'"),
+        ("--device", "cuda:", "got 'cuda:'"),
+        ("--device", "cuda:-1", "got 'cuda:-1'"),
+        ("--device", "cuda:x", "got 'cuda:x'"),
+        ("--output", "picture.jpg", "must end in one of .png, .pdf, .svg, got 'picture.jpg'"),
+        ("--output", "", "must end in one of"),
+    ],
+)
+def test_bad_values_are_one_line_and_exit_code_2(
+    capsys: pytest.CaptureFixture[str], option: str, value: str, complaint: str
+) -> None:
+    line = error_line(capsys, "demo", f"{option}={value}")
+    assert line.startswith(f"dcls demo: error: argument {option}: ")
+    assert complaint in line
+
+
+@pytest.mark.usefixtures("no_training")
+def test_output_must_be_writable(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "folder.png").mkdir()
+    for path, complaint in (
+        (tmp_path / "missing" / "picture.png", "there is no directory"),
+        (tmp_path / "folder.png", "cannot be written: Is a directory"),
+        (tmp_path / ("x" * 300 + ".png"), "cannot be written: File name too long"),
+    ):
+        line = error_line(capsys, "demo", "--output", str(path))
+        assert f"argument --output: got {str(path)!r}" in line
+        assert complaint in line
+
+
+@pytest.mark.usefixtures("no_training")
+def test_checking_the_output_changes_nothing(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = tmp_path / "old.png", tmp_path / "new.png"
+    old.write_bytes(b"a picture")
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    for path in (old, new):
+        error_line(capsys, "demo", "--output", str(path))
+    assert old.read_bytes() == b"a picture"
+    assert not new.exists()
+
+
+@pytest.mark.usefixtures("no_training")
+@pytest.mark.parametrize(
+    ("module", "package"),
+    [("sklearn", "scikit-learn"), ("matplotlib", "matplotlib"), ("tqdm", "tqdm")],
+)
+def test_missing_extras_are_named(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    module: str,
+    package: str,
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    line = error_line(capsys, "demo")
+    expected = f'the demo needs {package}; install with: pip install "DCLS[demo]"'
+    assert line == f"dcls demo: error: {expected}"
+
+
+def test_command_works_without_the_extras() -> None:
+    hide = "for name in ('sklearn', 'matplotlib', 'tqdm'): sys.modules[name] = None"
+    done = dcls("info", prelude=hide)
+    assert done.returncode == 0, done.stderr
+    done = dcls("demo", prelude=hide)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "dcls demo: error: the demo needs scikit-learn, matplotlib, tqdm; "
+        'install with: pip install "DCLS[demo]"\n'
+    )
+
+
+@pytest.mark.parametrize("value", [True, 2.0, "3", None])
+def test_settings_want_integers(value: object) -> None:
+    with pytest.raises(SettingError, match=r"^epochs must be an integer at least 1, got "):
+        Settings(epochs=value)  # type: ignore[arg-type]
+
+
+# Devices
+
+
+def test_cuda_that_is_not_there(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    line = error_line(capsys, "demo", "--device", "cuda")
+    assert line.startswith("dcls demo: error: argument --device: got 'cuda', but ")
+    assert "CUDA" in line
+    assert distributed.choose_device("auto") == torch.device("cpu")
+
+
+def test_cuda_that_dcls_cannot_use(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(_C, "cuda_status", lambda: {"available": False, "reason": "too old"})
+    line = error_line(capsys, "demo", "--device", "cuda:0")
+    assert "got 'cuda:0', but DCLS cannot use CUDA: too old" in line
+    assert distributed.choose_device("auto") == torch.device("cpu")
+
+
+def test_devices_where_there_are_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed, "cuda_problem", lambda: "")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    choose = distributed.choose_device
+    assert choose("cpu") == torch.device("cpu")
+    assert choose("auto") == choose("cuda") == torch.device("cuda", 0)
+    assert choose("cuda:1") == torch.device("cuda", 1)
+    with pytest.raises(distributed.DeviceError, match="the last of 2 device"):
+        choose("cuda:2")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert choose("auto") == choose("cuda") == torch.device("cuda", 1)
+    with pytest.raises(distributed.DeviceError, match="must be cuda under torchrun"):
+        choose("cuda:1")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    with pytest.raises(distributed.DeviceError, match="3 processes share 2 GPU"):
+        choose("cuda")
+    assert choose("cpu") == torch.device("cpu")
+
+
+def test_only_the_first_process_complains(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["demo", "--epochs", "0"])
+    assert stopped.value.code == 2
+    assert capsys.readouterr() == ("", "")
+
+
+# A run
+
+
+@pytest.fixture
+def few_digits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves 40 digits to train on and 20 to test with."""
+    all_of_them = data.load()
+    few = data.Digits(
+        all_of_them.train_images[:40],
+        all_of_them.train_labels[:40],
+        all_of_them.test_images[:20],
+        all_of_them.test_labels[:20],
+    )
+    monkeypatch.setattr(data, "load", lambda: few)
+
+
+REDUCED = ["demo", "--epochs=2", "--batch-size=16", "--kernel-size=5", "--device=cpu"]
+
+
+@pytest.mark.usefixtures("few_digits")
+def test_demo_tells_each_epoch_and_ends_with_table_and_picture(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main([*REDUCED, "--version=v1"]) == 0
+    out, err = capsys.readouterr()
+    assert err == "", "no progress bar where there is no terminal"
+    lines = out.splitlines()
+    assert lines[0].startswith("40 digits for training, 20 for test; on cpu, 1 process(es)")
+    epoch = r"  epoch [12]/2   loss \d\.\d{4}   test accuracy +\d+\.\d\d%   \d+\.\d\d s"
+    for start, name in ((1, "DCLS 5x5, 8 elements, v1"), (4, "plain 7x7")):
+        assert re.fullmatch(rf"{name}: \d+ parameters", lines[start])
+        assert all(re.fullmatch(epoch, line) for line in lines[start + 1 : start + 3])
+    assert lines[-1] == "picture: dcls-demo.png"
+    assert (tmp_path / "dcls-demo.png").read_bytes().startswith(b"\x89PNG")
+    told = {line.split(": ")[0]: line.split()[-2] for line in (lines[1], lines[4])}
+    for name, parameters in told.items():
+        row = next(line for line in lines[7:] if line.startswith(name))
+        assert row.split()[-3] == parameters
+
+
+@pytest.mark.usefixtures("few_digits")
+def test_quiet_demo_without_the_baseline(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "picture.svg"
+    threads = torch.get_num_threads()
+    try:
+        options = ["--quiet", "--no-baseline", "--threads=3", "--dtype=float64"]
+        assert cli.main([*REDUCED, *options, f"--output={path}"]) == 0
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(threads)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0] for line in lines if line] == [
+        "network",
+        "-" * len("DCLS 5x5, 5 elements, gauss"),
+        "DCLS 5x5, 5 elements, gauss",
+        f"picture: {path}",
+    ]
+    assert path.read_text().startswith("<?xml")
+
+
+@pytest.mark.usefixtures("few_digits")
+def test_a_diverged_demo_exits_with_1(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "picture.png"
+    assert cli.main([*REDUCED, "--lr=1e30", f"--output={path}", "--quiet"]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert re.fullmatch(
+        r"dcls demo: error: the training diverged: the loss of epoch 1 is (nan|inf); "
+        r"try a lower --lr\n",
+        err,
+    )
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(("problem", "code"), [(KeyboardInterrupt, 130), (DivergedError, 1)])
+def test_exit_codes(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    problem: type[BaseException],
+    code: int,
+) -> None:
+    def run(*_: object, **__: object) -> None:
+        raise problem
+
+    monkeypatch.setattr(demo_run, "run", run)
+    assert cli.main(["demo", "--output", str(tmp_path / "picture.png")]) == code
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+# dcls info
+
+
+def test_info_has_the_facts(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["info", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["dcls"] == {
+        "version": DCLS.__version__,
+        "path": str(Path(DCLS.__file__).parent),
+    }
+    assert facts["python"] == f"{platform.python_implementation()} {platform.python_version()}"
+    assert facts["platform"] == platform.platform()
+    assert facts["torch"]["version"] == torch.__version__
+    assert facts["native"] == _C.build_info()
+    assert facts["cuda"] == _C.cuda_status()
+    assert facts["threads"]["torch"] == torch.get_num_threads()
+    assert facts["native"]["simd"] in facts["native"]["simd_compiled"]
+
+
+def test_info_as_text(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    assert cli.main(["info"]) == 0
+    text = capsys.readouterr().out
+    native = _C.build_info()
+    for fact in (
+        DCLS.__version__,
+        platform.python_version(),
+        torch.__version__,
+        native["compiler"],
+        f"{native['simd']} in use",
+        f"{torch.get_num_threads()} of torch",
+        "OMP_NUM_THREADS 7",
+    ):
+        assert str(fact) in text
+    assert ("built without CUDA" in text) or native["cuda_toolkit"] in text
+    names = [line.split("  ")[0] for line in text.splitlines()]
+    assert names[:4] == ["DCLS", "Python", "platform", "torch"]
+    assert "GPU" in names
+
+
+def test_info_with_a_gpu_and_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = info.collect()
+    facts["native"].update(cuda=True, cuda_toolkit="12.9", cuda_architectures=["80", "90"])
+    facts["cuda"] = {
+        "available": True,
+        "driver": "570.1",
+        "reason": "",
+        "devices": ["NVIDIA A100, compute capability 8.0", "NVIDIA H200, compute capability 9.0"],
+    }
+    lines = re.sub(" {2,}", "  ", info.render(facts)).splitlines()
+    assert "CUDA  built with toolkit 12.9 for 80, 90" in lines
+    assert "driver  570.1" in lines
+    assert "GPU  NVIDIA A100, compute capability 8.0" in lines
+    assert "GPU  NVIDIA H200, compute capability 9.0" in lines
+    facts["cuda"] = {"available": False, "driver": "", "reason": "no driver", "devices": []}
+    facts["native"].update(cuda=False)
+    lines = re.sub(" {2,}", "  ", info.render(facts)).splitlines()
+    assert "CUDA  built without CUDA" in lines
+    assert "driver  none found" in lines
+    assert "GPU  none usable: no driver" in lines
+
+
+def test_info_reports_torchs_warnings(monkeypatch: pytest.MonkeyPatch) -> None:
+    def is_available() -> bool:
+        import warnings
+
+        warnings.warn("the driver is too old", stacklevel=1)
+        return False
+
+    monkeypatch.setattr(torch.cuda, "is_available", is_available)
+    facts = info.collect()
+    assert facts["torch"]["warnings"] == ["the driver is too old"]
+    assert "torch warns" in info.render(facts)
