@@ -344,8 +344,9 @@ __global__ void __launch_bounds__(kBackwardThreads)
       axes[d].element = active ? load_element<Storage>(args, d, args.size[d], index) : Element<T>{};
       axes[d].version = args.version;
       axes[d].support = {0, 0};
-      const bool keep = d < D - 1 && stored != nullptr;
-      axes[d].stored = nullptr;
+      T* const keep = d < D - 1 && stored != nullptr ? stored + 3 * offset : nullptr;
+      axes[d].stored = keep;
+      offset += static_cast<int>(args.size[d]);
       Tap<T> part{};
       if (active) {
         interp::dispatch_version(args.version, [&](auto v) {
@@ -355,17 +356,13 @@ __global__ void __launch_bounds__(kBackwardThreads)
              x += kGroupLanes) {
           const Tap<T> tap = axes[d].compute(x);
           add_product(part, tap, T(1));
-          if (keep) {
-            T* const at = stored + 3 * (offset + x);
+          if (keep != nullptr) {
+            T* const at = keep + 3 * x;
             at[0] = tap.value;
             at[1] = tap.d_position;
             at[2] = tap.d_sigma;
           }
         }
-      }
-      if (keep) {
-        axes[d].stored = stored + 3 * offset;
-        offset += static_cast<int>(args.size[d]);
       }
       sums[d].value = group_sum<kGroupLanes>(part.value);
       sums[d].d_position = group_sum<kGroupLanes>(part.d_position);
