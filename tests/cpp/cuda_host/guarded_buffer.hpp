@@ -1,5 +1,5 @@
-// Memory between guard pages, so that an access one element behind the end faults, with or without
-// a sanitizer.
+// Memory between inaccessible pages, so that an access one element behind the end faults, with or
+// without a sanitizer.
 //
 // GuardedMapping is the raw form (the harness keeps its stacks and dynamic shared memory in it);
 // GuardedBuffer<T> is the tensor that a test hands to a kernel. All mappings are on record, so that

@@ -1,0 +1,104 @@
+"""What the compiled library contains: GPU code, instruction sets, symbols."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from DCLS import _C
+
+EXTENSION = Path(_C.__file__)
+LIBRARY = EXTENSION.parent / "lib" / "libdcls.so"
+DIMENSIONS = 3  # one .cu file, hence one piece of code for each architecture, a dimension
+
+
+def cuobjdump(*arguments: str) -> str:
+    files = importlib.metadata.files("nvidia-cuda-cuobjdump") or []
+    (program,) = [str(f.locate()) for f in files if f.name == "cuobjdump"]
+    return subprocess.run([program, *arguments], check=True, capture_output=True, text=True).stdout
+
+
+@pytest.mark.skipif(not _C.build_info()["cuda"], reason="this DCLS was built without CUDA")
+def test_there_is_code_for_every_listed_architecture():
+    listed = _C.build_info()["cuda_architectures"]
+    assert isinstance(listed, list)
+    assert listed
+    cubins = re.findall(r"\.sm_(\d+)\.cubin", cuobjdump("--list-elf", str(LIBRARY)))
+    ptx = re.findall(r"\.sm_(\d+)\.ptx", cuobjdump("--list-ptx", str(LIBRARY)))
+    for found, kind in ((cubins, "virtual"), (ptx, "real")):
+        expected = [name.split("-")[0] for name in listed if not name.endswith(f"-{kind}")]
+        assert sorted(found) == sorted(expected * DIMENSIONS)
+    kernels = cuobjdump("--dump-elf-symbols", str(LIBRARY))
+    for name in ("construct_forward", "construct_backward"):
+        assert name in kernels
+
+
+@pytest.mark.skipif(not _C.build_info()["cuda"], reason="this DCLS was built without CUDA")
+def test_every_supported_gpu_finds_code():
+    """Machine code serves later GPUs of its major number, PTX every later GPU."""
+    listed = _C.build_info()["cuda_architectures"]
+    assert isinstance(listed, list)
+    if len(listed) == 1:
+        pytest.skip(f"a developer's build, for {listed[0]} only")
+    real = [int(a.split("-")[0]) for a in listed if not a.endswith("-virtual")]
+    ptx = [int(a.split("-")[0]) for a in listed if not a.endswith("-real")]
+    for gpu in (75, 80, 86, 87, 88, 89, 90, 100, 103, 110, 120, 121):
+        by_code = any(a // 10 == gpu // 10 and a <= gpu for a in real)
+        assert by_code or any(a <= gpu for a in ptx), f"no code for compute capability {gpu}"
+
+
+def test_simd_levels_agree():
+    """The environment variable chooses; each level gives the same numbers to rounding."""
+    script = (
+        "import torch, DCLS; torch.manual_seed(0); a = torch.randn(9, 8, 7).double();"
+        "k = DCLS.construct_kernel(a, a[None], a[None], dilated_kernel_size=11);"
+        "print(DCLS._C.build_info()['simd'], *k.flatten()[::7].tolist())"
+    )
+    results = {}
+    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    for level in _C.build_info()["simd_compiled"]:
+        if {"avx2": "avx2", "avx512": "avx512vl"}.get(level, "") not in flags:
+            continue
+        output = subprocess.run(
+            [sys.executable, "-c", script],
+            env={**os.environ, "DCLS_SIMD": level},
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout.split()
+        assert output[0] == level
+        results[level] = [float(value) for value in output[1:]]
+    for values in results.values():
+        assert values == pytest.approx(results["baseline"], rel=1e-12)
+
+
+def test_unknown_simd_level_is_an_error():
+    done = subprocess.run(
+        [sys.executable, "-c", "import DCLS; DCLS._C.build_info()"],
+        env={**os.environ, "DCLS_SIMD": "mmx"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode != 0
+    assert "DCLS_SIMD must be one of baseline" in done.stderr
+    assert "got 'mmx'" in done.stderr
+
+
+@pytest.mark.skipif(shutil.which("readelf") is None, reason="there is no readelf")
+def test_links_neither_torch_nor_the_cuda_driver():
+    """One build serves every torch, and machines without a GPU."""
+    for file in (EXTENSION, LIBRARY):
+        dynamic = subprocess.run(
+            ["readelf", "-d", str(file)], check=True, capture_output=True, text=True
+        ).stdout
+        needed = re.findall(r"NEEDED.*\[(.*)\]", dynamic)
+        assert needed
+        for name in needed:
+            assert not re.match(r"libtorch|libc10|libcuda|libcudart|libnv|libpython", name), name
