@@ -1,12 +1,15 @@
-"""Fixtures for all tests."""
+"""Fixtures for all tests, and an account of what could not be run here."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
+#: Where pytest keeps the numbers for the summary.
+_NOT_RUN = pytest.StashKey[int]()
 
-@pytest.fixture(params=["cpu", "cuda"])
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request: pytest.FixtureRequest) -> str:
     """Each device a test should run on; skipped, with the reason, where it is not there."""
     if request.param == "cuda":
@@ -17,3 +20,17 @@ def device(request: pytest.FixtureRequest) -> str:
         if not _C.build_info()["cuda"]:
             pytest.skip("this DCLS was built without CUDA")
     return str(request.param)
+
+
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
+    """Counts the tests for a GPU that were skipped."""
+    skipped = call.excinfo is not None and call.excinfo.errisinstance(pytest.skip.Exception)
+    if skipped and item.get_closest_marker("gpu") is not None:
+        item.config.stash[_NOT_RUN] = item.config.stash.get(_NOT_RUN, 0) + 1
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Says how many tests for a GPU were skipped: they have not passed."""
+    count = terminalreporter.config.stash.get(_NOT_RUN, 0)
+    if count:
+        terminalreporter.write_line(f"NOT RUN on a GPU: {count} tests", yellow=True)
