@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import platform
 import re
 import subprocess
 import sys
@@ -14,7 +12,7 @@ import pytest
 import torch
 
 import DCLS
-from DCLS import _C, cli, info
+from DCLS import _C, cli
 from DCLS.demo import data, distributed
 from DCLS.demo import run as demo_run
 from DCLS.demo.settings import SettingError, Settings
@@ -43,13 +41,9 @@ def error_line(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return err.rstrip("\n")
 
 
-def dcls(*arguments: str, prelude: str = "") -> subprocess.CompletedProcess[str]:
-    """Runs ``python -m DCLS`` or, with a prelude, the same after it."""
-    start = ["-m", "DCLS"]
-    if prelude:
-        start = ["-c", f"import sys\n{prelude}\nfrom DCLS.cli import main\nsys.exit(main())"]
+def python(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, *start, *arguments],
+        [sys.executable, *arguments],
         capture_output=True,
         text=True,
         timeout=120,
@@ -69,17 +63,13 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_python_m_dcls_is_the_command() -> None:
-    done = dcls("info", "--json")
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["dcls"]["version"] == DCLS.__version__
-    done = dcls("demo", "--epochs", "0")
+    done = python("-m", "DCLS", "demo", "--epochs", "0")
     assert done.returncode == 2
-    assert done.stderr.count("\n") == 1
+    expected = "argument --epochs: must be an integer at least 1, got 0"
+    assert done.stderr == f"dcls demo: error: {expected}\n"
 
 
-@pytest.mark.parametrize(
-    "arguments", [[], ["train"], ["--quick"], ["info", "--xml"], ["info", "x"]]
-)
+@pytest.mark.parametrize("arguments", [[], ["train"], ["info", "--xml"], ["info", "x"]])
 def test_unknown_commands_and_options(
     capsys: pytest.CaptureFixture[str], arguments: list[str]
 ) -> None:
@@ -137,9 +127,9 @@ def test_help_names_every_option_with_its_default(capsys: pytest.CaptureFixture[
         ("--lr", "nan", "finite, positive number, got nan"),
         ("--lr", "inf", "finite, positive number, got inf"),
         ("--lr", "fast", "invalid float value: 'fast'"),
-        ("--kernel-size", "0", "from 3 to 27, got 0"),
+        ("--kernel-size", "0", "from 3 to 23, got 0"),
         ("--kernel-size", "16", "must be odd, got 16"),
-        ("--kernel-size", "29", "from 3 to 27, got 29"),
+        ("--kernel-size", "25", "from 3 to 23, got 25"),
         ("--kernel-count", "0", "from 1 to 57, got 0"),
         ("--kernel-count", "58", "from 1 to 57, got 58"),
         ("--kernel-count", "9.0", "invalid int value: '9.0'"),
@@ -207,11 +197,17 @@ def test_missing_extras_are_named(
 
 
 def test_command_works_without_the_extras() -> None:
-    hide = "for name in ('sklearn', 'matplotlib', 'tqdm'): sys.modules[name] = None"
-    done = dcls("info", prelude=hide)
-    assert done.returncode == 0, done.stderr
-    done = dcls("demo", prelude=hide)
+    script = """
+import sys
+for name in ("sklearn", "matplotlib", "tqdm"):
+    sys.modules[name] = None
+from DCLS.cli import main
+assert main(["info"]) == 0
+main(["demo"])
+"""
+    done = python("-c", script)
     assert done.returncode == 2
+    assert done.stdout.startswith("DCLS ")
     assert done.stderr == (
         "dcls demo: error: the demo needs scikit-learn, matplotlib, tqdm; "
         'install with: pip install "DCLS[demo]"\n'
@@ -369,78 +365,3 @@ def test_exit_codes(
     monkeypatch.setattr(demo_run, "run", run)
     assert cli.main(["demo", "--output", str(tmp_path / "picture.png")]) == code
     assert capsys.readouterr().err.count("\n") == 1
-
-
-# dcls info
-
-
-def test_info_has_the_facts(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["info", "--json"]) == 0
-    facts = json.loads(capsys.readouterr().out)
-    assert facts["dcls"] == {
-        "version": DCLS.__version__,
-        "path": str(Path(DCLS.__file__).parent),
-    }
-    assert facts["python"] == f"{platform.python_implementation()} {platform.python_version()}"
-    assert facts["platform"] == platform.platform()
-    assert facts["torch"]["version"] == torch.__version__
-    assert facts["native"] == _C.build_info()
-    assert facts["cuda"] == _C.cuda_status()
-    assert facts["threads"]["torch"] == torch.get_num_threads()
-    assert facts["native"]["simd"] in facts["native"]["simd_compiled"]
-
-
-def test_info_as_text(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    assert cli.main(["info"]) == 0
-    text = capsys.readouterr().out
-    native = _C.build_info()
-    for fact in (
-        DCLS.__version__,
-        platform.python_version(),
-        torch.__version__,
-        native["compiler"],
-        f"{native['simd']} in use",
-        f"{torch.get_num_threads()} of torch",
-        "OMP_NUM_THREADS 7",
-    ):
-        assert str(fact) in text
-    assert ("built without CUDA" in text) or native["cuda_toolkit"] in text
-    names = [line.split("  ")[0] for line in text.splitlines()]
-    assert names[:4] == ["DCLS", "Python", "platform", "torch"]
-    assert "GPU" in names
-
-
-def test_info_with_a_gpu_and_without(monkeypatch: pytest.MonkeyPatch) -> None:
-    facts = info.collect()
-    facts["native"].update(cuda=True, cuda_toolkit="12.9", cuda_architectures=["80", "90"])
-    facts["cuda"] = {
-        "available": True,
-        "driver": "570.1",
-        "reason": "",
-        "devices": ["NVIDIA A100, compute capability 8.0", "NVIDIA H200, compute capability 9.0"],
-    }
-    lines = re.sub(" {2,}", "  ", info.render(facts)).splitlines()
-    assert "CUDA  built with toolkit 12.9 for 80, 90" in lines
-    assert "driver  570.1" in lines
-    assert "GPU  NVIDIA A100, compute capability 8.0" in lines
-    assert "GPU  NVIDIA H200, compute capability 9.0" in lines
-    facts["cuda"] = {"available": False, "driver": "", "reason": "no driver", "devices": []}
-    facts["native"].update(cuda=False)
-    lines = re.sub(" {2,}", "  ", info.render(facts)).splitlines()
-    assert "CUDA  built without CUDA" in lines
-    assert "driver  none found" in lines
-    assert "GPU  none usable: no driver" in lines
-
-
-def test_info_reports_torchs_warnings(monkeypatch: pytest.MonkeyPatch) -> None:
-    def is_available() -> bool:
-        import warnings
-
-        warnings.warn("the driver is too old", stacklevel=1)
-        return False
-
-    monkeypatch.setattr(torch.cuda, "is_available", is_available)
-    facts = info.collect()
-    assert facts["torch"]["warnings"] == ["the driver is too old"]
-    assert "torch warns" in info.render(facts)

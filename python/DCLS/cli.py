@@ -148,6 +148,13 @@ def _make_parser() -> tuple[_Parser, argparse.ArgumentParser]:
         allow_abbrev=False,
     )
     info.add_argument("--json", action="store_true", help="as JSON (default: as text)")
+    commands.add_parser(
+        "cmake-dir",
+        help="print the directory of DCLSConfig.cmake",
+        description="Prints the directory of DCLSConfig.cmake, for the DCLS_DIR of a CMake project "
+        "that calls find_package(DCLS).",
+        allow_abbrev=False,
+    )
     return parser, demo
 
 
@@ -161,17 +168,17 @@ def _check_output(path: Path) -> None:
     got = f"got {str(path)!r}"
     if path.suffix.lower() not in PICTURE_SUFFIXES:
         raise SettingError("output", f"must end in one of {', '.join(PICTURE_SUFFIXES)}, {got}")
-    if not path.parent.is_dir():
-        raise SettingError("output", f"{got}, but there is no directory {str(path.parent)!r}")
-    existed = path.exists()
     try:
+        if not path.parent.is_dir():
+            raise SettingError("output", f"{got}, but there is no directory {str(path.parent)!r}")
+        existed = path.exists()
         # Permission bits do not tell all (read-only file systems, root): try.
         path.open("ab").close()
+        if not existed:
+            path.unlink()
     except OSError as error:
         problem = f"{got}, which cannot be written: {error.strerror}"
         raise SettingError("output", problem) from error
-    if not existed:
-        path.unlink()
 
 
 def _demo(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
@@ -223,6 +230,13 @@ def _info(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _cmake_dir() -> int:
+    from DCLS.cmake import config_dir
+
+    sys.stdout.write(f"{config_dir()}\n")
+    return 0
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command ``dcls``.
 
@@ -240,6 +254,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if arguments.command == "info":
             return _info(arguments)
+        if arguments.command == "cmake-dir":
+            return _cmake_dir()
         return _demo(arguments, demo_parser)
     except KeyboardInterrupt:
         sys.stderr.write("dcls: interrupted\n")
