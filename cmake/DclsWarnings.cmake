@@ -16,8 +16,9 @@ function(dcls_target_defaults target)
                                              $<$<COMPILE_LANGUAGE:CUDA>:-Werror=all-warnings>)
   endif()
   if(DCLS_SANITIZE)
+    # Undefined behaviour ends the program, too, instead of being a remark in its output.
     target_compile_options(
-      ${target} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:-fsanitize=${DCLS_SANITIZE};-fno-omit-frame-pointer;-g>)
+      ${target} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:-fsanitize=${DCLS_SANITIZE};-fno-sanitize-recover=undefined;-fno-omit-frame-pointer>)
     target_link_options(${target} PRIVATE -fsanitize=${DCLS_SANITIZE})
   endif()
 endfunction()

@@ -1,0 +1,102 @@
+"""What a user is told on a machine without torch, without a driver, without a GPU."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from DCLS import _C
+
+
+def run(script: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs a script in a Python that hides every GPU."""
+    return subprocess.run(
+        [sys.executable, "-W", "error::UserWarning", "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", **environment},
+    )
+
+
+def test_without_torch_the_import_says_how_to_install_it():
+    done = run("import sys; sys.modules['torch'] = None; import DCLS")
+    assert done.returncode == 1
+    message = done.stderr.splitlines()[-1]
+    assert message.startswith("ModuleNotFoundError: DCLS needs PyTorch, which is not installed.")
+    assert "pip install torch" in message
+
+
+def test_an_error_inside_torch_is_not_taken_for_a_missing_torch():
+    done = run("import sys; sys.modules['torch._C'] = None; import DCLS")
+    assert done.returncode == 1
+    assert "which is not installed" not in done.stderr
+    assert "torch._C" in done.stderr
+
+
+def test_the_cpu_works_without_a_gpu():
+    done = run(
+        "import torch, DCLS\n"
+        "m = DCLS.Dcls2d(2, 3, kernel_count=2, dilated_kernel_size=5)\n"
+        "y = m(torch.ones(1, 2, 8, 8))\n"
+        "y.sum().backward()\n"
+        "assert m.P.grad.shape == (2, 3, 2, 2)\n"
+        "status = DCLS._C.cuda_status()\n"
+        "assert not status['available'] and status['devices'] == []\n"
+        "print(status['reason'])"
+    )
+    assert done.returncode == 0, done.stderr
+    reason = done.stdout.strip()
+    if _C.build_info()["cuda"]:
+        # The last is CUDA's own name for what an old driver answers.
+        assert (
+            "no NVIDIA driver" in reason
+            or "no CUDA-capable device" in reason
+            or "cudaErrorInsufficientDriver" in reason
+        ), reason
+    else:
+        assert "built without CUDA" in reason
+
+
+CUDA_CALL = """
+from DCLS import _C
+buffer = bytearray(1024)
+import ctypes
+address = ctypes.addressof(ctypes.c_char.from_buffer(buffer))
+problem = _C.ConstructProblem(0, 0, [3], 1, 1, 0.27, address, address, 0)
+try:
+    _C.construct(problem, address, _C.Execution(1, 0, 0, 1))
+except RuntimeError as error:
+    print(type(error).__name__, error)
+"""
+
+
+def test_a_cuda_call_without_a_gpu_says_what_is_missing():
+    """Torch gives no CUDA tensor here, so the native library is asked directly."""
+    done = run(CUDA_CALL)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout, "the call on CUDA was not refused"
+    if _C.build_info()["cuda"]:
+        assert done.stdout.startswith("CudaError ")
+        assert "cudaError" in done.stdout
+        assert "device" in done.stdout or "driver" in done.stdout
+    else:
+        assert "built without CUDA" in done.stdout
+
+
+def test_torch_itself_refuses_a_module_on_a_gpu_that_is_not_there():
+    done = run("import DCLS; DCLS.Dcls1d(1, 1, kernel_count=1, dilated_kernel_size=3).cuda()")
+    assert done.returncode == 1
+    assert any(word in done.stderr for word in ("NVIDIA", "CUDA")), done.stderr
+
+
+@pytest.mark.parametrize("module", ["cmake-dir", "info"])
+def test_the_commands_need_neither_gpu_nor_extras(module: str):
+    hide = "import sys; sys.modules.update(sklearn=None, matplotlib=None, tqdm=None)\n"
+    done = run(f"{hide}from DCLS.cli import main; sys.exit(main(['{module}']))")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
