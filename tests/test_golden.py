@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import pickle
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from golden.cases import PARAMETERS, Golden, arguments, run
+from golden.cases import PARAMETERS, Golden, Uniform, arguments, evaluate, run, values
+from layers import assert_close
 
 import DCLS.construct.modules as modules
 
@@ -26,12 +30,35 @@ def build(entry: dict[str, Any], **more: Any) -> torch.nn.Module:
     return module
 
 
-def assert_close(got: torch.Tensor, want: torch.Tensor, relative: float, name: str) -> None:
-    """Compares norm-wise, and the worst element with the largest."""
-    assert got.shape == want.shape, name
-    error = got.double() - want
-    assert error.norm() <= relative * want.norm(), name
-    assert error.abs().max() <= relative * want.abs().max(), name
+#: Where all elements of a kernel lie on one grid point, normalising leaves of the gradients of P
+#: and SIG but what 1e-7 against the sum makes: a difference of two numbers of the size of weight *
+#: grad_weight, which no one knows to more than their rounding. This part of them is the least that
+#: an error is compared with. It is 0 for all other gradients. That 300 configurations do without is
+#: asserted below.
+FLOOR = {"grad_P": 0.1, "grad_SIG": 0.1}
+
+
+@functools.cache
+def errors_of(number: int, dtype: torch.dtype, with_floor: bool = True) -> dict[str, float]:
+    """Returns the relative errors of a case, norm-wise or of the worst element to the largest."""
+    case = CASES[number]
+    want = GOLDEN.tensors(case["results"])
+    module = build(case, dtype=dtype)
+    got = run(module, case)
+    assert got.keys() == want.keys()
+    terms = module.weight.detach().double() * want["grad_weight"]
+    relative: dict[str, float] = {}
+    for name, value in got.items():
+        assert value.dtype == dtype
+        assert value.shape == want[name].shape
+        relative[name] = 0.0
+        for size in (torch.linalg.vector_norm, lambda tensor: tensor.abs().max()):
+            error = size(value.double() - want[name])
+            least = FLOOR.get(name, 0.0) * with_floor * size(terms)
+            if error > 0:
+                scale = torch.maximum(size(want[name]), least)
+                relative[name] = max(relative[name], (error / scale).item())
+    return relative
 
 
 def test_the_data_covers_every_class_and_version() -> None:
@@ -47,6 +74,10 @@ def test_the_data_covers_every_class_and_version() -> None:
     used = [case["arguments"] for case in CASES]
     assert {a["padding_mode"] for a in used} == {"zeros", "reflect", "replicate", "circular"}
     assert {a["groups"] for a in used} == {1, 2, 4}
+    assert {0, 1} == {a["dilated_kernel_size"] % 2 for a in used}, "even sizes and odd ones"
+    assert any(isinstance(a["stride"], tuple | list) for a in used)
+    assert any(isinstance(a["padding"], tuple | list) for a in used)
+    assert len({json.dumps(case["arguments"]) for case in CASES}) >= 300
     assert {a["bias"] for a in used} == {True, False}
     assert {a["flat_dim"] for a in used if "flat_dim" in a} == {0, 1}
     for case in CASES:
@@ -57,17 +88,32 @@ def test_the_data_covers_every_class_and_version() -> None:
         assert ("grad_bias" in case["results"]) == case["arguments"]["bias"]
 
 
-@pytest.mark.parametrize("case", CASES, ids=name_of)
-def test_outputs_and_gradients_equal_those_of_0_1_1(case: dict[str, Any]) -> None:
-    want = GOLDEN.tensors(case["results"])
-    double = run(build(case, dtype=torch.float64), case)
-    assert double.keys() == want.keys()
-    for name, value in double.items():
-        assert_close(value, want[name], 1e-10, name)
-    single = run(build(case, dtype=torch.float32), case)
-    for name, value in single.items():
-        assert value.dtype == torch.float32
-        assert_close(value, want[name], 1e-4, name)
+@pytest.mark.parametrize("number", range(len(CASES)), ids=lambda n: f"{name_of(CASES[n])}-{n}")
+def test_outputs_and_gradients_equal_those_of_0_1_1(number: int) -> None:
+    # float32: the taps of an element just beyond the grid are near 0; normalising magnifies their
+    # rounding.
+    for dtype, tolerance in ((torch.float64, 1e-10), (torch.float32, 2e-4)):
+        for name, error in errors_of(number, dtype).items():
+            assert error <= tolerance, (name, dtype)
+
+
+def test_the_worst_error_of_all_cases(
+    record_testsuite_property: Callable[[str, object], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    numbers = range(len(CASES))
+    plain = [max(errors_of(n, torch.float64, with_floor=False).values()) for n in numbers]
+    assert sum(error < 1e-10 for error in plain) >= 300
+    worst, name, number = max(
+        (error, name, n) for n in numbers for name, error in errors_of(n, torch.float64).items()
+    )
+    assert worst < 1e-10
+    record_testsuite_property("golden_worst_relative_error", worst)
+    with capsys.disabled():
+        print(  # noqa: T201
+            f"\n{len(CASES)} configurations of DCLS 0.1.1: worst relative error in float64 "
+            f"{worst:.1e} ({name} of {name_of(CASES[number])}); "
+            f"{sum(error < 1e-10 for error in plain)} below 1e-10 without the floor"
+        )
 
 
 @pytest.mark.parametrize("entry", INITIAL, ids=name_of)
@@ -105,6 +151,19 @@ def test_state_dicts_of_0_1_1_load(entry: dict[str, Any]) -> None:
         assert torch.equal(module.state_dict()[key], value)
 
 
+FIRST = {(case["class"], case["arguments"]["version"]): case for case in reversed(CASES)}
+
+
+@pytest.mark.parametrize("case", FIRST.values(), ids=name_of)
+def test_loaded_state_dicts_give_the_outputs_of_0_1_1(case: dict[str, Any]) -> None:
+    module, uniform = build(case, dtype=torch.float64), Uniform(case["seed"])
+    drawn = values(module, case, uniform)
+    module.load_state_dict({name: drawn[name] for name in case["state_dict"]}, strict=True)
+    want = GOLDEN.tensors(case["results"])
+    for name, value in evaluate(module, case, uniform).items():
+        assert_close(value, want[name])
+
+
 @pytest.mark.parametrize("name", sorted(GOLDEN.modules))
 def test_whole_modules_that_0_1_1_pickled_work(name: str) -> None:
     module = pickle.loads(GOLDEN.modules[name])
@@ -114,7 +173,7 @@ def test_whole_modules_that_0_1_1_pickled_work(name: str) -> None:
     assert module.extra_repr() == build(case).extra_repr()
     want = GOLDEN.tensors(case["results"])
     for key, value in run(module, case).items():
-        assert_close(value, want[key], 1e-4, key)
+        assert_close(value.double(), want[key], 1e-4)
     module.version = "max"
     assert module.DCK.version == "max"
     assert module.state_dict().keys() == build(case).state_dict().keys()

@@ -37,25 +37,45 @@ def fill(module: torch.nn.Module, case: dict[str, Any], uniform: Uniform) -> Non
     Positions reach a step beyond the grid. Every fourth case has them on the grid points, where
     the tap functions have their kinks, with ``SIG`` 0.
     """
-    reach = max(module.dilated_kernel_size) // 2 + 1
     with torch.no_grad():
-        for name in PARAMETERS:
-            parameter = getattr(module, name)
-            if parameter is None:
-                continue
-            bound = reach if name == "P" else 1.0
-            value = uniform(tuple(parameter.shape), -bound, bound)
-            if case["on_grid"] and name == "P":
-                value = value.round()
-            if case["on_grid"] and name == "SIG":
-                value = torch.zeros_like(value)
-            parameter.copy_(value)
+        for name, value in values(module, case, uniform).items():
+            getattr(module, name).copy_(value)
+
+
+def values(
+    module: torch.nn.Module, case: dict[str, Any], uniform: Uniform
+) -> dict[str, torch.Tensor]:
+    """Returns the parameters that :func:`fill` gives."""
+    reach = max(module.dilated_kernel_size) // 2 + 1
+    drawn = {}
+    for name in PARAMETERS:
+        parameter = getattr(module, name)
+        if parameter is None:
+            continue
+        bound = reach if name == "P" else 1.0
+        value = uniform(tuple(parameter.shape), -bound, bound)
+        if case["on_grid"] and name == "P":
+            value = value.round()
+        if case["on_grid"] and name == "SIG":
+            value = torch.zeros_like(value)
+        drawn[name] = value
+    return drawn
 
 
 def run(module: torch.nn.Module, case: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """Returns output and gradients of ``(output * cotangent).sum()``, in the module's dtype."""
+    """Returns the results of :func:`evaluate` for the parameters of a case."""
     uniform = Uniform(case["seed"])
     fill(module, case, uniform)
+    return evaluate(module, case, uniform)
+
+
+def evaluate(
+    module: torch.nn.Module, case: dict[str, Any], uniform: Uniform
+) -> dict[str, torch.Tensor]:
+    """Returns output and gradients of ``(output * cotangent).sum()``, in the module's dtype.
+
+    ``uniform`` must have drawn the parameters of the case, and no more.
+    """
     dtype = module.weight.dtype
     x = uniform(tuple(case["input"]), -1, 1).to(dtype).requires_grad_()
     output = module(x)

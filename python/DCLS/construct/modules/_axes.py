@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-import torch
 from torch import Tensor
 
 #: ``_AXIS_ORDER[ndim][version][i]`` is the kernel axis that ``P[i]`` and ``SIG[i]`` belong to.
@@ -41,8 +40,11 @@ def to_kernel_axes(rows: Tensor, order: Sequence[int]) -> Tensor:
     if tuple(order) == tuple(range(len(order))):
         return rows
     # Not an index tensor: building one would copy it to the device at every forward, which blocks
-    # the stream and cannot be captured in a CUDA graph.
-    return torch.stack([rows[order.index(axis)] for axis in range(len(order))])
+    # the stream and cannot be captured in a CUDA graph. Not a stack of the rows either: autocast on
+    # the CPU cannot promote float16. All other orders are a reversal and a rotation.
+    shift = (order.index(0) + 1) % len(order)
+    reversed_rows = rows.flip(0)
+    return reversed_rows.roll(shift, 0) if shift else reversed_rows
 
 
 def position_limits(size: int) -> tuple[int, int]:

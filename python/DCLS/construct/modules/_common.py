@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import Module, Parameter, init
+from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
 from DCLS._spec import SIGMA_VERSIONS, check_version
@@ -17,6 +18,16 @@ from DCLS.construct.modules import _arguments
 from DCLS.construct.modules._axes import axis_order, row_limits
 
 _CONV: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+
+#: The plain layers, by whether they are transposed and by their number of axes.
+_PLAIN: dict[tuple[bool, int], Callable[..., _ConvNd]] = {
+    (False, 1): nn.Conv1d,
+    (False, 2): nn.Conv2d,
+    (False, 3): nn.Conv3d,
+    (True, 1): nn.ConvTranspose1d,
+    (True, 2): nn.ConvTranspose2d,
+    (True, 3): nn.ConvTranspose3d,
+}
 
 
 class _DclsModule(Module):
@@ -239,6 +250,75 @@ class _DclsModule(Module):
             ValueError: ``version`` needs ``SIG`` and there is none.
         """
         return self._conv_forward(input, self.weight, self.bias, self.P, self.SIG)
+
+    def to_conv(self) -> _ConvNd:
+        """Returns the plain convolution that computes the same, with the kernel as it is now.
+
+        Its parameters are copies, so that later edits of either layer leave the other alone. They
+        are on the device and of the dtype of ``weight`` and ``bias``. ``weight`` requires a
+        gradient if any of ``weight``, ``P`` and ``SIG`` does, and ``bias`` if ``bias`` does. The
+        ``training`` flag is that of this layer. :func:`DCLS.fold` does it for a whole model.
+
+        Returns:
+            A :class:`torch.nn.Conv1d`, ``Conv2d`` or ``Conv3d``, or for a transposed layer a
+            :class:`torch.nn.ConvTranspose1d`, ``2d`` or ``3d``, with the same stride, padding,
+            ``padding_mode`` and groups. Its weight is the dense kernel.
+
+        Raises:
+            TypeError: a subclass has a ``forward`` or a ``_conv_forward`` of its own: what that
+                computes need not be a convolution with the kernel. A ``DCK`` of its own is fine.
+            RuntimeError: the layer has forward hooks, which a plain layer would not run.
+            ValueError: ``version`` needs ``SIG`` and there is none, or ``DCK`` builds a kernel that
+                does not fit the channels.
+        """
+        self._refuse_other_forwards()
+        parameters = [self.weight, self.P, *(() if self.SIG is None else (self.SIG,))]
+        with torch.no_grad():
+            # A new tensor even where a DCK returns one of the parameters.
+            kernel = self._dense_kernel(self.weight, self.P, self.SIG).to(self.weight.dtype).clone()
+        first, second = self.in_channels, self.out_channels
+        lead = (first, second // self.groups) if self.transposed else (second, first // self.groups)
+        ndim = len(self.stride)
+        if kernel.ndim != ndim + 2 or kernel.shape[:2] != lead:
+            raise ValueError(
+                f"DCK must build a kernel of shape {lead} and {ndim} axes more, "
+                f"got {tuple(kernel.shape)}"
+            )
+        more = {"output_padding": self.output_padding} if self.transposed else {}
+        # On the meta device, so that no memory is taken and no random number is drawn.
+        conv = _PLAIN[self.transposed, ndim](
+            self.in_channels,
+            self.out_channels,
+            tuple(kernel.shape[2:]),
+            stride=self.stride,
+            padding=self.padding,
+            groups=self.groups,
+            bias=False,
+            padding_mode=self.padding_mode,
+            device="meta",
+            **more,
+        )
+        conv.weight = Parameter(kernel, requires_grad=any(p.requires_grad for p in parameters))
+        if self.bias is not None:
+            conv.bias = Parameter(self.bias.detach().clone(), self.bias.requires_grad)
+        conv._reversed_padding_repeated_twice = list(self._reversed_padding_repeated_twice)
+        return conv.train(self.training)
+
+    def _refuse_other_forwards(self) -> None:
+        """Raises if :meth:`forward` may be more than the convolution with the dense kernel."""
+        package = __name__.partition(".")[0]
+        for name in ("forward", "_conv_forward"):
+            definition = vars(self).get(name) or getattr(type(self), name)
+            if getattr(definition, "__module__", "").partition(".")[0] != package:
+                raise TypeError(
+                    f"{type(self).__name__} has a {name} of its own, so that no plain convolution "
+                    "is known to compute the same"
+                )
+        if self._forward_hooks or self._forward_pre_hooks:
+            raise RuntimeError(
+                f"{type(self).__name__} has forward hooks, which a plain convolution would not "
+                "run; remove them first (torch.nn.utils.prune.remove, remove_weight_norm, ...)"
+            )
 
     def _describe(self) -> Iterator[str]:
         """Yields the parts of :meth:`extra_repr`."""

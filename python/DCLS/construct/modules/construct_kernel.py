@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -30,8 +30,6 @@ class _ConstructKernel(Module):
     #: Numbers of learnable and of dense kernel axes.
     _learnable_ndim: ClassVar[int]
     _dense_ndim: ClassVar[int] = 0
-    #: Smallest widths that differ from the version's own.
-    _sigma_min: ClassVar[Mapping[str, float]] = {}
 
     out_channels: int
     in_channels: int
@@ -97,8 +95,13 @@ class _ConstructKernel(Module):
             None if SIG is None else to_kernel_axes(SIG, order),
             dilated_kernel_size=self.dilated_kernel_size,
             version=version,
-            sigma_min=self._sigma_min.get(version),
+            sigma_min=self._sigma_min(version),
         )
+
+    def _sigma_min(self, version: str) -> float | None:  # noqa: ARG002
+        """Returns the smallest width where it is not the version's own, else None."""
+        # A method, not an attribute: torch.compile may take a float attribute as a symbol.
+        return None
 
     def _broadcast(
         self, W: Tensor, P: Tensor, SIG: Tensor | None
@@ -239,7 +242,9 @@ class ConstructKernel2_1d(_ConstructKernelN_M):
     """
 
     _learnable_ndim, _dense_ndim = 1, 1
-    _sigma_min: ClassVar[Mapping[str, float]] = {"gauss": 1.0}
+
+    def _sigma_min(self, version: str) -> float | None:
+        return 1.0 if version == "gauss" else None
 
 
 class ConstructKernel3_1d(_ConstructKernelN_M):

@@ -1,0 +1,61 @@
+"""Deployment: models without DCLS layers that compute the same."""
+
+from __future__ import annotations
+
+import copy
+
+from torch.nn import Module
+
+from DCLS.construct.modules._common import _DclsModule
+
+__all__ = ["fold"]
+
+
+def fold(model: Module, inplace: bool = False) -> Module:
+    """Replaces every DCLS layer of a model by the plain convolution that computes the same.
+
+    The result needs neither DCLS nor its operators: it can be exported, quantised, and loaded
+    where DCLS is not installed. Its kernels are as dense as ``dilated_kernel_size``, and frozen in
+    shape: positions are no longer learned, and code that reads ``P`` of a layer finds none.
+
+    Each layer is replaced by its ``to_conv()``, which says what becomes of device, dtype,
+    ``requires_grad`` and ``training``. A layer that is used in several places stays one layer.
+    Parametrized layers are folded with the values that the parametrizations give now. Parameters
+    that several layers shared become separate ones.
+
+    Args:
+        model: any module, which may itself be a DCLS layer.
+        inplace: False leaves ``model`` as it is and returns a deep copy, folded. True replaces the
+            layers in ``model`` itself, which saves the memory of the copy.
+
+    Returns:
+        The folded model. With ``inplace`` it is ``model`` itself, unless that is a DCLS layer,
+        which cannot replace itself.
+
+    Raises:
+        TypeError: ``model`` is no module, or a layer has a ``forward`` or a ``_conv_forward`` of
+            its own. The message names the layer.
+        RuntimeError: a layer has forward hooks.
+        ValueError: a layer cannot build its kernel.
+        In all cases ``model`` is left unchanged.
+    """
+    if not isinstance(model, Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    plain: dict[Module, Module] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, _DclsModule):
+            try:
+                plain[module] = module.to_conv()
+            except (TypeError, RuntimeError, ValueError) as error:
+                where = f"model.{name}" if name else "model"
+                raise type(error)(f"{where} cannot be folded: {error}") from error
+    if not inplace:
+        # Deepcopy takes what the memo holds for a layer, wherever the model refers to it.
+        copied: Module = copy.deepcopy(model, {id(old): new for old, new in plain.items()})
+        return copied
+    for parent in list(model.modules()):
+        # Not named_children, which gives a child with two names only once.
+        for name, child in parent._modules.items():
+            if child is not None and child in plain:
+                parent._modules[name] = plain[child]
+    return plain.get(model, model)
