@@ -179,7 +179,7 @@ TEST(syncwarp_orders_shared_memory) {
 }
 
 TEST(dynamic_shared_memory) {
-  for (const unsigned threads : {1u, 2u, 33u, 1024u}) {
+  for (const unsigned threads : {1u, 2u, 33u, kTsan ? 128u : 1024u}) {  // TSan is slow at many
     const check::Case here(threads, " threads");
     const std::vector<double> values = ramp<double>(std::size_t{3} * threads);
     std::vector<double> expected(values.size());
@@ -366,7 +366,7 @@ TEST(launches_are_counted) {
 }
 
 TEST(throughput) {
-  constexpr int kBlocks = kTsan || kAsan ? 256 : 4096;
+  constexpr int kBlocks = kTsan ? 16 : kAsan ? 256 : 4096;
   constexpr unsigned kThreads = 256;
   const std::vector<float> values = ramp<float>(kBlocks * kThreads);
   const auto rate = [&](const char* what, const auto& run) {

@@ -1,0 +1,140 @@
+"""Runs every kernel of the library once: each operator, dtype, version and number of dimensions.
+
+    compute-sanitizer --tool memcheck python scripts/gpu_kernels.py
+
+Made to run under compute-sanitizer, so the shapes are small and torch's own kernels have no part:
+inputs are made on the CPU and copied (which initcheck counts as initialised), results are
+copied back and compared there with the float64 reference. The comparison is only a safeguard that
+the kernels did their work; the tests proper are in tests/.
+
+``--device cpu`` runs the same on the CPU. An operator of ``torch.ops.dcls`` that has no entry in
+:data:`OPERATORS` is an error, so that a new one cannot be forgotten.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import sys
+from collections.abc import Callable, Iterator
+
+# Every tensor gets memory of its own, so that memcheck sees where it ends. Before CUDA is started.
+os.environ["PYTORCH_NO_CUDA_MEMORY_CACHING"] = "1"
+
+import torch
+from torch import Tensor
+
+from DCLS import reference
+from DCLS._spec import SIGMA_VERSIONS, VERSIONS
+from DCLS.functional import construct_kernel
+
+#: Largest norm-wise error against the reference.
+TOLERANCES = {
+    torch.float32: 1e-5,
+    torch.float64: 1e-10,
+    torch.float16: 2e-3,
+    torch.bfloat16: 2e-2,
+}
+
+#: Of each number of dimensions: kernel size, rows, elements. One small problem, and one that takes
+#: several blocks and no multiple of their sizes.
+CONSTRUCT_PROBLEMS = (
+    ((7,), 5, 3),
+    ((1030,), 2, 3),
+    ((6, 5), 5, 3),
+    ((40, 41), 2, 5),
+    ((3, 4, 5), 5, 3),
+    ((11, 12, 13), 2, 2),
+)
+
+
+def relative_error(got: Tensor, expected: Tensor) -> float:
+    """Norm of the difference over the norm of ``expected``."""
+    return ((got.double() - expected).norm() / expected.norm()).item()
+
+
+def run_construct(device: str) -> Iterator[tuple[str, float]]:
+    """Forward and backward of the construct operator; yields a name and error over tolerance."""
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    for (size, rows, elements), version, (dtype, tolerance) in itertools.product(
+        CONSTRUCT_PROBLEMS, VERSIONS, TOLERANCES.items()
+    ):
+        values = [normal(rows, elements), normal(len(size), rows, elements)]
+        if version in SIGMA_VERSIONS:
+            values.append(normal(len(size), rows, elements))
+        # Rounded first: the reference is given the very same numbers.
+        values = [value.to(dtype) for value in values]
+        cotangent = normal(rows, *size).to(dtype)
+
+        def results(
+            function: Callable[..., Tensor],
+            inputs: list[Tensor],
+            cotangent: Tensor,
+            size: tuple[int, ...] = size,
+            version: str = version,
+        ) -> list[Tensor]:
+            inputs = [tensor.requires_grad_() for tensor in inputs]
+            kernel = function(*inputs, dilated_kernel_size=size, version=version)
+            grads = torch.autograd.grad(kernel, inputs, cotangent)
+            return [tensor.detach().cpu() for tensor in (kernel, *grads)]
+
+        # clone(), because to() hands back the tensor itself where it is the right one already
+        got = results(
+            construct_kernel,
+            [value.clone().to(device) for value in values],
+            cotangent.to(device),
+        )
+        expected = results(
+            reference.construct_kernel,
+            [value.clone().double() for value in values],
+            cotangent.double(),
+        )
+        errors = [relative_error(a, b) for a, b in zip(got, expected, strict=True)]
+        shape = "x".join(map(str, size))
+        yield f"construct {shape} {version} {dtype}", max(errors) / tolerance
+
+
+#: What runs an operator of ``torch.ops.dcls``.
+OPERATORS: dict[str, Callable[[str], Iterator[tuple[str, float]]]] = {
+    "construct_kernel": run_construct,
+    "construct_kernel_backward": run_construct,
+}
+
+
+def registered_operators() -> set[str]:
+    """Names of the operators that the package has registered under ``dcls``."""
+    names = torch._C._dispatch_get_all_op_names()
+    return {
+        name.removeprefix("dcls::").split(".")[0] for name in names if name.startswith("dcls::")
+    }
+
+
+def main() -> int:
+    """Runs all; returns the exit status: 1 if results are wrong or an operator is left out."""
+    parser = argparse.ArgumentParser(description="Runs every kernel of the library once.")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    device = parser.parse_args().device
+
+    operators = registered_operators()
+    if operators != set(OPERATORS):
+        left_out, unknown = sorted(operators - set(OPERATORS)), sorted(set(OPERATORS) - operators)
+        print(f"operators without an entry: {left_out}; entries without an operator: {unknown}")
+        return 1
+    count = wrong = 0
+    for run in dict.fromkeys(OPERATORS.values()):
+        for name, error in run(device):
+            count += 1
+            if not error <= 1:
+                wrong += 1
+                print(f"{name}: the error is {error:.3g} times the tolerance")
+    print(f"{count} problems forward and backward on {device}, {wrong} wrong")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,325 @@
+"""The benchmarks: their measurements of known things, a tiny run, and their errors."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+import DCLS
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+MIB = 1 << 20
+
+#: Stands in for the modules of DCLS 0.1.1: the reference, with P in the order of its 2-D gauss.
+STAND_IN = """
+from DCLS import reference
+
+class ConstructKernel2d:
+    def __init__(self, out_channels, in_channels, groups, kernel_count, size, version):
+        self.size, self.version = size, version
+
+    def __call__(self, W, P, SIG):
+        P, SIG = P.flip(0), None if SIG is None else SIG.flip(0)
+        return {factor} * reference.construct_kernel(
+            W, P, SIG, dilated_kernel_size=self.size, version=self.version
+        )
+"""
+
+#: Steps of known size: a result of 2 parts and on the way 3, in float32 numbers each.
+PROBE = """
+import torch
+
+def make(scale, numbers):
+    def step():
+        kept = torch.ones(2 * numbers * scale)
+        torch.ones(numbers * scale).add_(1)
+        return kept
+    return step
+
+def broken(scale):
+    raise ValueError("no such problem")
+"""
+
+
+@pytest.fixture(autouse=True)
+def _same_threads() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def load(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module(name)
+
+
+@pytest.fixture
+def harness(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    return load("harness", monkeypatch)
+
+
+@pytest.fixture
+def peak_memory(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    return load("peak_memory", monkeypatch)
+
+
+@pytest.fixture
+def bench_construct(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    return load("bench_construct", monkeypatch)
+
+
+def run(module: ModuleType, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["bench.py", "--threads", "1", "--quick", *arguments])
+    status: int = module.main()
+    return status
+
+
+def stand_in(folder: Path, factor: float) -> Path:
+    file = folder / "DCLS" / "construct" / "modules.py"
+    file.parent.mkdir(parents=True)
+    file.write_text(STAND_IN.format(factor=factor))
+    note = folder / "dcls-0.1.1.dist-info" / "METADATA"
+    note.parent.mkdir()
+    note.write_text("Metadata-Version: 2.1\nName: dcls\nVersion: 0.1.1\n")
+    return folder
+
+
+# ------------------------------------------------------------------------------------ peak memory
+
+
+def needs_peak_memory(peak_memory: ModuleType) -> None:
+    reason = peak_memory.unavailable("cpu")
+    if reason:
+        pytest.skip(reason)
+
+
+def test_extra_peak_of_known_steps(peak_memory: ModuleType, tmp_path: Path) -> None:
+    needs_peak_memory(peak_memory)
+    script = tmp_path / "probe.py"
+    script.write_text(PROBE)
+    ballast = torch.ones(256 * MIB // 4)  # of this process: must not matter to the child
+    # 48 MiB; and 3 KiB, which is below what one step can resolve.
+    arguments = [{"numbers": 4 * MIB}, {"numbers": 256}]
+    large, small = peak_memory.extra_peaks(script, "make", arguments, device="cpu", threads=1)
+    assert ballast[-1] == 1
+    # The counters of the system may lag by a megabyte on a machine of many CPUs.
+    assert large.scale == 1
+    assert large.times(16 * MIB) == pytest.approx(3, rel=0.03)
+    assert small.scale > 1000
+    assert small.extra_bytes >= peak_memory.RESOLVED_BYTES
+    assert small.times(1024) == pytest.approx(3, rel=0.08)
+
+
+def test_failure_in_the_child_is_told(peak_memory: ModuleType, tmp_path: Path) -> None:
+    needs_peak_memory(peak_memory)
+    script = tmp_path / "probe.py"
+    script.write_text(PROBE)
+    with pytest.raises(RuntimeError, match=r"(?s)exit status 1.*no such problem"):
+        peak_memory.extra_peaks(script, "broken", [{}], device="cpu", threads=1)
+
+
+# ----------------------------------------------------------------------------------------- timing
+
+
+def test_steps_are_timed_in_turn(harness: ModuleType) -> None:
+    calls: list[str] = []
+
+    def step(name: str, seconds: float) -> Any:
+        def call() -> None:
+            calls.append(name)
+            time.sleep(seconds)
+
+        return call
+
+    timings = harness.time_interleaved(
+        {"slow": step("slow", 0.02), "fast": step("fast", 0.002)},
+        device="cpu",
+        repeats=3,
+        min_seconds=0.01,
+    )
+    fast_calls = timings["fast"].calls
+    assert timings["slow"].calls == 1
+    assert 1 < fast_calls <= 5
+    assert calls[4:] == (["slow"] + ["fast"] * fast_calls) * 3
+    assert len(timings["slow"].samples) == 3
+    assert timings["slow"].summary.lowest >= 0.02
+    assert timings["fast"].summary.lowest >= 0.002
+
+
+def test_ratios_are_taken_round_by_round(harness: ModuleType) -> None:
+    slow, fast = harness.Timing(1, [10.0, 90.0, 20.0]), harness.Timing(1, [1.0, 30.0, 5.0])
+    ratio = harness.ratios(slow, fast)
+    assert (ratio.median, ratio.lowest, ratio.highest) == (4, 3, 10)
+    assert ratio.show(1) == "4.0 [3.0-10.0]"
+    assert slow.as_json() == {
+        "median": 20,
+        "min": 10,
+        "max": 90,
+        "calls_per_sample": 1,
+        "samples": [10, 90, 20],
+    }
+
+
+def test_table_is_aligned(harness: ModuleType) -> None:
+    text = harness.format_table(["name", "ms"], [["a", "1.0"], ["longer", "123.0"]], text_columns=1)
+    assert text.splitlines() == [
+        "name       ms",
+        "------  -----",
+        "a         1.0",
+        "longer  123.0",
+    ]
+
+
+# ---------------------------------------------------------------------------------- the benchmark
+
+
+def test_tiny_run_beside_another_dcls(
+    bench_construct: ModuleType,
+    peak_memory: ModuleType,
+    device: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    upstream, path = stand_in(tmp_path / "other", 1.0), tmp_path / "result.json"
+    arguments = ["--cases", "8x3:6:7x7", "--versions", "gauss", "--repeats", "2"]
+    arguments += ["--device", device, "--upstream", str(upstream), "--json", str(path)]
+    assert run(bench_construct, monkeypatch, *arguments) == 0
+
+    header, rule, *rows = capsys.readouterr().out.splitlines()[:4]
+    assert header.startswith("case")
+    assert "DCLS 0.1.1 ms" in header
+    assert set(rule) == {"-", " "}
+    assert [row.split()[:3] for row in rows] == [
+        ["8x3:6:7x7", "gauss", "forward"],
+        ["8x3:6:7x7", "gauss", "forward+backward"],
+    ]
+
+    report = json.loads(path.read_text())
+    assert report["benchmark"] == "construct"
+    assert report["upstream"] == "0.1.1"
+    assert report["command"].startswith("python bench.py --threads 1 --quick --cases 8x3:6:7x7")
+    machine = report["machine"]
+    assert machine["threads"] == 1
+    assert machine["torch"] == torch.__version__
+    assert machine["dcls"]["version"] == DCLS.__version__
+    assert all(machine[key] for key in ("cpu", "cpus", "simd", "python"))
+    assert [result["pass"] for result in report["results"]] == ["forward", "forward+backward"]
+    for result in report["results"]:
+        assert result["kernel_bytes"] == 8 * 3 * 49 * 4
+        for name in ("module", "function", "upstream", "fill"):
+            timing = result["seconds"][name]
+            assert len(timing["samples"]) == 2
+            assert 0 < timing["min"] <= timing["median"] <= timing["max"]
+        bandwidth = result["kernel_bytes"] / result["seconds"]["module"]["median"] / 1e9
+        assert result["bandwidth_gb_per_s"]["module"] == pytest.approx(bandwidth)
+        ratio = result["upstream_over_module"]
+        assert 0 < ratio["min"] <= ratio["median"] <= ratio["max"]
+        if not peak_memory.unavailable(device):
+            memory = {name: entry["kernels"] for name, entry in result["memory"].items()}
+            assert memory.keys() == {"module", "upstream"}
+            assert 0.95 < memory["module"] <= 3
+            # The reference multiplies the taps of all elements before it sums them.
+            assert memory["upstream"] > memory["module"]
+
+
+def test_run_alone_says_what_was_not_measured(
+    bench_construct: ModuleType,
+    peak_memory: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(peak_memory, "unavailable", lambda device: f"no memory of {device}")
+    arguments = ["--cases", "2x1:2:5", "2x1:2:3x3x3", "--versions", "v0", "max", "--repeats", "1"]
+    assert run(bench_construct, monkeypatch, *arguments) == 0
+    said = capsys.readouterr().out
+    assert len([line for line in said.splitlines() if line.startswith("2x1:2:")]) == 8
+    assert "DCLS 0.1.1 was not measured: give its folder by --upstream." in said
+    assert "Memory was not measured: no memory of cpu." in said
+
+
+def test_other_results_are_not_compared(
+    bench_construct: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    upstream, path = stand_in(tmp_path / "other", 1.001), tmp_path / "result.json"
+    arguments = ["--cases", "2x2:2:5x5", "--versions", "gauss"]
+    arguments += ["--upstream", str(upstream), "--json", str(path)]
+    assert run(bench_construct, monkeypatch, *arguments) == 1
+    assert "the kernel of DCLS 0.1.1 differs from ours by 1.0e-03" in capsys.readouterr().err
+    assert not path.exists()
+
+
+def test_cases_are_read(bench_construct: ModuleType) -> None:
+    parse = bench_construct.Case.parse
+    assert parse("2d").kernel_bytes == 128 * 128 * 17 * 17 * 4
+    assert parse("3x2:5:7x9").kernel_shape == (3, 2, 7, 9)
+    for case in bench_construct.CASES.values():
+        assert parse(case.spec).kernel_shape == case.kernel_shape
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--cases", "3by4"], "argument --cases: takes 2d, depthwise, 1d, 3d, or sizes"),
+        (["--cases", "4x0:1:3"], "of at least 1 such as 128x128:9:17x17, got '4x0:1:3'"),
+        (["--cases", "4x4:1:3x3x3x3"], "got '4x4:1:3x3x3x3'"),
+        (["--versions", "v7"], "argument --versions: invalid choice: 'v7'"),
+        (["--repeats", "0"], "argument --repeats: takes an integer of at least 1, got '0'"),
+        (["--threads", "some"], "argument --threads: takes an integer of at least 1, got 'some'"),
+        (["--upstream", "nowhere"], "argument --upstream: there is no DCLS/construct/modules.py"),
+        (["--json", "nowhere/x.json"], "argument --json: there is no folder nowhere"),
+        (["--json", "."], "argument --json: takes a file, . is a folder"),
+    ],
+)
+def test_nonsense_is_refused(
+    bench_construct: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        run(bench_construct, monkeypatch, *arguments)
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_cuda_that_is_not_there_is_refused(
+    bench_construct: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit) as stop:
+        run(bench_construct, monkeypatch, "--device", "cuda")
+    assert stop.value.code == 2
+    assert "argument --device: torch finds no CUDA device" in capsys.readouterr().err
+
+
+def test_script_runs_from_anywhere(tmp_path: Path) -> None:
+    arguments = ["--quick", "--threads", "1", "--cases", "nonsense"]
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARKS / "bench_construct.py"), *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "bench_construct.py: error: argument --cases: takes 2d" in done.stderr
+    assert "Traceback" not in done.stderr
