@@ -22,7 +22,6 @@ import os
 import platform
 import shlex
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -31,6 +30,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import checkout
 import torch
 
 from DCLS import info
@@ -242,25 +242,6 @@ def _cpu_model() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def _commit() -> dict[str, Any]:
-    """The git commit of this project, and whether files differ from it; {} outside a checkout."""
-    root = Path(__file__).resolve().parents[1]
-
-    def git(*arguments: str) -> str:
-        done = subprocess.run(
-            ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True
-        )
-        return done.stdout.strip()
-
-    try:
-        # Or else an unpacked archive inside somebody's own repository would get its commit.
-        git("ls-files", "--error-unmatch", "pyproject.toml")
-        changed = bool(git("status", "--porcelain", "--untracked-files=no"))
-        return {"commit": git("rev-parse", "HEAD"), "changed": changed}
-    except (OSError, subprocess.CalledProcessError):
-        return {}
-
-
 def machine_facts(device: str) -> dict[str, Any]:
     """What the numbers depend on, as JSON can hold it."""
     facts = info.collect()
@@ -272,7 +253,7 @@ def machine_facts(device: str) -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "python": facts["python"],
         "torch": facts["torch"]["version"],
-        "dcls": {"version": facts["dcls"]["version"], **_commit()},
+        "dcls": {"version": facts["dcls"]["version"], **checkout.commit()},
         "compiler": facts["native"]["compiler"],
         "simd": facts["native"]["simd"],
     }

@@ -109,3 +109,16 @@ def test_links_neither_torch_nor_the_cuda_driver():
         assert needed
         for name in needed:
             assert not re.match(r"libtorch|libc10|libcuda|libcudart|libnv|libpython", name), name
+
+
+def test_every_cuda_kernel_is_run_on_the_host():
+    """Each kernel has a ctest that fails unless all its instantiations were run."""
+    root = Path(__file__).parents[1]
+    sources = [file.read_text() for file in (root / "src" / "cuda").glob("**/*.cu*")]
+    declared = r"__global__\s+void\s*(?:__launch_bounds__\([^)]*\))?\s*(\w+)\("
+    kernels = {name for source in sources for name in re.findall(declared, source)}
+    assert {"construct_forward", "construct_backward"} <= kernels
+    assert sum(source.count("__global__") for source in sources) == len(kernels)
+    tests = "".join(file.read_text() for file in (root / "tests" / "cpp").glob("*.cpp"))
+    for kernel in kernels:
+        assert f"launch_count(cuda::{kernel}<" in tests, f"no test counts the launches of {kernel}"
