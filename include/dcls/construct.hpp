@@ -8,25 +8,26 @@ namespace dcls {
 
 /// The dense-kernel construction of DCLS:
 ///
-///   kernel[row, x] = sum_k weight[row, k] * phi_k(x),   x in {0..size[0]-1} x ... x {0..size[ndim-1]-1}
+///   kernel[row, x] = sum_k weight[row, k] * phi_k(x),   x in {0..size[0]-1} x ... x
+///   {0..size[ndim-1]-1}
 ///
 /// where phi_k is the product over the axes of the version's taps around
 /// p_d = position[d, row, k] + size[d] / 2, with the width
 /// sigma_d = |sigma[d, row, k]| + sigma_min, divided (but for kV0) by its sum over the grid + 1e-7.
 ///
-/// All tensors are dense, row-major, of one dtype, on one device. A "row" is whatever shares a dense
-/// kernel: an (output channel, input channel) pair for a convolution.
+/// All tensors are dense, row-major, of one dtype, on one device. A "row" is whatever shares a
+/// dense kernel: an (output channel, input channel) pair for a convolution.
 struct ConstructArgs {
   Version version = Version::kGauss;
   DType dtype = DType::kFloat32;
-  int ndim = 2;                                ///< number of learnable axes, 1 to 3
-  std::int64_t size[kMaxDims] = {1, 1, 1};     ///< grid points per axis; the first ndim count
-  std::int64_t rows = 0;                       ///< number of dense kernels
-  std::int64_t elements = 0;                   ///< kernel elements (K) in each of them
-  double sigma_min = 0.0;                      ///< added to |sigma|; finite and > 0 for kMax, kGauss
-  const void* weight = nullptr;                ///< (rows, elements)
-  const void* position = nullptr;              ///< (ndim, rows, elements), 0 is the grid's centre
-  const void* sigma = nullptr;                 ///< (ndim, rows, elements); null for kV0 and kV1
+  int ndim = 2;                             ///< number of learnable axes, 1 to 3
+  std::int64_t size[kMaxDims] = {1, 1, 1};  ///< grid points per axis; the first ndim count
+  std::int64_t rows = 0;                    ///< number of dense kernels
+  std::int64_t elements = 0;                ///< kernel elements (K) in each of them
+  double sigma_min = 0.0;                   ///< added to |sigma|; finite and > 0 for kMax, kGauss
+  const void* weight = nullptr;             ///< (rows, elements)
+  const void* position = nullptr;           ///< (ndim, rows, elements), 0 is the grid's centre
+  const void* sigma = nullptr;              ///< (ndim, rows, elements); null for kV0 and kV1
 };
 
 /// Writes the dense kernels, (rows, size[0], ..., size[ndim-1]), to `kernel`.

@@ -1,9 +1,9 @@
 #include "dcls/construct.hpp"
 
+#include <pybind11/stl.h>
+
 #include <cstdint>
 #include <vector>
-
-#include <pybind11/stl.h>
 
 #include "register.hpp"
 
@@ -83,8 +83,7 @@ void register_construct(py::module_& m) {
         const py::gil_scoped_release release;
         construct_backward(args, pointer<const void>(grad_kernel), grads, where);
       },
-      "problem"_a, "grad_kernel"_a, "grad_weight"_a, "grad_position"_a, "grad_sigma"_a,
-      "where"_a);
+      "problem"_a, "grad_kernel"_a, "grad_weight"_a, "grad_position"_a, "grad_sigma"_a, "where"_a);
 }
 
 }  // namespace dcls::bindings

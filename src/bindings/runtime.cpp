@@ -14,8 +14,8 @@ void register_runtime(py::module_& m) {
   py::register_exception<CudaError>(m, "CudaError", PyExc_RuntimeError);
   m.def("build_info", [] {
     const BuildInfo info = build_info();
-    return py::dict("version"_a = info.version, "compiler"_a = info.compiler,
-                    "cuda"_a = info.cuda, "cuda_toolkit"_a = info.cuda_toolkit,
+    return py::dict("version"_a = info.version, "compiler"_a = info.compiler, "cuda"_a = info.cuda,
+                    "cuda_toolkit"_a = info.cuda_toolkit,
                     "cuda_architectures"_a = info.cuda_architectures, "openmp"_a = info.openmp,
                     "simd"_a = info.simd, "simd_compiled"_a = info.simd_compiled);
   });

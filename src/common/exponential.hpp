@@ -25,9 +25,9 @@ struct ExpConstants<float> {
   using Bits = std::uint32_t;
   static constexpr int kMantissa = 23;
   static constexpr Bits kBias = 127;
-  static constexpr int kDegree = 7;             // remainder (ln2 / 2)^8 / 8! = 5e-9
-  static constexpr float kRound = 0x1.8p23f;    // adding it rounds to an integer
-  static constexpr float kLn2High = 0x1.63p-1f; // few bits: its product with an integer is exact
+  static constexpr int kDegree = 7;              // remainder (ln2 / 2)^8 / 8! = 5e-9
+  static constexpr float kRound = 0x1.8p23f;     // adding it rounds to an integer
+  static constexpr float kLn2High = 0x1.63p-1f;  // few bits: its product with an integer is exact
   static constexpr float kLn2Low = -0x1.bd0106p-13f;
 };
 template <>
@@ -68,7 +68,8 @@ DCLS_HD T exponential(T x) {
   const T n = shifted - C::kRound;  // round(x / ln 2)
   const T r = (x - n * C::kLn2High) - n * C::kLn2Low;
   // The low bits of `shifted` are n: moved to the exponent field they make 2^n.
-  const Bits power = (numeric::bit_cast<Bits>(shifted) << C::kMantissa) + (C::kBias << C::kMantissa);
+  const Bits power =
+      (numeric::bit_cast<Bits>(shifted) << C::kMantissa) + (C::kBias << C::kMantissa);
   return detail::exp_series<0, C::kDegree>(r) * numeric::bit_cast<T>(power);
 #endif
 }

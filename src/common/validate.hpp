@@ -17,9 +17,9 @@ inline void require(bool holds, const std::string& message) {
 
 inline void check_range(const std::string& name, std::int64_t value, std::int64_t lowest,
                         std::int64_t highest) {
-  require(value >= lowest && value <= highest,
-          name + " must be between " + std::to_string(lowest) + " and " + std::to_string(highest) +
-              ", got " + std::to_string(value));
+  require(value >= lowest && value <= highest, name + " must be between " + std::to_string(lowest) +
+                                                   " and " + std::to_string(highest) + ", got " +
+                                                   std::to_string(value));
 }
 
 inline void check_enum(const std::string& name, int value, int count) {

@@ -36,9 +36,9 @@ struct ForwardPlan {
   std::int64_t grid_boxes[3];  ///< boxes along each axis
   int box[3];                  ///< cells of a box along each axis
   int box_cells;
-  int entries;                 ///< taps of an element in a box: the sum of box[]
-  int rows;                    ///< rows of a block
-  int chunk;                   ///< elements of a row in shared memory at a time
+  int entries;  ///< taps of an element in a box: the sum of box[]
+  int rows;     ///< rows of a block
+  int chunk;    ///< elements of a row in shared memory at a time
 
   std::size_t shared_values() const {
     return static_cast<std::size_t>(rows) * static_cast<std::size_t>(chunk) *
@@ -104,8 +104,8 @@ __global__ void __launch_bounds__(kForwardThreads)
 
   for (std::int64_t item = blockIdx.x; item < plan.items; item += gridDim.x) {
     const std::int64_t row_begin = item / plan.boxes * plan.rows;
-    const int rows = static_cast<int>(
-        args.rows - row_begin < plan.rows ? args.rows - row_begin : plan.rows);
+    const int rows =
+        static_cast<int>(args.rows - row_begin < plan.rows ? args.rows - row_begin : plan.rows);
     std::int64_t origin[D];
     std::int64_t rest = item % plan.boxes;
 #pragma unroll
@@ -143,8 +143,8 @@ __global__ void __launch_bounds__(kForwardThreads)
     }
 
     for (std::int64_t k0 = 0; k0 < args.elements; k0 += plan.chunk) {
-      const int chunk = static_cast<int>(args.elements - k0 < plan.chunk ? args.elements - k0
-                                                                         : plan.chunk);
+      const int chunk =
+          static_cast<int>(args.elements - k0 < plan.chunk ? args.elements - k0 : plan.chunk);
       const int pairs = rows * chunk;  // (row, element), the element fastest
       __syncthreads();                 // the taps of the last chunk have been read
       for (int i = thread; i < pairs * plan.entries; i += kForwardThreads) {
@@ -158,8 +158,7 @@ __global__ void __launch_bounds__(kForwardThreads)
             d = axis + 1;
           }
         }
-        const std::int64_t index =
-            (row_begin + pair / chunk) * args.elements + k0 + pair % chunk;
+        const std::int64_t index = (row_begin + pair / chunk) * args.elements + k0 + pair % chunk;
         const Element<T> e = load_element<Storage>(args, d, pick<D>(args.size, d), index);
         const T at = static_cast<T>(pick<D>(origin, d) + x);
         T value = T(0);
@@ -352,8 +351,7 @@ __global__ void __launch_bounds__(kBackwardThreads)
         interp::dispatch_version(args.version, [&](auto v) {
           axes[d].support = interp::support<v.value>(axes[d].element, args.size[d]);
         });
-        for (std::int64_t x = axes[d].support.lo + lane; x < axes[d].support.hi;
-             x += kGroupLanes) {
+        for (std::int64_t x = axes[d].support.lo + lane; x < axes[d].support.hi; x += kGroupLanes) {
           const Tap<T> tap = axes[d].compute(x);
           add_product(part, tap, T(1));
           if (keep != nullptr) {
