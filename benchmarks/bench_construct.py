@@ -16,6 +16,8 @@ multiples of the constructed kernel's size. The kernel, which the step returns, 
 P, SIG and the incoming gradient, which exist before, do not count; the gradients that the step
 returns do. See :mod:`peak_memory` for how it is taken.
 
+The JSON file is written anew after each case and version; "complete" says whether it has them all.
+
 Bandwidth is kernel bytes over the time of our module; beside it that of ``Tensor.fill_`` on as many
 bytes, timed in the same rounds.
 """
@@ -23,6 +25,7 @@ bytes, timed in the same rounds.
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -238,6 +241,7 @@ def measure(
             "version": version,
             "pass": which,
             "kernel_bytes": case.kernel_bytes,
+            "load_average": round(os.getloadavg()[0], 2),
             "seconds": {name: timing.as_json() for name, timing in timings.items()},
             "bandwidth_gb_per_s": {
                 name: case.kernel_bytes / timings[name].summary.median / 1e9
@@ -309,16 +313,20 @@ def main() -> int:
     harness.apply_options(parser, options)
 
     reason = peak_memory.unavailable(options.device)
-    results = []
-    try:
-        for case in dict.fromkeys(options.cases):
-            for version in dict.fromkeys(options.versions):
-                results += measure(case, version, options, with_memory=not reason)
-    except DisagreementError as error:
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)
-        return 1
+    asked = [(c, v) for c in dict.fromkeys(options.cases) for v in dict.fromkeys(options.versions)]
+    results: list[dict[str, Any]] = []
+    content: dict[str, Any] = {}
+    for case, version in asked:
+        try:
+            results += measure(case, version, options, with_memory=not reason)
+        except DisagreementError as error:
+            print(f"{parser.prog}: error: {error}", file=sys.stderr)
+            return 1
+        complete = (case, version) == asked[-1]
+        content = {**harness.report("construct", options, results), "complete": complete}
+        if options.json is not None:  # at once: a run takes long, and may be stopped
+            harness.write_json(options.json, content)
 
-    content = harness.report("construct", options, results)
     print(table(results, content.get("upstream", "0.1.1")))
     print(
         "Times: median [lowest-highest] of the rounds. Ratio: 0.1.1 over module. Memory: extra "
@@ -329,7 +337,6 @@ def main() -> int:
     if reason:
         print(f"Memory was not measured: {reason}.")
     if options.json is not None:
-        harness.write_json(options.json, content)
         print(f"written: {options.json}")
     return 0
 

@@ -308,5 +308,7 @@ def report(
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes a report."""
-    path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    """Writes a report, in one step: a reader finds what was there before or all of the new."""
+    draft = path.with_name(path.name + ".part")
+    draft.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    draft.replace(path)

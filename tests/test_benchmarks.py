@@ -208,6 +208,7 @@ def test_tiny_run_beside_another_dcls(
     report = json.loads(path.read_text())
     assert report["benchmark"] == "construct"
     assert report["upstream"] == "0.1.1"
+    assert report["complete"] is True
     assert report["command"].startswith("python bench.py --threads 1 --quick --cases 8x3:6:7x7")
     machine = report["machine"]
     assert machine["threads"] == 1
@@ -247,6 +248,27 @@ def test_run_alone_says_what_was_not_measured(
     assert len([line for line in said.splitlines() if line.startswith("2x1:2:")]) == 8
     assert "DCLS 0.1.1 was not measured: give its folder by --upstream." in said
     assert "Memory was not measured: no memory of cpu." in said
+
+
+def test_stopped_run_leaves_what_it_measured(
+    bench_construct: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    measure = bench_construct.measure
+
+    def stopped_at_max(case: Any, version: str, options: Any, with_memory: bool) -> Any:
+        if version == "max":
+            raise KeyboardInterrupt
+        return measure(case, version, options, with_memory=False)
+
+    monkeypatch.setattr(bench_construct, "measure", stopped_at_max)
+    path = tmp_path / "result.json"
+    arguments = ["--cases", "2x1:2:5", "--versions", "v1", "max", "v0", "--json", str(path)]
+    with pytest.raises(KeyboardInterrupt):
+        run(bench_construct, monkeypatch, *arguments)
+    report = json.loads(path.read_text())
+    assert report["complete"] is False
+    assert [result["version"] for result in report["results"]] == ["v1", "v1"]
+    assert [file.name for file in tmp_path.iterdir()] == ["result.json"]
 
 
 def test_other_results_are_not_compared(
