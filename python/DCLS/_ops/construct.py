@@ -1,8 +1,4 @@
-"""The torch operators of namespace ``dcls``.
-
-The operators check their arguments themselves, so that calling ``torch.ops.dcls`` directly is as
-safe as calling :mod:`DCLS.functional`.
-"""
+"""The operators ``dcls::construct_kernel`` and ``dcls::construct_kernel_backward``."""
 
 from __future__ import annotations
 
@@ -13,13 +9,13 @@ import torch
 from torch import Tensor
 
 from DCLS import _kernels, reference
+from DCLS._ops._library import library as _library
 from DCLS._spec import SIGMA_VERSIONS, check_version, resolve_sigma_min
 
 __all__ = ["construct_kernel", "construct_kernel_backward"]
 
 _MAX_AXIS_SIZE = 1 << 24
 
-_library = torch.library.Library("dcls", "DEF")
 _library.define(
     "construct_kernel(Tensor weight, Tensor P, Tensor? SIG, SymInt[] dilated_kernel_size, "
     "str version, float sigma_min) -> Tensor"

@@ -1,0 +1,11 @@
+"""The torch operators of namespace ``dcls``.
+
+The operators check their arguments themselves, so that calling ``torch.ops.dcls`` directly is as
+safe as calling :mod:`DCLS.functional`.
+"""
+
+from __future__ import annotations
+
+from DCLS._ops.construct import construct_kernel, construct_kernel_backward
+
+__all__ = ["construct_kernel", "construct_kernel_backward"]
