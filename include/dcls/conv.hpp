@@ -1,0 +1,80 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "dcls/export.hpp"
+#include "dcls/types.hpp"
+
+namespace dcls {
+
+/// Order of the axes of the input and the output of a convolution in memory.
+enum class Layout : int {
+  kChannelsFirst = 0,  ///< (batch, channels, spatial...), torch's contiguous format
+  kChannelsLast = 1    ///< (batch, spatial..., channels)
+};
+
+/// A convolution (cross-correlation, as in deep learning) with few non-zero cells in its kernel:
+///
+///   output[n, o, y] = bias[o] + sum_{i, r} kernel[o, i, r] * input[n, first(o) + i, x],
+///   x_d = stride_d * y_d - padding_d + dilation_d * r_d,
+///
+/// where i runs over the in_channels / groups input channels of o's group, the first of which is
+/// first(o), and the input is zero outside its bounds. Cells of the kernel that are zero are not
+/// visited, so that an infinite input beside one gives no NaN, unlike a multiplication by zero.
+///
+/// output_size is free: positions past the usual
+/// (input_size + 2 padding - dilation (kernel_size - 1) - 1) / stride + 1 read zeros too, which
+/// serves asymmetric padding.
+struct ConvArgs {
+  DType dtype = DType::kFloat32;
+  Layout layout = Layout::kChannelsFirst;
+  int ndim = 2;                   ///< number of spatial axes, 1 to 3; the first ndim entries count
+  std::int64_t batch = 0;         ///< N
+  std::int64_t in_channels = 0;   ///< I, a multiple of groups
+  std::int64_t out_channels = 0;  ///< O, a multiple of groups
+  std::int64_t groups = 1;
+  std::int64_t input_size[kMaxDims] = {1, 1, 1};
+  std::int64_t output_size[kMaxDims] = {1, 1, 1};
+  std::int64_t kernel_size[kMaxDims] = {1, 1, 1};
+  std::int64_t stride[kMaxDims] = {1, 1, 1};
+  std::int64_t padding[kMaxDims] = {0, 0, 0};  ///< zeros before the first input point
+  std::int64_t dilation[kMaxDims] = {1, 1, 1};
+};
+
+/// The passes of a convolution.
+enum class ConvPass : int { kForward = 0, kBackwardInput = 1, kBackwardKernel = 2 };
+
+/// Bytes of device memory, aligned to 256, that a pass needs as `workspace`; 0 on the CPU.
+/// @throws std::invalid_argument if an argument is out of range.
+DCLS_API std::size_t direct_conv_workspace(const ConvArgs& args, ConvPass pass,
+                                           const Execution& where);
+
+/// Writes the output of the convolution, (N, O, output_size...) in the layout of `args`.
+///
+/// Sums are taken in float32, or float64 for kFloat64. Results do not depend on the thread count.
+/// @param input     (N, I, input_size...) in the layout of `args`.
+/// @param kernel    (O, I / groups, kernel_size...), row-major.
+/// @param bias      (O), or null.
+/// @param workspace direct_conv_workspace(args, ConvPass::kForward, where) bytes, or null if 0.
+/// @throws std::invalid_argument if an argument is out of range or a needed pointer is null.
+/// @throws std::runtime_error if `where` asks for CUDA and the library was built without it.
+/// @throws CudaError if a CUDA call fails.
+DCLS_API void direct_conv(const ConvArgs& args, const void* input, const void* kernel,
+                          const void* bias, void* output, void* workspace, const Execution& where);
+
+/// Writes the gradient of the input, (N, I, input_size...) in the layout of `args`, from that of
+/// the output. Throws as direct_conv.
+DCLS_API void direct_conv_backward_input(const ConvArgs& args, const void* grad_output,
+                                         const void* kernel, void* grad_input, void* workspace,
+                                         const Execution& where);
+
+/// Writes the gradient of the kernel, (O, I / groups, kernel_size...), where `support`, of the same
+/// shape, is not 0, and 0 elsewhere; null asks for every cell. A non-finite input or gradient may
+/// spread to other cells of the same output channel. Throws as direct_conv.
+DCLS_API void direct_conv_backward_kernel(const ConvArgs& args, const void* grad_output,
+                                          const void* input, const std::uint8_t* support,
+                                          void* grad_kernel, void* workspace,
+                                          const Execution& where);
+
+}  // namespace dcls
