@@ -19,6 +19,23 @@ class ConstructProblem:
         sigma: int,
     ) -> None: ...
 
+class ConvProblem:
+    def __init__(
+        self,
+        dtype: int,
+        layout: int,
+        batch: int,
+        in_channels: int,
+        out_channels: int,
+        groups: int,
+        input_size: list[int],
+        output_size: list[int],
+        kernel_size: list[int],
+        stride: list[int],
+        padding: list[int],
+        dilation: list[int],
+    ) -> None: ...
+
 def build_info() -> dict[str, str | bool | list[str]]: ...
 def cuda_status() -> dict[str, str | bool | list[str]]: ...
 def construct(problem: ConstructProblem, kernel: int, where: Execution) -> None: ...
@@ -28,5 +45,32 @@ def construct_backward(
     grad_weight: int,
     grad_position: int,
     grad_sigma: int,
+    where: Execution,
+) -> None: ...
+def direct_conv_workspace(problem: ConvProblem, conv_pass: int, where: Execution) -> int: ...
+def direct_conv(
+    problem: ConvProblem,
+    input: int,
+    kernel: int,
+    bias: int,
+    output: int,
+    workspace: int,
+    where: Execution,
+) -> None: ...
+def direct_conv_backward_input(
+    problem: ConvProblem,
+    grad_output: int,
+    kernel: int,
+    grad_input: int,
+    workspace: int,
+    where: Execution,
+) -> None: ...
+def direct_conv_backward_kernel(
+    problem: ConvProblem,
+    grad_output: int,
+    input: int,
+    support: int,
+    grad_kernel: int,
+    workspace: int,
     where: Execution,
 ) -> None: ...

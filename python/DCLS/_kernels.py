@@ -96,3 +96,140 @@ def construct_backward(
         _execution(weight.device),
     )
     return grad_weight, grad_P, grad_SIG
+
+
+_FORWARD, _BACKWARD_INPUT, _BACKWARD_KERNEL = 0, 1, 2
+_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
+def memory_format(input: Tensor) -> torch.memory_format:
+    """The layout in which a convolution of ``input`` runs, and in which it leaves its output."""
+    channels_last = _CHANNELS_LAST.get(input.ndim)
+    if channels_last is not None and not input.is_contiguous():
+        if input.is_contiguous(memory_format=channels_last):
+            return channels_last
+    return torch.contiguous_format
+
+
+def _conv_problem(
+    input_shape: Sequence[int],
+    output_shape: Sequence[int],
+    kernel: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    layout: torch.memory_format,
+) -> _C.ConvProblem:
+    return _C.ConvProblem(
+        _DTYPES[kernel.dtype],
+        int(layout != torch.contiguous_format),
+        input_shape[0],
+        input_shape[1],
+        output_shape[1],
+        groups,
+        list(input_shape[2:]),
+        list(output_shape[2:]),
+        list(kernel.shape[2:]),
+        list(stride),
+        list(padding),
+        list(dilation),
+    )
+
+
+def _workspace(
+    problem: _C.ConvProblem, conv_pass: int, where: _C.Execution, like: Tensor
+) -> Tensor | None:
+    """Device memory for one pass; None where it needs none, as on the CPU."""
+    if not like.is_cuda:
+        return None
+    size = _C.direct_conv_workspace(problem, conv_pass, where)
+    return torch.empty(size, dtype=torch.uint8, device=like.device) if size > 0 else None
+
+
+def direct_conv(
+    input: Tensor,
+    kernel: Tensor,
+    bias: Tensor | None,
+    output: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> None:
+    """Writes the convolution of checked arguments to ``output``, whose layout is that of input."""
+    layout = memory_format(input)
+    input, kernel = input.contiguous(memory_format=layout), kernel.contiguous()
+    bias = None if bias is None else bias.contiguous()
+    problem = _conv_problem(
+        input.shape, output.shape, kernel, stride, padding, dilation, groups, layout
+    )
+    where = _execution(input.device)
+    workspace = _workspace(problem, _FORWARD, where, input)
+    _C.direct_conv(
+        problem,
+        _address(input),
+        _address(kernel),
+        _address(bias),
+        _address(output),
+        _address(workspace),
+        where,
+    )
+
+
+def direct_conv_backward_input(
+    grad_output: Tensor,
+    kernel: Tensor,
+    grad_input: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> None:
+    """Writes the gradient of the input, in whose layout the gradient of the output is read."""
+    layout = memory_format(grad_input)
+    grad_output, kernel = grad_output.contiguous(memory_format=layout), kernel.contiguous()
+    problem = _conv_problem(
+        grad_input.shape, grad_output.shape, kernel, stride, padding, dilation, groups, layout
+    )
+    where = _execution(kernel.device)
+    workspace = _workspace(problem, _BACKWARD_INPUT, where, kernel)
+    _C.direct_conv_backward_input(
+        problem,
+        _address(grad_output),
+        _address(kernel),
+        _address(grad_input),
+        _address(workspace),
+        where,
+    )
+
+
+def direct_conv_backward_kernel(
+    grad_output: Tensor,
+    input: Tensor,
+    support: Tensor | None,
+    grad_kernel: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> None:
+    """Writes the gradient of the kernel where ``support`` is True, zero elsewhere."""
+    layout = memory_format(input)
+    input = input.contiguous(memory_format=layout)
+    grad_output = grad_output.contiguous(memory_format=layout)
+    support = None if support is None else support.contiguous()
+    problem = _conv_problem(
+        input.shape, grad_output.shape, grad_kernel, stride, padding, dilation, groups, layout
+    )
+    where = _execution(input.device)
+    workspace = _workspace(problem, _BACKWARD_KERNEL, where, input)
+    _C.direct_conv_backward_kernel(
+        problem,
+        _address(grad_output),
+        _address(input),
+        _address(support),
+        _address(grad_kernel),
+        _address(workspace),
+        where,
+    )

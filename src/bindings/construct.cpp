@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "address.hpp"
 #include "register.hpp"
 
 namespace py = pybind11;
@@ -12,13 +13,6 @@ using namespace py::literals;
 
 namespace dcls::bindings {
 namespace {
-
-using Address = std::uintptr_t;
-
-template <typename T = void>
-T* pointer(Address address) {
-  return reinterpret_cast<T*>(address);
-}
 
 /// A contiguous problem: what both directions share, in the order of _kernels.py.
 struct Problem {

@@ -8,4 +8,5 @@ PYBIND11_MODULE(_C, m, pybind11::mod_gil_not_used()) {
   m.attr("__version__") = DCLS_VERSION;
   dcls::bindings::register_runtime(m);
   dcls::bindings::register_construct(m);
+  dcls::bindings::register_conv(m);
 }

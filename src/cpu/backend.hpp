@@ -3,11 +3,19 @@
 // The CPU back end as the framework-free library sees it: validated arguments in, threads inside.
 
 #include "dcls/construct.hpp"
+#include "dcls/conv.hpp"
 
 namespace dcls::cpu {
 
 void construct(const ConstructArgs& args, void* kernel, int num_threads);
 void construct_backward(const ConstructArgs& args, const void* grad_kernel,
                         const ConstructGrads& grads, int num_threads);
+
+void direct_conv(const ConvArgs& args, const void* input, const void* kernel, const void* bias,
+                 void* output, int num_threads);
+void direct_conv_backward_input(const ConvArgs& args, const void* grad_output, const void* kernel,
+                                void* grad_input, int num_threads);
+void direct_conv_backward_kernel(const ConvArgs& args, const void* grad_output, const void* input,
+                                 const std::uint8_t* support, void* grad_kernel, int num_threads);
 
 }  // namespace dcls::cpu

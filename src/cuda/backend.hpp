@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "dcls/construct.hpp"
+#include "dcls/conv.hpp"
 #include "dcls/runtime.hpp"
 
 namespace dcls::cuda {
@@ -19,5 +20,14 @@ CudaStatus status();
 void construct(const ConstructArgs& args, void* kernel, const Execution& where);
 void construct_backward(const ConstructArgs& args, const void* grad_kernel,
                         const ConstructGrads& grads, const Execution& where);
+
+std::size_t direct_conv_workspace(const ConvArgs& args, ConvPass pass, const Execution& where);
+void direct_conv(const ConvArgs& args, const void* input, const void* kernel, const void* bias,
+                 void* output, void* workspace, const Execution& where);
+void direct_conv_backward_input(const ConvArgs& args, const void* grad_output, const void* kernel,
+                                void* grad_input, void* workspace, const Execution& where);
+void direct_conv_backward_kernel(const ConvArgs& args, const void* grad_output, const void* input,
+                                 const std::uint8_t* support, void* grad_kernel, void* workspace,
+                                 const Execution& where);
 
 }  // namespace dcls::cuda

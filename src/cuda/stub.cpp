@@ -23,5 +23,18 @@ void construct_backward(const ConstructArgs&, const void*, const ConstructGrads&
                         const Execution&) {
   fail();
 }
+std::size_t direct_conv_workspace(const ConvArgs&, ConvPass, const Execution&) { fail(); }
+void direct_conv(const ConvArgs&, const void*, const void*, const void*, void*, void*,
+                 const Execution&) {
+  fail();
+}
+void direct_conv_backward_input(const ConvArgs&, const void*, const void*, void*, void*,
+                                const Execution&) {
+  fail();
+}
+void direct_conv_backward_kernel(const ConvArgs&, const void*, const void*, const std::uint8_t*,
+                                 void*, void*, const Execution&) {
+  fail();
+}
 
 }  // namespace dcls::cuda

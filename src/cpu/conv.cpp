@@ -1,0 +1,87 @@
+#include "cpu/conv.hpp"
+
+#include <cstring>
+#include <memory>
+
+#include "cpu/backend.hpp"
+#include "cpu/conv_plan.hpp"
+#include "cpu/features.hpp"
+#include "cpu/parallel.hpp"
+
+namespace dcls::cpu {
+namespace {
+
+const ConvKernels& kernels() {
+  switch (simd_level()) {
+#if defined(DCLS_SIMD_X86)
+    case SimdLevel::kAvx512: return avx512::conv_kernels;
+    case SimdLevel::kAvx2: return avx2::conv_kernels;
+#endif
+    default: return baseline::conv_kernels;
+  }
+}
+
+/// Calls function(kernels, begin, end, scratch) for chunks of units.
+template <typename Function>
+void for_units(const PlannedConv& planned, std::int64_t units, int num_threads,
+               Function&& function) {
+  // Multiply-adds worth handing to a thread: some tens of microseconds, were all cells there.
+  constexpr double kWork = 1e6;
+  const double work = planned.dense_work() / static_cast<double>(units > 0 ? units : 1);
+  const std::int64_t grain = work >= kWork ? 1 : static_cast<std::int64_t>(kWork / (work + 1)) + 1;
+  const ConvKernels& simd = kernels();
+  const int threads = useful_threads(units, grain, num_threads);
+  const ThreadScratch scratch(planned.scratch_bytes(), threads);
+  parallel_for(units, grain, threads, [&](std::int64_t begin, std::int64_t end, int thread) {
+    function(simd, begin, end, scratch.of(thread));
+  });
+}
+
+void correlate(PlannedConv& planned, const void* source, const void* kernel, const void* bias,
+               void* dest, int num_threads) {
+  planned.list_weights(kernel, num_threads);
+  for_units(planned, planned.correlate_units(), num_threads,
+            [&](const ConvKernels& simd, auto begin, auto end, void* own) {
+              simd.correlate(planned.plan(), source, bias, dest, begin, end, own);
+            });
+}
+
+}  // namespace
+
+void direct_conv(const ConvArgs& args, const void* input, const void* kernel, const void* bias,
+                 void* output, int num_threads) {
+  PlannedConv planned(args, ConvPass::kForward);
+  correlate(planned, input, kernel, bias, output, num_threads);
+}
+
+void direct_conv_backward_input(const ConvArgs& args, const void* grad_output, const void* kernel,
+                                void* grad_input, int num_threads) {
+  PlannedConv planned(args, ConvPass::kBackwardInput);
+  correlate(planned, grad_output, kernel, nullptr, grad_input, num_threads);
+}
+
+void direct_conv_backward_kernel(const ConvArgs& args, const void* grad_output, const void* input,
+                                 const std::uint8_t* support, void* grad_kernel, int num_threads) {
+  PlannedConv planned(args, ConvPass::kBackwardKernel);
+  const std::int64_t cells = planned.kernel_cells();
+  const std::size_t bytes = static_cast<std::size_t>(cells) * (args.dtype == DType::kFloat64   ? 8
+                                                               : args.dtype == DType::kFloat32 ? 4
+                                                                                               : 2);
+  std::memset(grad_kernel, 0, bytes);  // the cells that are not listed
+  planned.list_cells(support, num_threads);
+  const ConvPlan& plan = planned.plan();
+  std::unique_ptr<double[]> partial;  // of float or double, zero in the cells that are not listed
+  if (plan.splits > 1) partial.reset(new double[static_cast<std::size_t>(plan.splits * cells)]());
+  for_units(planned, planned.contract_units(), num_threads,
+            [&](const ConvKernels& simd, auto begin, auto end, void* own) {
+              simd.contract(plan, input, grad_output, grad_kernel, partial.get(), cells, begin, end,
+                            own);
+            });
+  if (plan.splits == 1) return;
+  parallel_for(cells, 1 << 14, useful_threads(cells, 1 << 14, num_threads),
+               [&](std::int64_t begin, std::int64_t end, int) {
+                 kernels().reduce(plan, partial.get(), grad_kernel, cells, begin, end);
+               });
+}
+
+}  // namespace dcls::cpu

@@ -1,0 +1,70 @@
+#pragma once
+
+// Planning a pass of the direct convolution: tiles, blocks and the lists of the kernel's runs.
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "cpu/conv.hpp"
+
+namespace dcls::cpu {
+
+/// The cells of one axis of the kernel, as a pass sees them.
+struct AxisCells {
+  std::vector<std::int64_t> phase;  ///< of the split side
+  std::vector<std::int64_t> shift;  ///< of the source against the destination
+  std::vector<char> useful;         ///< whether it reads any input
+  std::int64_t neighbour;           ///< index of the next higher shift minus this one's; 0: none
+};
+
+/// A ConvPlan, and the memory of its lists.
+class PlannedConv {
+ public:
+  PlannedConv(const ConvArgs& args, ConvPass pass);
+
+  /// Lists the non-zero cells of `kernel`, for the correlations.
+  void list_weights(const void* kernel, int num_threads);
+  /// Lists the cells where `support` is not 0, or all of them if it is null.
+  void list_cells(const std::uint8_t* support, int num_threads);
+
+  const ConvPlan& plan() const { return plan_; }
+  std::int64_t correlate_units() const;
+  std::int64_t contract_units() const;
+  /// Multiply-adds of all units if no cell were zero: to judge what is worth a thread.
+  double dense_work() const;
+  std::int64_t scratch_bytes() const;
+  std::int64_t kernel_cells() const;
+
+ private:
+  void choose_tiles();
+  void choose_correlation_blocks();
+  void choose_contraction_blocks();
+  std::int64_t value_bytes() const { return plan_.dtype == DType::kFloat64 ? 8 : 4; }
+
+  std::int64_t choose_group_block(std::int64_t source_bytes, std::int64_t dest_bytes) const;
+
+  // In conv_lists.cpp.
+  template <typename Storage>
+  void list_weights_of(const Storage* kernel, int num_threads);
+  template <typename IsActive, typename Write>
+  void list_runs(const IsActive& active, const std::int64_t (&run_bytes)[kMaxRun],
+                 int num_threads, const Write& write);
+  template <typename IsActive, typename Visit>
+  void visit_runs(std::int64_t row, std::int64_t dest_phase, const IsActive& active,
+                  const Visit& visit) const;
+  template <typename IsActive, typename Visit>
+  void visit_channel(std::int64_t dest_channel, const IsActive& active, const Visit& visit) const;
+  void count_unit_cells();
+
+  ConvPlan plan_{};
+  ConvPass pass_;
+  bool channels_last_;
+  std::int64_t kernel_size_[kMaxDims] = {1, 1, 1};
+  AxisCells cells_[kMaxDims];
+  std::vector<std::int64_t> begin_[kMaxRun];
+  std::unique_ptr<std::byte[]> runs_[kMaxRun];
+};
+
+}  // namespace dcls::cpu
