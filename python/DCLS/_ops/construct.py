@@ -9,24 +9,22 @@ import torch
 from torch import Tensor
 
 from DCLS import _kernels, reference
-from DCLS._ops._library import library as _library
+from DCLS._ops._library import library, register
 from DCLS._spec import SIGMA_VERSIONS, check_version, resolve_sigma_min
 
 __all__ = ["construct_kernel", "construct_kernel_backward"]
 
 _MAX_AXIS_SIZE = 1 << 24
 
-_library.define(
+library.define(
     "construct_kernel(Tensor weight, Tensor P, Tensor? SIG, SymInt[] dilated_kernel_size, "
     "str version, float sigma_min) -> Tensor"
 )
-_library.define(
+library.define(
     "construct_kernel_backward(Tensor grad_kernel, Tensor weight, Tensor P, Tensor? SIG, "
     "SymInt[] dilated_kernel_size, str version, float sigma_min, bool[3] output_mask) "
     "-> (Tensor, Tensor, Tensor)"
 )
-_FORWARD = "dcls::construct_kernel"
-_BACKWARD = "dcls::construct_kernel_backward"
 
 
 def _check_construct(
@@ -161,13 +159,6 @@ def _construct_backward_fake(
     return first, second, third
 
 
-for _key in ("CPU", "CUDA"):
-    _library.impl("construct_kernel", _construct, _key)
-    _library.impl("construct_kernel_backward", _construct_backward, _key)
-torch.library.register_fake(_FORWARD, _construct_fake, lib=_library)
-torch.library.register_fake(_BACKWARD, _construct_backward_fake, lib=_library)
-
-
 # ---------------------------------------------------------------------------------------- autograd
 
 
@@ -226,17 +217,7 @@ def _double_backward(ctx: Any, *grad_grads: Tensor) -> tuple[Tensor | None, ...]
     return (*grads, None, None, None, None)
 
 
-torch.library.register_autograd(_FORWARD, _backward, setup_context=_setup_context, lib=_library)
-torch.library.register_autograd(
-    _BACKWARD, _double_backward, setup_context=_setup_double_context, lib=_library
-)
-
-
-# ------------------------------------------------------------------------------- autocast and vmap
-
-# Positions need float32: bfloat16 resolves a position of 8 grid steps to 1/16 of a step only.
-for _device in ("cpu", "cuda"):
-    torch.library.register_autocast(_FORWARD, _device, torch.float32, lib=_library)
+# -------------------------------------------------------------------------------------------- vmap
 
 
 def _to_front(tensor: Tensor | None, dim: int | None, batch: int, at: int) -> Tensor | None:
@@ -284,40 +265,24 @@ def _construct_backward_vmap(
     )
 
 
-torch.library.register_vmap(_FORWARD, _construct_vmap, lib=_library)
-torch.library.register_vmap(_BACKWARD, _construct_backward_vmap, lib=_library)
+# ------------------------------------------------------------------------------------ registration
 
-
-# --------------------------------------------------------------------- inside torch.func transforms
-
-# torch.func cannot differentiate an operator whose autograd is registered with torch.library, but
-# it can an autograd.Function with a separate setup_context. That serves only there: the operator
-# costs less, and is what the compiler sees.
-
-
-class _Construct(torch.autograd.Function):
-    forward = staticmethod(torch.ops.dcls.construct_kernel)
-    setup_context = staticmethod(_setup_context)
-    backward = staticmethod(_backward)
-    vmap = staticmethod(_construct_vmap)
-
-
-class _ConstructBackward(torch.autograd.Function):
-    forward = staticmethod(torch.ops.dcls.construct_kernel_backward)
-    setup_context = staticmethod(_setup_double_context)
-    backward = staticmethod(_double_backward)
-    vmap = staticmethod(_construct_backward_vmap)
-
-
-def construct_kernel(*args: Any) -> Any:
-    """Calls ``dcls::construct_kernel``, under torch.func's transforms too."""
-    if torch._C._are_functorch_transforms_active():
-        return _Construct.apply(*args)  # type: ignore[no-untyped-call]
-    return torch.ops.dcls.construct_kernel(*args)
-
-
-def construct_kernel_backward(*args: Any) -> Any:
-    """Calls ``dcls::construct_kernel_backward``, under torch.func's transforms too."""
-    if torch._C._are_functorch_transforms_active():
-        return _ConstructBackward.apply(*args)  # type: ignore[no-untyped-call]
-    return torch.ops.dcls.construct_kernel_backward(*args)
+construct_kernel = register(
+    "construct_kernel",
+    kernel=_construct,
+    fake=_construct_fake,
+    vmap=_construct_vmap,
+    setup_context=_setup_context,
+    backward=_backward,
+)
+construct_kernel_backward = register(
+    "construct_kernel_backward",
+    kernel=_construct_backward,
+    fake=_construct_backward_fake,
+    vmap=_construct_backward_vmap,
+    setup_context=_setup_double_context,
+    backward=_double_backward,
+)
+# Positions need float32: bfloat16 resolves a position of 8 grid steps to 1/16 of a step only.
+for _device in ("cpu", "cuda"):
+    torch.library.register_autocast("dcls::construct_kernel", _device, torch.float32, lib=library)
