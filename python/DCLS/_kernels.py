@@ -105,10 +105,13 @@ _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 def memory_format(input: Tensor) -> torch.memory_format:
     """The layout in which a convolution of ``input`` runs, and in which it leaves its output."""
     channels_last = _CHANNELS_LAST.get(input.ndim)
-    if channels_last is not None and not input.is_contiguous():
-        if input.is_contiguous(memory_format=channels_last):
-            return channels_last
-    return torch.contiguous_format
+    if channels_last is None or input.is_contiguous():
+        return torch.contiguous_format
+    return (
+        channels_last
+        if input.is_contiguous(memory_format=channels_last)
+        else torch.contiguous_format
+    )
 
 
 def _conv_problem(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from DCLS import _ops
 from DCLS._spec import check_version, resolve_sigma_min
 
-__all__ = ["construct_kernel"]
+__all__ = ["construct_kernel", "direct_conv"]
 
 
 def _check_size(dilated_kernel_size: int | Sequence[int]) -> list[int]:
@@ -92,3 +93,121 @@ def construct_kernel(
             raise TypeError(f"{name} must be a Tensor, got {type(tensor).__name__}")
     kernel: Tensor = _ops.construct_kernel(weight, P, SIG, size, version, sigma_min)
     return kernel
+
+
+def _per_axis(name: str, value: int | Sequence[int], ndim: int) -> list[int]:
+    """An int for all axes, or an int for each."""
+    if hasattr(value, "__index__") and not isinstance(value, bool):
+        return [value] * ndim  # type: ignore[list-item]
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        raise TypeError(f"{name} must be an int or a sequence of ints, got {value!r}")
+    if any(isinstance(entry, bool) or not hasattr(entry, "__index__") for entry in value):
+        raise TypeError(f"{name} must hold ints, got {tuple(value)!r}")
+    if len(value) not in (1, ndim):
+        raise ValueError(f"{name} must have 1 or {ndim} entries, got {len(value)}")
+    return list(value) * (ndim if len(value) == 1 else 1)
+
+
+def _resolve_padding(
+    input: Tensor,
+    kernel: Tensor,
+    stride: Sequence[int],
+    padding: int | Sequence[int] | str,
+    dilation: Sequence[int],
+) -> tuple[Tensor, list[int]]:
+    """Padding as numbers; what is to be padded on one side only is padded here."""
+    ndim = len(stride)
+    if not isinstance(padding, str):
+        return input, _per_axis("padding", padding, ndim)
+    if padding not in ("same", "valid"):
+        raise ValueError(f"padding must be 'same', 'valid' or numbers, got {padding!r}")
+    if padding == "valid":
+        return input, [0] * ndim
+    if any(step != 1 for step in stride):
+        raise ValueError(f"padding 'same' needs a stride of 1, got {tuple(stride)}")
+    totals = [dilation[d] * (kernel.shape[2 + d] - 1) for d in range(ndim)]
+    extra = [amount for total in reversed(totals) for amount in (0, total % 2)]
+    if any(extra):
+        input = F.pad(input, extra)
+    return input, [total // 2 for total in totals]
+
+
+def direct_conv(
+    input: Tensor,
+    kernel: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] | str = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+    support: Tensor | None = None,
+) -> Tensor:
+    r"""Convolves with a kernel most of whose cells are zero, as constructed kernels are.
+
+    .. math::
+        \text{output}[n, o, y] = \text{bias}[o] + \sum_{i, r} \text{kernel}[o, i, r] \;
+        \text{input}[n, i, \text{stride} \, y - \text{padding} + \text{dilation} \, r]
+
+    It is :func:`torch.nn.functional.conv1d`, ``conv2d`` or ``conv3d``, computed directly: only
+    non-zero cells are visited, and only the cells in ``support`` get a gradient. Its cost is that
+    of the cells that are visited, so it suits large depthwise kernels and kernels with few elements
+    between many channels. An infinite input beside a zero cell gives no NaN, unlike a
+    multiplication by zero.
+
+    Differentiable in ``input``, ``kernel`` and ``bias``, any number of times. Under autocast it
+    computes in autocast's dtype, as torch's convolutions do. Results do not depend on the number of
+    threads.
+
+    Args:
+        input: of shape ``(batch, in_channels, *size)`` or ``(in_channels, *size)``, with as many
+            axes in ``size`` as ``kernel`` has (1, 2 or 3). float32, float64, float16 or bfloat16;
+            the last two are accumulated in float32. A channels-last input is read, and the output
+            written, in that layout.
+        kernel: of shape ``(out_channels, in_channels // groups, *kernel_size)`` and of input's
+            dtype and device.
+        bias: of shape ``(out_channels,)`` and of input's dtype and device, or None.
+        stride: steps of the output on the input, at least 1; an int or one for each axis.
+        padding: zeros on both sides of the input, at least 0; an int, one for each axis, 'valid'
+            for none, or 'same' for an output of the size of the input (stride 1 only).
+        dilation: steps of the kernel's cells on the input, at least 1; an int or one for each axis.
+        groups: into how many groups the channels fall, each convolved by itself.
+        support: which cells of the kernel get a gradient, a bool tensor of kernel's shape; the
+            gradient of the others is zero. None for all. ``construct_kernel`` returns it.
+
+    Returns:
+        The output, of shape ``(batch, out_channels, *output_size)``, or without ``batch`` if input
+        had none, with ``output_size = (size + 2 * padding - dilation * (kernel_size - 1) - 1) //
+        stride + 1``.
+
+    Raises:
+        TypeError: a dtype or the type of an argument is not one that is listed here.
+        ValueError: a shape, a device or a number does not fit.
+        RuntimeError: the tensors are on a GPU that this build or machine cannot serve; says why.
+    """
+    for name, tensor in (
+        ("input", input),
+        ("kernel", kernel),
+        ("bias", bias),
+        ("support", support),
+    ):
+        optional = name in ("bias", "support")
+        if not isinstance(tensor, Tensor) and not (optional and tensor is None):
+            raise TypeError(f"{name} must be a Tensor, got {type(tensor).__name__}")
+    ndim = kernel.ndim - 2
+    if not 1 <= ndim <= 3:
+        raise ValueError(
+            "kernel must have shape (out_channels, in_channels // groups, *kernel_size) with 1 to "
+            f"3 axes, got {tuple(kernel.shape)}"
+        )
+    if isinstance(groups, bool) or not hasattr(groups, "__index__"):
+        raise TypeError(f"groups must be an int, got {groups!r}")
+    strides = _per_axis("stride", stride, ndim)
+    dilations = _per_axis("dilation", dilation, ndim)
+    unbatched = input.ndim == ndim + 1
+    if unbatched:
+        input = input.unsqueeze(0)
+    input, paddings = _resolve_padding(input, kernel, strides, padding, dilations)
+    output: Tensor = _ops.direct_conv(
+        input, kernel, bias, support, strides, paddings, dilations, groups
+    )
+    return output.squeeze(0) if unbatched else output

@@ -7,5 +7,11 @@ safe as calling :mod:`DCLS.functional`.
 from __future__ import annotations
 
 from DCLS._ops.construct import construct_kernel, construct_kernel_backward
+from DCLS._ops.conv import direct_conv, direct_conv_backward
 
-__all__ = ["construct_kernel", "construct_kernel_backward"]
+__all__ = [
+    "construct_kernel",
+    "construct_kernel_backward",
+    "direct_conv",
+    "direct_conv_backward",
+]

@@ -1,0 +1,351 @@
+"""The operators ``dcls::direct_conv`` and ``dcls::direct_conv_backward``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from DCLS import _kernels
+from DCLS._ops._library import library, register
+
+__all__ = ["direct_conv", "direct_conv_backward"]
+
+_GEOMETRY = "SymInt[] stride, SymInt[] padding, SymInt[] dilation, SymInt groups"
+library.define(
+    "direct_conv(Tensor input, Tensor kernel, Tensor? bias, Tensor? support, "
+    f"{_GEOMETRY}) -> Tensor"
+)
+library.define(
+    "direct_conv_backward(Tensor grad_output, Tensor input, Tensor kernel, Tensor? support, "
+    f"{_GEOMETRY}, bool[3] output_mask) -> (Tensor, Tensor, Tensor)"
+)
+
+
+def _check_same(name: str, tensor: Tensor, like: Tensor) -> None:
+    if tensor.dtype != like.dtype:
+        raise TypeError(f"{name} must have the dtype of input, {like.dtype}, got {tensor.dtype}")
+    if tensor.device != like.device:
+        raise ValueError(
+            f"{name} must be on the device of input, {like.device}, got {tensor.device}"
+        )
+
+
+def _check_conv(
+    input: Tensor,
+    kernel: Tensor,
+    bias: Tensor | None,
+    support: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> list[int]:
+    """Checks the arguments of a convolution; returns the shape of its output."""
+    ndim = kernel.ndim - 2
+    if not 1 <= ndim <= 3:
+        raise ValueError(
+            "kernel must have shape (out_channels, in_channels // groups, *kernel_size) with 1 to "
+            f"3 axes, got {tuple(kernel.shape)}"
+        )
+    if input.ndim != ndim + 2:
+        raise ValueError(
+            f"input must have shape (batch, in_channels, *size) with {ndim} axes, as kernel, "
+            f"got {tuple(input.shape)}"
+        )
+    if input.dtype not in _kernels.DTYPES:
+        takes = ", ".join(sorted(str(dtype) for dtype in _kernels.DTYPES))
+        raise TypeError(f"input must have a dtype out of {takes}, got {input.dtype}")
+    _check_same("kernel", kernel, input)
+    for name, sizes, least in (
+        ("stride", stride, 1),
+        ("padding", padding, 0),
+        ("dilation", dilation, 1),
+    ):
+        if len(sizes) != ndim or any(size < least for size in sizes):
+            raise ValueError(
+                f"{name} must have {ndim} entries of at least {least}, got {tuple(sizes)}"
+            )
+    if groups < 1 or kernel.shape[0] % groups != 0:
+        raise ValueError(
+            f"groups must be at least 1 and divide out_channels, {kernel.shape[0]}, got {groups}"
+        )
+    if input.shape[1] != kernel.shape[1] * groups:
+        raise ValueError(
+            f"input must have groups * kernel.shape[1] = {kernel.shape[1] * groups} channels, "
+            f"got {input.shape[1]}"
+        )
+    if bias is not None:
+        _check_same("bias", bias, input)
+        if tuple(bias.shape) != (kernel.shape[0],):
+            raise ValueError(
+                f"bias must have shape (out_channels,) = ({kernel.shape[0]},), "
+                f"got {tuple(bias.shape)}"
+            )
+    if support is not None:
+        if support.dtype != torch.bool:
+            raise TypeError(f"support must have dtype torch.bool, got {support.dtype}")
+        if support.shape != kernel.shape:
+            raise ValueError(
+                f"support must have the shape of kernel, {tuple(kernel.shape)}, "
+                f"got {tuple(support.shape)}"
+            )
+        if support.device != input.device:
+            raise ValueError(
+                f"support must be on the device of input, {input.device}, got {support.device}"
+            )
+    shape = [input.shape[0], kernel.shape[0]]
+    for d in range(ndim):
+        reach = dilation[d] * (kernel.shape[2 + d] - 1) + 1
+        room = input.shape[2 + d] + 2 * padding[d]
+        if reach > room:
+            raise ValueError(
+                f"kernel must fit the padded input: on axis {d} it spans {reach} points of {room}"
+            )
+        shape.append((room - reach) // stride[d] + 1)
+    return shape
+
+
+def _check_backward(
+    grad_output: Tensor, input: Tensor, kernel: Tensor, support: Tensor | None, *geometry: Any
+) -> None:
+    shape = _check_conv(input, kernel, None, support, *geometry)
+    _check_same("grad_output", grad_output, input)
+    if list(grad_output.shape) != shape:
+        raise ValueError(f"grad_output must have shape {shape}, got {list(grad_output.shape)}")
+
+
+def _empty_output(input: Tensor, shape: Sequence[int]) -> Tensor:
+    layout = _kernels.memory_format(input)
+    return torch.empty(shape, dtype=input.dtype, device=input.device, memory_format=layout)
+
+
+# ---------------------------------------------------------------------------------- kernels, fakes
+
+
+def _conv(
+    input: Tensor, kernel: Tensor, bias: Tensor | None, support: Tensor | None, *geometry: Any
+) -> Tensor:
+    output = _conv_fake(input, kernel, bias, support, *geometry)
+    _kernels.direct_conv(input, kernel, bias, output, *geometry)
+    return output
+
+
+def _conv_fake(
+    input: Tensor, kernel: Tensor, bias: Tensor | None, support: Tensor | None, *geometry: Any
+) -> Tensor:
+    return _empty_output(input, _check_conv(input, kernel, bias, support, *geometry))
+
+
+def _conv_backward(
+    grad_output: Tensor,
+    input: Tensor,
+    kernel: Tensor,
+    support: Tensor | None,
+    *rest: Any,
+) -> tuple[Tensor, Tensor, Tensor]:
+    *geometry, output_mask = rest
+    grads = _conv_backward_fake(grad_output, input, kernel, support, *rest)
+    grad_input, grad_kernel, grad_bias = grads
+    if output_mask[0]:
+        _kernels.direct_conv_backward_input(grad_output, kernel, grad_input, *geometry)
+    if output_mask[1]:
+        _kernels.direct_conv_backward_kernel(grad_output, input, support, grad_kernel, *geometry)
+    if output_mask[2]:
+        torch.sum(grad_output, dim=(0, *range(2, input.ndim)), out=grad_bias)
+    return grads
+
+
+def _conv_backward_fake(
+    grad_output: Tensor,
+    input: Tensor,
+    kernel: Tensor,
+    support: Tensor | None,
+    *rest: Any,
+) -> tuple[Tensor, Tensor, Tensor]:
+    *geometry, output_mask = rest
+    _check_backward(grad_output, input, kernel, support, *geometry)
+    return (
+        _empty_output(input, input.shape) if output_mask[0] else input.new_empty(0),
+        kernel.new_empty(kernel.shape if output_mask[1] else 0),
+        kernel.new_empty(kernel.shape[:1] if output_mask[2] else 0),
+    )
+
+
+# ---------------------------------------------------------------------------------------- autograd
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG001
+    input, kernel, bias, support, *geometry = inputs
+    ctx.save_for_backward(input, kernel, support)
+    ctx.has_bias = bias is not None
+    ctx.geometry = geometry
+
+
+def _backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+    input, kernel, support = ctx.saved_tensors
+    mask = [*ctx.needs_input_grad[:2], ctx.has_bias and ctx.needs_input_grad[2]]
+    grads = direct_conv_backward(grad_output, input, kernel, support, *ctx.geometry, mask)
+    wanted = (grad if needed else None for grad, needed in zip(grads, mask, strict=True))
+    return (*wanted, None, None, None, None, None)
+
+
+def _setup_double_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:  # noqa: ARG001
+    grad_output, input, kernel, support, *geometry, mask = inputs
+    ctx.save_for_backward(grad_output, input, kernel, support)
+    ctx.geometry = geometry
+    ctx.mask = mask
+
+
+def _add(first: Tensor | None, second: Tensor | None) -> Tensor | None:
+    if first is None or second is None:
+        return second if first is None else first
+    return first + second
+
+
+def _double_backward(
+    ctx: Any, input_grad: Tensor, kernel_grad: Tensor, bias_grad: Tensor
+) -> tuple[Tensor | None, ...]:
+    """The convolution is linear in input and in kernel: its second derivatives are convolutions.
+
+    With ``*`` for the convolution, the gradients it gets are those of ``grad_input``,
+    ``grad_kernel`` and ``grad_bias``; the last is a sum over ``grad_output``.
+    """
+    grad_output, input, kernel, support = ctx.saved_tensors
+    needs_output, needs_input, needs_kernel = ctx.needs_input_grad[:3]
+    has_input, has_kernel, has_bias = ctx.mask
+    if has_kernel and support is not None:
+        kernel_grad = kernel_grad * support
+    second: list[Tensor | None] = [None, None, None]
+    if needs_output:
+        if has_input:
+            second[0] = direct_conv(input_grad, kernel, None, None, *ctx.geometry)
+        if has_kernel:
+            through_kernel = direct_conv(input, kernel_grad, None, None, *ctx.geometry)
+            second[0] = _add(second[0], through_kernel)
+        if has_bias:
+            wide = bias_grad.view(-1, *(1,) * (input.ndim - 2)).expand_as(grad_output)
+            second[0] = _add(second[0], wide)
+    if needs_input and has_kernel:
+        mask = [True, False, False]
+        second[1] = direct_conv_backward(
+            grad_output, input, kernel_grad, None, *ctx.geometry, mask
+        )[0]
+    if needs_kernel and has_input:
+        mask = [False, True, False]
+        second[2] = direct_conv_backward(
+            grad_output, input_grad, kernel, support, *ctx.geometry, mask
+        )[1]
+    return (*second, None, None, None, None, None, None)
+
+
+# -------------------------------------------------------------------------------------------- vmap
+
+
+def _to_front(tensor: Tensor, dim: int | None, batch: int) -> Tensor:
+    if dim is None:
+        return tensor.unsqueeze(0).expand(batch, *tensor.shape)
+    return tensor.movedim(dim, 0)
+
+
+def _fold_channels(tensor: Tensor, dim: int | None, batch: int) -> Tensor:
+    """``(N, C, ...)`` in a batch of B to ``(N, B * C, ...)``."""
+    return _to_front(tensor, dim, batch).movedim(0, 1).flatten(1, 2)
+
+
+def _fold_rows(tensor: Tensor | None, dim: int | None, batch: int) -> Tensor | None:
+    """``(O, ...)`` in a batch of B to ``(B * O, ...)``."""
+    return None if tensor is None else _to_front(tensor, dim, batch).flatten(0, 1)
+
+
+def _unfold_channels(tensor: Tensor, batch: int) -> Tensor:
+    return tensor.unflatten(1, (batch, -1)).movedim(1, 0)
+
+
+def _conv_vmap(
+    info: Any, in_dims: tuple[int | None, ...], input: Tensor, *rest: Any
+) -> tuple[Tensor, int]:
+    kernel, bias, support, *sizes, groups = rest
+    batch = info.batch_size
+    if in_dims[1] is None and in_dims[2] is None:  # a batch of inputs only
+        folded = _to_front(input, in_dims[0], batch)
+        output = direct_conv(folded.flatten(0, 1), *rest)
+        unfolded: Tensor = output.unflatten(0, (batch, -1))
+        return unfolded, 0
+    # A batch of kernels: one more level of groups.
+    rows = (
+        _fold_rows(tensor, dim, batch)
+        for tensor, dim in zip((kernel, bias, support), in_dims[1:4], strict=True)
+    )
+    folded = _fold_channels(input, in_dims[0], batch)
+    return _unfold_channels(direct_conv(folded, *rows, *sizes, batch * groups), batch), 0
+
+
+def _conv_backward_vmap(
+    info: Any, in_dims: tuple[int | None, ...], grad_output: Tensor, input: Tensor, *rest: Any
+) -> tuple[tuple[Tensor, ...], tuple[int | None, ...]]:
+    kernel, support, *sizes, groups, mask = rest
+    batch = info.batch_size
+    grads = direct_conv_backward(
+        _fold_channels(grad_output, in_dims[0], batch),
+        _fold_channels(input, in_dims[1], batch),
+        _fold_rows(kernel, in_dims[2], batch),
+        _fold_rows(support, in_dims[3], batch),
+        *sizes,
+        batch * groups,
+        mask,
+    )
+    grad_input, grad_kernel, grad_bias = grads
+    unfolded = (
+        _unfold_channels(grad_input, batch) if mask[0] else grad_input,
+        grad_kernel.unflatten(0, (batch, -1)) if mask[1] else grad_kernel,
+        grad_bias.unflatten(0, (batch, -1)) if mask[2] else grad_bias,
+    )
+    return unfolded, tuple(0 if wanted else None for wanted in mask)
+
+
+# ------------------------------------------------------------------------- registration, autocast
+
+direct_conv = register(
+    "direct_conv",
+    kernel=_conv,
+    fake=_conv_fake,
+    vmap=_conv_vmap,
+    setup_context=_setup_context,
+    backward=_backward,
+)
+direct_conv_backward = register(
+    "direct_conv_backward",
+    kernel=_conv_backward,
+    fake=_conv_backward_fake,
+    vmap=_conv_backward_vmap,
+    setup_context=_setup_double_context,
+    backward=_double_backward,
+)
+
+
+def _register_autocast(device: str) -> None:
+    """Casts as torch's own convolutions: to autocast's dtype, which is known at the call only."""
+    key = f"Autocast{device.upper()}"
+    keys = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))
+
+    def cast(tensor: Tensor | None) -> Tensor | None:
+        floating = tensor is not None and tensor.is_floating_point()
+        if not floating or tensor is None or tensor.dtype == torch.float64:
+            return tensor
+        return tensor.to(torch.get_autocast_dtype(device))
+
+    def conv(input: Tensor, kernel: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:
+        with torch._C._ExcludeDispatchKeyGuard(keys):
+            output: Tensor = torch.ops.dcls.direct_conv(
+                cast(input), cast(kernel), cast(bias), *rest
+            )
+            return output
+
+    library.impl("direct_conv", conv, key)
+
+
+_register_autocast("cpu")
+_register_autocast("cuda")
