@@ -23,5 +23,6 @@ void construct_backward(const ConstructArgs&, const void*, const ConstructGrads&
                         const Execution&) {
   fail();
 }
+void construct_support(const ConstructArgs&, std::uint8_t*, const Execution&) { fail(); }
 
 }  // namespace dcls::cuda

@@ -6,6 +6,10 @@ safe as calling :mod:`DCLS.functional`.
 
 from __future__ import annotations
 
-from DCLS._ops.construct import construct_kernel, construct_kernel_backward
+from DCLS._ops.construct import (
+    construct_kernel,
+    construct_kernel_backward,
+    construct_support,
+)
 
-__all__ = ["construct_kernel", "construct_kernel_backward"]
+__all__ = ["construct_kernel", "construct_kernel_backward", "construct_support"]
