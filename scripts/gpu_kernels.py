@@ -99,10 +99,35 @@ def run_construct(device: str) -> Iterator[tuple[str, float]]:
         yield f"construct {shape} {version} {dtype}", max(errors) / tolerance
 
 
+def run_support(device: str) -> Iterator[tuple[str, float]]:
+    """The support of the construct operator against the cells that the kernel reaches."""
+    generator = torch.Generator().manual_seed(0)
+    for (size, rows, elements), version, dtype in itertools.product(
+        CONSTRUCT_PROBLEMS, VERSIONS, TOLERANCES
+    ):
+        shape = (len(size), rows, elements)
+        P = (torch.randn(shape, generator=generator) * 2).to(dtype)
+        SIG = torch.full(shape, 0.125, dtype=dtype) if version in SIGMA_VERSIONS else None
+        kernel, support = construct_kernel(
+            torch.ones(shape[1:], dtype=dtype).to(device),
+            P.to(device),
+            None if SIG is None else SIG.to(device),
+            dilated_kernel_size=size,
+            version=version,
+            return_support=True,
+        )
+        # Off the grid points, where derivatives vanish with the taps. A tap may be too small for
+        # the 16-bit types.
+        reached, support = kernel.cpu() != 0, support.cpu()
+        wrong = (reached & ~support) if dtype.itemsize == 2 else (reached != support)
+        yield f"support {'x'.join(map(str, size))} {version} {dtype}", 2.0 * bool(wrong.any())
+
+
 #: What runs an operator of ``torch.ops.dcls``.
 OPERATORS: dict[str, Callable[[str], Iterator[tuple[str, float]]]] = {
     "construct_kernel": run_construct,
     "construct_kernel_backward": run_construct,
+    "construct_support": run_support,
 }
 
 

@@ -14,7 +14,9 @@
 namespace dcls {
 namespace {
 
-void check(const ConstructArgs& args, const Execution& where) {
+enum class Weight { kRead, kNotRead };
+
+void check(const ConstructArgs& args, const Execution& where, Weight weight = Weight::kRead) {
   using validate::require;
   validate::check_execution(where);
   validate::check_enum("dtype", static_cast<int>(args.dtype), 4);
@@ -36,7 +38,8 @@ void check(const ConstructArgs& args, const Execution& where) {
       .times(8);
   const bool has_elements = args.rows > 0 && args.elements > 0;
   const bool has_sigma = interp::has_sigma(args.version);
-  require(!has_elements || args.weight != nullptr, "weight must not be null");
+  require(!has_elements || weight == Weight::kNotRead || args.weight != nullptr,
+          "weight must not be null");
   require(!has_elements || args.position != nullptr, "position must not be null");
   if (has_sigma) {
     require(!has_elements || args.sigma != nullptr, "sigma must not be null for this version");
@@ -72,6 +75,17 @@ void construct_backward(const ConstructArgs& args, const void* grad_kernel,
     cuda::construct_backward(args, grad_kernel, grads, where);
   } else {
     cpu::construct_backward(args, grad_kernel, grads, where.num_threads);
+  }
+}
+
+void construct_support(const ConstructArgs& args, std::uint8_t* support, const Execution& where) {
+  check(args, where, Weight::kNotRead);
+  if (args.rows == 0) return;
+  validate::require(support != nullptr, "support must not be null");
+  if (where.device == DeviceType::kCuda) {
+    cuda::construct_support(args, support, where);
+  } else {
+    cpu::construct_support(args, support, where.num_threads);
   }
 }
 

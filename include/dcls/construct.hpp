@@ -14,6 +14,8 @@ namespace dcls {
 /// where phi_k is the product over the axes of the version's taps around
 /// p_d = position[d, row, k] + size[d] / 2, with the width
 /// sigma_d = |sigma[d, row, k]| + sigma_min, divided (but for kV0) by its sum over the grid + 1e-7.
+/// A kGauss tap below 1e-10 (float64: 3e-20) of the largest of its axis counts as 0, and so does a
+/// subnormal number in a kernel: neither can change a result, and both would slow convolutions.
 ///
 /// All tensors are dense, row-major, of one dtype, on one device. A "row" is whatever shares a
 /// dense kernel: an (output channel, input channel) pair for a convolution.
@@ -51,5 +53,15 @@ struct ConstructGrads {
 /// at delta = 0 and |delta| = sigma; the derivative of |sigma| at 0 is 0. Throws as `construct`.
 DCLS_API void construct_backward(const ConstructArgs& args, const void* grad_kernel,
                                  const ConstructGrads& grads, const Execution& where);
+
+/// Marks the cells that matter to training: writes 1 to `support`, (rows, size...), where an
+/// element of the row has a non-zero tap or a non-zero derivative of it by position or width, 0
+/// elsewhere.
+///
+/// Outside of it the gradient of the kernel cannot reach weights, positions or widths, whatever the
+/// weights are: args.weight is not read and may be null. A non-finite position marks its whole row.
+/// Throws as `construct`.
+DCLS_API void construct_support(const ConstructArgs& args, std::uint8_t* support,
+                                const Execution& where);
 
 }  // namespace dcls

@@ -32,20 +32,20 @@ def _execution(device: torch.device) -> _C.Execution:
 
 
 def _problem(
-    weight: Tensor,
+    weight: Tensor | None,
     P: Tensor,
     SIG: Tensor | None,
     size: Sequence[int],
     version: str,
     sigma_min: float,
 ) -> _C.ConstructProblem:
-    lead, elements = weight.shape[:-1], weight.shape[-1]
+    # From P, because a support has no weight.
     return _C.ConstructProblem(
         _VERSION_INDEX[version],
-        _DTYPES[weight.dtype],
+        _DTYPES[P.dtype],
         list(size),
-        math.prod(lead),
-        elements,
+        math.prod(P.shape[1:-1]),
+        P.shape[-1],
         sigma_min,
         _address(weight),
         _address(P),
@@ -96,6 +96,18 @@ def construct_backward(
         _execution(weight.device),
     )
     return grad_weight, grad_P, grad_SIG
+
+
+def construct_support(
+    P: Tensor, SIG: Tensor | None, size: Sequence[int], version: str, sigma_min: float
+) -> Tensor:
+    """Marks the cells of the dense kernel that checked arguments can weigh or move."""
+    P = P.contiguous()
+    SIG = None if SIG is None else SIG.contiguous()
+    support = P.new_empty((*P.shape[1:-1], *size), dtype=torch.bool)
+    problem = _problem(None, P, SIG, size, version, sigma_min)
+    _C.construct_support(problem, _address(support), _execution(P.device))
+    return support
 
 
 _FORWARD, _BACKWARD_INPUT, _BACKWARD_KERNEL = 0, 1, 2

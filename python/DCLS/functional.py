@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal, overload
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -29,6 +30,32 @@ def _check_size(dilated_kernel_size: int | Sequence[int]) -> list[int]:
     return list(dilated_kernel_size)
 
 
+@overload
+def construct_kernel(
+    weight: Tensor,
+    P: Tensor,
+    SIG: Tensor | None = ...,
+    *,
+    dilated_kernel_size: int | Sequence[int],
+    version: str = ...,
+    sigma_min: float | None = ...,
+    return_support: Literal[False] = ...,
+) -> Tensor: ...
+
+
+@overload
+def construct_kernel(
+    weight: Tensor,
+    P: Tensor,
+    SIG: Tensor | None = ...,
+    *,
+    dilated_kernel_size: int | Sequence[int],
+    version: str = ...,
+    sigma_min: float | None = ...,
+    return_support: Literal[True],
+) -> tuple[Tensor, Tensor]: ...
+
+
 def construct_kernel(
     weight: Tensor,
     P: Tensor,
@@ -37,7 +64,8 @@ def construct_kernel(
     dilated_kernel_size: int | Sequence[int],
     version: str = "gauss",
     sigma_min: float | None = None,
-) -> Tensor:
+    return_support: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
     r"""Builds the dense kernel from weights with real-valued positions.
 
     .. math::
@@ -57,7 +85,10 @@ def construct_kernel(
     ========= ========================================================= ===========
 
     A normalised :math:`\phi_k` is divided by its sum over the grid plus 1e-7. Taps outside the grid
-    are dropped. ``v0`` is the interpolation of arXiv 2112.03740, the others of arXiv 2306.00817.
+    are dropped, and so are, on each axis, the taps of ``gauss`` that are below 1e-10 of the
+    element's largest one on the grid (3e-20 in float64): with their derivatives they are less than
+    the rounding of the others. The kernel has no subnormal numbers. ``v0`` is the interpolation of
+    arXiv 2112.03740, the others of arXiv 2306.00817.
 
     Differentiable in ``weight``, ``P`` and ``SIG``, twice (second derivatives come from the plain
     torch reference and cost accordingly). At the kinks the derivative by a position is right-sided
@@ -77,9 +108,14 @@ def construct_kernel(
         version: the interpolation, see the table.
         sigma_min: what is added to ``abs(SIG)``, finite and positive. None for the version's own:
             1.0 for ``max`` and 0.27 for ``gauss``.
+        return_support: whether to return the support, too.
 
     Returns:
-        The kernel, of shape ``(*lead, *dilated_kernel_size)``, contiguous.
+        The kernel, of shape ``(*lead, *dilated_kernel_size)``, contiguous. With ``return_support``
+        a pair of it and the support, of the same shape and dtype bool, which has no gradient: True
+        where an element has a non-zero tap or a non-zero derivative of it by position or width.
+        The gradient of the kernel at the other cells reaches neither weights nor positions nor
+        widths. A non-finite position marks its whole kernel.
 
     Raises:
         TypeError: a dtype or the type of an argument is not one that is listed here.
@@ -92,7 +128,9 @@ def construct_kernel(
         if not isinstance(tensor, Tensor) and not (name == "SIG" and tensor is None):
             raise TypeError(f"{name} must be a Tensor, got {type(tensor).__name__}")
     kernel: Tensor = _ops.construct_kernel(weight, P, SIG, size, version, sigma_min)
-    return kernel
+    if not return_support:
+        return kernel
+    return kernel, _ops.construct_support(P, SIG, size, version, sigma_min)
 
 
 def _per_axis(name: str, value: int | Sequence[int], ndim: int) -> list[int]:

@@ -78,6 +78,14 @@ void register_construct(py::module_& m) {
         construct_backward(args, pointer<const void>(grad_kernel), grads, where);
       },
       "problem"_a, "grad_kernel"_a, "grad_weight"_a, "grad_position"_a, "grad_sigma"_a, "where"_a);
+  m.def(
+      "construct_support",
+      [](const Problem& problem, Address support, const Execution& where) {
+        const ConstructArgs args = make_args(problem);
+        const py::gil_scoped_release release;
+        construct_support(args, pointer<std::uint8_t>(support), where);
+      },
+      "problem"_a, "support"_a, "where"_a);
 }
 
 }  // namespace dcls::bindings

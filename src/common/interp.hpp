@@ -32,6 +32,7 @@ struct Element {
   T centre;     ///< grid index of position 0
   T sigma;      ///< width; unused by v0 and v1
   T inv_sigma;  ///< 1 / sigma
+  T cut;        ///< gauss drops the taps whose exponent is below it
 };
 
 /// Half-open range of grid points outside which a tap and its derivatives are zero.
@@ -45,6 +46,13 @@ DCLS_HD constexpr bool has_sigma(Version version) {
 }
 DCLS_HD constexpr bool is_normalised(Version version) { return version != Version::kV0; }
 
+/// A gaussian tap less than exp(-kRelativeCut) of the element's largest one on the grid is dropped:
+/// 1e-10 in float32 and 3e-20 in float64. Its derivatives by position and width are larger than it
+/// by u / sigma and u^2 / sigma, u^2 being 2 kRelativeCut there, and still 12 times below the
+/// rounding of the largest one.
+template <typename T>
+inline constexpr T kRelativeCut = sizeof(T) == 4 ? T(23) : T(45);
+
 /// Added to the grid sum of an element before dividing by it.
 template <typename T>
 DCLS_HD constexpr T norm_epsilon() {
@@ -54,6 +62,8 @@ DCLS_HD constexpr T norm_epsilon() {
 // The C functions rather than std:: ones, whose inline wrappers have external linkage (macros.hpp).
 DCLS_HD float floor_of(float value) { return ::floorf(value); }
 DCLS_HD double floor_of(double value) { return ::floor(value); }
+DCLS_HD float root_of(float value) { return ::sqrtf(value); }
+DCLS_HD double root_of(double value) { return ::sqrt(value); }
 
 /// condition ? yes : no with both sides evaluated, so that loops over it vectorise.
 template <typename T>
@@ -79,7 +89,23 @@ DCLS_HD Element<T> make_element(T position, T raw_sigma, T sigma_min, std::int64
   e.centre = static_cast<T>(size / 2);
   e.sigma = absolute(raw_sigma) + sigma_min;
   e.inv_sigma = T(1) / e.sigma;
+  // Relative to the nearest grid point, not to 1: outside the grid every tap is small, and the
+  // normalisation brings them back. A NaN exponent is below no cut.
+  const T last = static_cast<T>(size - 1) - e.centre;
+  const T rounded = floor_of(e.p + T(0.5));
+  const T nearest = select(rounded < -e.centre, -e.centre, select(rounded > last, last, rounded));
+  const T u = (nearest - e.p) * e.inv_sigma;
+  const T cut = T(-0.5) * u * u - kRelativeCut<T>;
+  e.cut = select(cut > kLowestExponent<T>, cut, kLowestExponent<T>);
   return e;
+}
+
+/// Makes an element that is NaN on one axis NaN on all, so that it reaches its whole grid.
+template <typename T, int D>
+DCLS_HD void spread_nan(Element<T> (&elements)[D]) {
+  T poison = T(0);
+  for (int d = 0; d < D; ++d) poison += elements[d].p - elements[d].p;
+  for (int d = 0; d < D; ++d) elements[d].p += poison;
 }
 
 /// d sigma / d raw_sigma: the derivative of |raw_sigma|, 0 at 0.
@@ -118,7 +144,7 @@ DCLS_HD Tap<T> evaluate(const Element<T>& e, T x) {
   } else {
     const T u = delta * e.inv_sigma;
     const T exponent = T(-0.5) * u * u;
-    const bool negligible = exponent < kLowestExponent<T>;
+    const bool negligible = exponent < e.cut;
     const T value = exponential(exponent);
     const T slope = value * u * e.inv_sigma;
     // Selected rather than multiplied: u may be so large that the slope is infinite.
@@ -152,8 +178,8 @@ template <Version V, typename T>
 DCLS_HD Support support(const Element<T>& e, std::int64_t size) {
   T reach = T(1);
   if constexpr (V == Version::kMax) reach = e.sigma;
-  // u^2 / 2 passes 87 at u = 13.2, and 708 at u = 37.7: see kLowestExponent.
-  if constexpr (V == Version::kGauss) reach = e.sigma * (sizeof(T) == 4 ? T(13.2) : T(37.7));
+  // Where -u^2 / 2 passes the cut; the bounds below leave a grid point for rounding.
+  if constexpr (V == Version::kGauss) reach = e.sigma * root_of(T(-2) * e.cut);
   return {clamp_bound(floor_of(e.p - reach) + e.centre, size, 0),
           clamp_bound(floor_of(e.p + reach) + e.centre + T(2), size, size)};
 }

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cfloat>
 #include <cstdint>
 #include <cstring>
 
@@ -103,6 +104,14 @@ DCLS_HD float load(float value) { return value; }
 DCLS_HD double load(double value) { return value; }
 DCLS_HD float load(Half value) { return half_bits_to_float(value.bits); }
 DCLS_HD float load(BFloat16 value) { return bfloat16_bits_to_float(value.bits); }
+
+/// 0 for a number below the smallest normal one. On the CPU, the threads' mode does it.
+DCLS_HD float flush_subnormal(float value) {
+  return value < FLT_MIN && value > -FLT_MIN ? 0.0f : value;
+}
+DCLS_HD double flush_subnormal(double value) {
+  return value < DBL_MIN && value > -DBL_MIN ? 0.0 : value;
+}
 
 DCLS_HD void store(float* to, float value) { *to = value; }
 DCLS_HD void store(double* to, double value) { *to = value; }

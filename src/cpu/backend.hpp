@@ -10,6 +10,7 @@ namespace dcls::cpu {
 void construct(const ConstructArgs& args, void* kernel, int num_threads);
 void construct_backward(const ConstructArgs& args, const void* grad_kernel,
                         const ConstructGrads& grads, int num_threads);
+void construct_support(const ConstructArgs& args, std::uint8_t* support, int num_threads);
 
 void direct_conv(const ConvArgs& args, const void* input, const void* kernel, const void* bias,
                  void* output, int num_threads);

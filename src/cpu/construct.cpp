@@ -52,4 +52,10 @@ void construct_backward(const ConstructArgs& args, const void* grad_kernel,
   });
 }
 
+void construct_support(const ConstructArgs& args, std::uint8_t* support, int num_threads) {
+  for_rows(args, num_threads, [&](const ConstructKernels& simd, auto begin, auto end, void* own) {
+    simd.support(args, support, begin, end, own);
+  });
+}
+
 }  // namespace dcls::cpu

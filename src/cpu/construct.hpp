@@ -9,12 +9,14 @@
 namespace dcls::cpu {
 
 struct ConstructKernels {
-  /// Kernels and gradients of the rows [begin, end). `scratch` has scratch_bytes(args) bytes,
-  /// aligned to 64, for this thread alone.
+  /// Kernels, gradients and supports of the rows [begin, end). `scratch` has scratch_bytes(args)
+  /// bytes, aligned to 64, for this thread alone.
   void (*forward)(const ConstructArgs& args, void* kernel, std::int64_t begin, std::int64_t end,
                   void* scratch);
   void (*backward)(const ConstructArgs& args, const void* grad_kernel, const ConstructGrads& grads,
                    std::int64_t begin, std::int64_t end, void* scratch);
+  void (*support)(const ConstructArgs& args, std::uint8_t* support, std::int64_t begin,
+                  std::int64_t end, void* scratch);
   std::int64_t (*scratch_bytes)(const ConstructArgs& args);
 };
 

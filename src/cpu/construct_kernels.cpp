@@ -4,7 +4,9 @@
 // that no loop has a remainder. All versions take one path: an element touches only the grid points
 // of its support, which is two per axis for v0 and v1.
 
+#include <cstddef>
 #include <cstdint>
+#include <cstring>
 
 #include "common/dispatch.hpp"
 #include "common/interp.hpp"
@@ -120,13 +122,17 @@ DCLS_HD void fill_taps(const ConstructArgs& args, std::int64_t index, Workspace<
   const Storage* const sigma = static_cast<const Storage*>(args.sigma);
   const std::int64_t plane = args.rows * args.elements;
   const bool normalised = interp::is_normalised(args.version);
+  Element<T> elements[D];
   for (int d = 0; d < D; ++d) {
     const T raw_sigma = sigma != nullptr ? numeric::load(sigma[d * plane + index]) : T(0);
-    const Element<T> e =
-        interp::make_element<T>(numeric::load(position[d * plane + index]), raw_sigma,
-                                static_cast<T>(args.sigma_min), args.size[d]);
-    interp::dispatch_version(
-        args.version, [&](auto v) { fill_axis<kOrder, v.value>(w.axis[d], e, args.size[d]); });
+    elements[d] = interp::make_element<T>(numeric::load(position[d * plane + index]), raw_sigma,
+                                          static_cast<T>(args.sigma_min), args.size[d]);
+  }
+  interp::spread_nan(elements);
+  for (int d = 0; d < D; ++d) {
+    interp::dispatch_version(args.version, [&](auto v) {
+      fill_axis<kOrder, v.value>(w.axis[d], elements[d], args.size[d]);
+    });
     sums[d] = {};
     if (!normalised) continue;
     sums[d].value = sum_over(w.axis[d].value, w.axis[d]);
@@ -303,6 +309,47 @@ void backward_rows(const ConstructArgs& args, const Storage* grad_kernel,
   }
 }
 
+/// Marks the cells where at most one axis lacks a tap, and has a derivative there: the derivative
+/// of a product has one factor differentiated. `lacking` counts the axes before kAxis.
+template <int kAxis, typename T, int D>
+DCLS_HD void mark_element(const Workspace<T, D>& w, const std::int64_t (&pitch)[D], int lacking,
+                          std::uint8_t* cells) {
+  const AxisTaps<T>& axis = w.axis[kAxis];
+  for (std::int64_t x = axis.lo; x < axis.hi; ++x) {
+    const bool moves = axis.d_position[x] != T(0) || axis.d_sigma[x] != T(0);
+    const int missing = lacking + (axis.value[x] != T(0) ? 0 : moves ? 1 : 2);
+    if (missing > 1) continue;
+    std::uint8_t* const at = cells + x * pitch[kAxis];
+    if constexpr (kAxis == D - 1) {
+      *at = 1;
+    } else {
+      mark_element<kAxis + 1>(w, pitch, missing, at);
+    }
+  }
+}
+
+template <typename Storage, int D>
+void support_rows(const ConstructArgs& args, std::uint8_t* support, std::int64_t begin,
+                  std::int64_t end, void* scratch) {
+  using T = Compute<Storage>;
+  Workspace<T, D> w = make_workspace<T, D>(args, scratch);
+  std::int64_t pitch[D];
+  std::int64_t cells = 1;
+  for (int d = D - 1; d >= 0; --d) {
+    pitch[d] = cells;
+    cells *= args.size[d];
+  }
+  for (std::int64_t row = begin; row < end; ++row) {
+    std::uint8_t* const own = support + row * cells;
+    memset(own, 0, static_cast<std::size_t>(cells));
+    for (std::int64_t k = 0; k < args.elements; ++k) {
+      Tap<T> sums[D];
+      fill_taps<kSigma, Storage>(args, row * args.elements + k, w, sums);
+      mark_element<0>(w, pitch, 0, own);
+    }
+  }
+}
+
 void forward(const ConstructArgs& args, void* kernel, std::int64_t begin, std::int64_t end,
              void* scratch) {
   const FlushDenormals flush;
@@ -331,6 +378,17 @@ void backward(const ConstructArgs& args, const void* grad_kernel, const Construc
   });
 }
 
+void support(const ConstructArgs& args, std::uint8_t* marks, std::int64_t begin, std::int64_t end,
+             void* scratch) {
+  const FlushDenormals flush;
+  dispatch_dtype(args.dtype, [&](auto tag) {
+    using Storage = typename decltype(tag)::type;
+    dispatch_ndim(args.ndim, [&](auto ndim) {
+      support_rows<Storage, ndim()>(args, marks, begin, end, scratch);
+    });
+  });
+}
+
 std::int64_t scratch_bytes(const ConstructArgs& args) {
   std::int64_t bytes = 0;
   dispatch_dtype(args.dtype, [&](auto tag) {
@@ -344,6 +402,6 @@ std::int64_t scratch_bytes(const ConstructArgs& args) {
 
 }  // namespace
 
-const ConstructKernels construct_kernels = {&forward, &backward, &scratch_bytes};
+const ConstructKernels construct_kernels = {&forward, &backward, &support, &scratch_bytes};
 
 }  // namespace dcls::cpu::DCLS_SIMD_NAMESPACE

@@ -76,4 +76,9 @@ void construct_backward(const ConstructArgs& args, const void* grad_kernel,
   });
 }
 
+void construct_support(const ConstructArgs& args, std::uint8_t* support, const Execution& where) {
+  dispatch_ndim(args.ndim,
+                [&](auto ndim) { launch_construct_support<ndim()>(args, support, where); });
+}
+
 }  // namespace dcls::cuda

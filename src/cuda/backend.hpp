@@ -3,6 +3,7 @@
 // The CUDA back end as the framework-free library sees it. Without CUDA, src/cuda/stub.cpp stands
 // in, and says so when called.
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -20,6 +21,7 @@ CudaStatus status();
 void construct(const ConstructArgs& args, void* kernel, const Execution& where);
 void construct_backward(const ConstructArgs& args, const void* grad_kernel,
                         const ConstructGrads& grads, const Execution& where);
+void construct_support(const ConstructArgs& args, std::uint8_t* support, const Execution& where);
 
 std::size_t direct_conv_workspace(const ConvArgs& args, ConvPass pass, const Execution& where);
 void direct_conv(const ConvArgs& args, const void* input, const void* kernel, const void* bias,

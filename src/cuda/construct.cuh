@@ -210,7 +210,7 @@ __global__ void __launch_bounds__(kForwardThreads)
     }
 #pragma unroll
     for (int i = 0; i < kCellsPerThread; ++i) {
-      if (target[i] >= 0) numeric::store(out + target[i], sum[i]);
+      if (target[i] >= 0) numeric::store(out + target[i], numeric::flush_subnormal(sum[i]));
     }
   }
 }
@@ -336,11 +336,19 @@ __global__ void __launch_bounds__(kBackwardThreads)
     const bool active = index < plan.items;
     AxisReader<T> axes[D];
     Tap<T> sums[D];
+    Element<T> elements[D] = {};
+    if (active) {
+#pragma unroll
+      for (int d = 0; d < D; ++d) {
+        elements[d] = load_element<Storage>(args, d, args.size[d], index);
+      }
+      interp::spread_nan(elements);
+    }
     int offset = 0;
     __syncwarp();  // the taps of the last element have been read
 #pragma unroll
     for (int d = 0; d < D; ++d) {
-      axes[d].element = active ? load_element<Storage>(args, d, args.size[d], index) : Element<T>{};
+      axes[d].element = elements[d];
       axes[d].version = args.version;
       axes[d].support = {0, 0};
       T* const keep = d < D - 1 && stored != nullptr ? stored + 3 * offset : nullptr;

@@ -3,6 +3,7 @@
 #include "common/dispatch.hpp"
 #include "cuda/construct.cuh"
 #include "cuda/construct_launch.hpp"
+#include "cuda/construct_support.cuh"
 #include "cuda/launch.cuh"
 
 namespace dcls::cuda {
@@ -27,6 +28,19 @@ void launch_construct_backward(const ConstructArgs& args, const void* grad_kerne
     launch("construct_backward", where, &construct_backward<Storage, D>, grid_for(blocks),
            kBackwardThreads, plan.shared_values() * sizeof(Compute<Storage>), args, plan,
            grad_kernel, grads);
+  });
+}
+
+template <int D>
+void launch_construct_support(const ConstructArgs& args, std::uint8_t* support,
+                              const Execution& where) {
+  std::int64_t cells = args.rows;
+  for (int d = 0; d < D; ++d) cells *= args.size[d];
+  const std::int64_t blocks = (cells + kSupportThreads - 1) / kSupportThreads;
+  dispatch_dtype(args.dtype, [&](auto tag) {
+    using Storage = typename decltype(tag)::type;
+    launch("construct_support_cells", where, &construct_support_cells<Storage, D>, grid_for(blocks),
+           kSupportThreads, 0, args, cells, support);
   });
 }
 

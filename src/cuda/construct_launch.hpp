@@ -1,5 +1,7 @@
 #pragma once
 
+#include <cstdint>
+
 #include "dcls/construct.hpp"
 
 namespace dcls::cuda {
@@ -10,5 +12,8 @@ void launch_construct(const ConstructArgs& args, void* kernel, const Execution& 
 template <int D>
 void launch_construct_backward(const ConstructArgs& args, const void* grad_kernel,
                                const ConstructGrads& grads, const Execution& where);
+template <int D>
+void launch_construct_support(const ConstructArgs& args, std::uint8_t* support,
+                              const Execution& where);
 
 }  // namespace dcls::cuda

@@ -23,6 +23,7 @@ void construct_backward(const ConstructArgs&, const void*, const ConstructGrads&
                         const Execution&) {
   fail();
 }
+void construct_support(const ConstructArgs&, std::uint8_t*, const Execution&) { fail(); }
 std::size_t direct_conv_workspace(const ConvArgs&, ConvPass, const Execution&) { fail(); }
 void direct_conv(const ConvArgs&, const void*, const void*, const void*, void*, void*,
                  const Execution&) {

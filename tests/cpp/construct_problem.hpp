@@ -52,9 +52,10 @@ std::vector<double> to_double(const Range& stored) {
   return values;
 }
 
-/// What a back end computes: the kernel and the three gradients.
+/// What a back end computes: the kernel, the three gradients, the marks of the support.
 struct Results {
   std::vector<double> kernel, weight, position, sigma;
+  std::vector<std::uint8_t> support;
 };
 
 struct ConstructProblem {
@@ -120,7 +121,10 @@ struct ConstructProblem {
     construct_backward(call, g.data(),
                        {grad_w.data(), grad_p.data(), grad_s.empty() ? nullptr : grad_s.data()},
                        where);
-    return {to_double(kernel), to_double(grad_w), to_double(grad_p), to_double(grad_s)};
+    std::vector<std::uint8_t> support(g.size(), 7);
+    call.weight = nullptr;
+    construct_support(call, support.data(), where);
+    return {to_double(kernel), to_double(grad_w), to_double(grad_p), to_double(grad_s), support};
   }
 };
 

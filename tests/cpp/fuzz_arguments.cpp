@@ -217,6 +217,17 @@ void run(const std::uint8_t* data, std::size_t size) {
   }
   if (result) ++counts.results;
 
+  // Its weight may be null, nothing else.
+  ConstructArgs unweighted = args;
+  unweighted.weight = nullptr;
+  Buffer support(grid, 1);
+  auto* const marks = target == nullptr ? nullptr : static_cast<std::uint8_t*>(support.data());
+  const bool marked = outcome(where, [&] { construct_support(unweighted, marks, where); });
+  const bool weight_was_missing = args.weight == nullptr;
+  if (!on_gpu && !weight_was_missing && marked != expected) {
+    stop(marked ? "a support for arguments that are invalid" : "a support that is valid, refused");
+  }
+
   ConstructGrads grads;
   const std::uint8_t asked = reader.byte();
   if (asked & 1u) grads.weight = grad_weight.data();

@@ -96,6 +96,46 @@ TEST(gradients_match_differences) {
   }
 }
 
+TEST(support_is_where_gradients_come_from) {
+  for (const Version version : kVersions) {
+    for (const auto& size : std::vector<std::vector<std::int64_t>>{{9}, {8, 21}, {3, 4, 5}}) {
+      const check::Case here("version ", static_cast<int>(version), ", axes ", size.size());
+      ConstructProblem problem(version, size, 5, 3);
+      const Results full = problem.on_cpu<double>();
+      std::size_t outside = 0;
+      for (std::size_t i = 0; i < full.support.size(); ++i) {
+        CHECK(full.support[i] <= 1);
+        if (full.support[i] == 1) continue;
+        CHECK_EQ(full.kernel[i], 0.0);
+        problem.grad_kernel[i] = 1e3;
+        ++outside;
+      }
+      CHECK(version == Version::kGauss || outside > 0);
+      const Results same = problem.on_cpu<double>();
+      CHECK_SAME_BITS(same.weight, full.weight);
+      CHECK_SAME_BITS(same.position, full.position);
+      CHECK_SAME_BITS(same.sigma, full.sigma);
+    }
+  }
+}
+
+TEST(non_finite_positions_fill_their_row) {
+  for (const Version version : kVersions) {
+    for (const auto& size : std::vector<std::vector<std::int64_t>>{{40}, {40, 70}, {5, 40, 35}}) {
+      for (std::size_t axis = 0; axis < size.size(); ++axis) {
+        ConstructProblem problem(version, size, 2, 2);
+        problem.position[axis * 4 + 3] = HUGE_VAL;  // row 1, element 1
+        const Results got = problem.on_cpu<float>();
+        const std::size_t cells = got.kernel.size() / 2;
+        for (std::size_t i = 0; i < 2 * cells; ++i) {
+          CHECK_EQ(got.kernel[i] != got.kernel[i], i >= cells);
+          CHECK(i < cells || got.support[i] == 1);
+        }
+      }
+    }
+  }
+}
+
 TEST(any_number_of_threads) {
   const ConstructProblem problem(Version::kGauss, {9, 9}, 500, 5);
   const Results one = problem.on_cpu<float>(1);
@@ -104,6 +144,7 @@ TEST(any_number_of_threads) {
     CHECK_SAME_BITS(many.kernel, one.kernel);
     CHECK_SAME_BITS(many.position, one.position);
     CHECK_SAME_BITS(many.sigma, one.sigma);
+    CHECK_SAME_BITS(many.support, one.support);
   }
 }
 
@@ -146,6 +187,26 @@ TEST(bad_arguments) {
     e.device = DeviceType::kCuda;
     e.device_index = -1;
   });
+}
+
+TEST(bad_arguments_of_support) {
+  const float value = 0;
+  std::uint8_t support[5] = {};
+  ConstructArgs args;
+  args.version = Version::kV1;
+  args.ndim = 1;
+  args.size[0] = 5;
+  args.rows = args.elements = 1;
+  args.position = &value;
+  construct_support(args, support, {});
+  CHECK_EQ(support[1] + 10 * support[2] + 100 * support[3], 10);
+  CHECK_THROWS(std::invalid_argument, "support must not be null",
+               construct_support(args, nullptr, {}));
+  args.sigma = &value;
+  CHECK_THROWS(std::invalid_argument, "sigma must be null", construct_support(args, support, {}));
+  args.sigma = args.position = nullptr;
+  CHECK_THROWS(std::invalid_argument, "position must not be null",
+               construct_support(args, support, {}));
 }
 
 TEST(cuda_that_is_not_there) {

@@ -7,6 +7,7 @@
 #include "common/dispatch.hpp"
 #include "construct_problem.hpp"
 #include "cuda/construct.cuh"
+#include "cuda/construct_support.cuh"
 #include "cuda_host/schedules.hpp"
 
 using namespace dcls;
@@ -59,8 +60,17 @@ Results on_host_cuda(const ConstructProblem& problem, const LaunchOptions& optio
                       args, backward, static_cast<const void*>(grad_kernel.data()), grads);
   }
   for (const auto* buffer : {&grad_weight, &grad_position, &grad_sigma}) buffer->check();
+  GuardedBuffer<std::uint8_t> support(kernel.size(), "support");
+  args.weight = nullptr;
+  const auto cells = static_cast<std::int64_t>(kernel.size());
+  const unsigned threads = cuda::kSupportThreads;
+  host_cuda::launch(
+      options, cuda::construct_support_cells<Storage, D>,
+      grids.forward > 0 ? grids.forward : (static_cast<unsigned>(cells) + threads - 1) / threads,
+      threads, 0, args, cells, support.data());
+  support.check();
   return {to_double(kernel), to_double(grad_weight), to_double(grad_position),
-          to_double(grad_sigma)};
+          to_double(grad_sigma), support.to_vector()};
 }
 
 std::string name_of(const ConstructProblem& problem) {
@@ -82,6 +92,8 @@ void check_against_cpu(const ConstructProblem& problem, Grids grids = {}) {
     CHECK(relative_error(got.weight, expected.weight) < tolerance);
     CHECK(relative_error(got.position, expected.position) < tolerance);
     CHECK(relative_error(got.sigma, expected.sigma) < tolerance);
+    // In the same precision: the cut of the gaussian depends on it.
+    CHECK(got.support == problem.on_cpu<Storage>().support);
   });
 }
 
@@ -154,6 +166,7 @@ TEST(bitwise_equal_in_every_order_of_threads) {
       CHECK_SAME_BITS(other.weight, first.weight);
       CHECK_SAME_BITS(other.position, first.position);
       CHECK_SAME_BITS(other.sigma, first.sigma);
+      CHECK_SAME_BITS(other.support, first.support);
     });
   }
 }
@@ -170,6 +183,7 @@ TEST(non_finite_positions) {
           const std::size_t cells = static_cast<std::size_t>(problem.cells());
           for (std::size_t i = 0; i < got.kernel.size(); ++i) {
             CHECK_EQ(got.kernel[i] != got.kernel[i], i / cells == 1);
+            CHECK(got.support[i] == 1 || i / cells != 1);
           }
           for (std::size_t i = 0; i < got.weight.size(); ++i) {
             CHECK_EQ(got.weight[i] != got.weight[i], i == 3);
@@ -228,6 +242,7 @@ TEST(all_instantiated_kernels_were_run) {
           using Storage = typename decltype(tag)::type;
           CHECK(host_cuda::launch_count(cuda::construct_forward<Storage, n.value>) > 0);
           CHECK(host_cuda::launch_count(cuda::construct_backward<Storage, n.value>) > 0);
+          CHECK(host_cuda::launch_count(cuda::construct_support_cells<Storage, n.value>) > 0);
         });
       });
     }

@@ -6,12 +6,17 @@ safe as calling :mod:`DCLS.functional`.
 
 from __future__ import annotations
 
-from DCLS._ops.construct import construct_kernel, construct_kernel_backward
+from DCLS._ops.construct import (
+    construct_kernel,
+    construct_kernel_backward,
+    construct_support,
+)
 from DCLS._ops.conv import direct_conv, direct_conv_backward
 
 __all__ = [
     "construct_kernel",
     "construct_kernel_backward",
+    "construct_support",
     "direct_conv",
     "direct_conv_backward",
 ]

@@ -1,4 +1,4 @@
-"""The operators ``dcls::construct_kernel`` and ``dcls::construct_kernel_backward``."""
+"""The operators ``dcls::construct_kernel``, its ``_backward``, and ``dcls::construct_support``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from DCLS import _kernels, reference
 from DCLS._ops._library import library, register
 from DCLS._spec import SIGMA_VERSIONS, check_version, resolve_sigma_min
 
-__all__ = ["construct_kernel", "construct_kernel_backward"]
+__all__ = ["construct_kernel", "construct_kernel_backward", "construct_support"]
 
 _MAX_AXIS_SIZE = 1 << 24
 
@@ -25,16 +25,21 @@ library.define(
     "SymInt[] dilated_kernel_size, str version, float sigma_min, bool[3] output_mask) "
     "-> (Tensor, Tensor, Tensor)"
 )
+library.define(
+    "construct_support(Tensor P, Tensor? SIG, SymInt[] dilated_kernel_size, str version, "
+    "float sigma_min) -> Tensor"
+)
 
 
-def _check_construct(
-    weight: Tensor,
-    P: Tensor,
+def _check_grid(
+    name: str,
+    tensor: Tensor,
     SIG: Tensor | None,
     size: Sequence[int],
     version: str,
     sigma_min: float,
 ) -> None:
+    """Checks what does not depend on shapes; ``tensor``, called ``name``, sets the dtype."""
     check_version(version)
     if not 1 <= len(size) <= 3:
         raise ValueError(
@@ -45,11 +50,9 @@ def _check_construct(
             raise ValueError(
                 f"dilated_kernel_size must have entries between 1 and 2**24, got {tuple(size)}"
             )
-    if weight.dtype not in _kernels.DTYPES:
+    if tensor.dtype not in _kernels.DTYPES:
         takes = ", ".join(sorted(str(dtype) for dtype in _kernels.DTYPES))
-        raise TypeError(f"weight must have a dtype out of {takes}, got {weight.dtype}")
-    if weight.ndim < 1:
-        raise ValueError("weight must have shape (..., kernel_count), got a scalar")
+        raise TypeError(f"{name} must have a dtype out of {takes}, got {tensor.dtype}")
     has_sigma = version in SIGMA_VERSIONS
     if has_sigma and SIG is None:
         raise ValueError(f"SIG must be given for version {version!r}, got None")
@@ -57,6 +60,30 @@ def _check_construct(
         raise ValueError(f"SIG must be None for version {version!r}, which has no widths")
     if has_sigma:
         resolve_sigma_min(version, sigma_min)
+
+
+def _check_like(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
+    if tensor.dtype != other.dtype:
+        raise TypeError(
+            f"{name} must have the dtype of {other_name}, {other.dtype}, got {tensor.dtype}"
+        )
+    if tensor.device != other.device:
+        raise ValueError(
+            f"{name} must be on the device of {other_name}, {other.device}, got {tensor.device}"
+        )
+
+
+def _check_construct(
+    weight: Tensor,
+    P: Tensor,
+    SIG: Tensor | None,
+    size: Sequence[int],
+    version: str,
+    sigma_min: float,
+) -> None:
+    _check_grid("weight", weight, SIG, size, version, sigma_min)
+    if weight.ndim < 1:
+        raise ValueError("weight must have shape (..., kernel_count), got a scalar")
     expected = (len(size), *weight.shape)
     for name, tensor in (("P", P), ("SIG", SIG)):
         if tensor is None:
@@ -66,14 +93,24 @@ def _check_construct(
                 f"{name} must have shape (axes, *weight.shape) = {expected}, "
                 f"got {tuple(tensor.shape)}"
             )
-        if tensor.dtype != weight.dtype:
-            raise TypeError(
-                f"{name} must have the dtype of weight, {weight.dtype}, got {tensor.dtype}"
-            )
-        if tensor.device != weight.device:
+        _check_like(name, tensor, "weight", weight)
+
+
+def _check_support(
+    P: Tensor, SIG: Tensor | None, size: Sequence[int], version: str, sigma_min: float
+) -> None:
+    _check_grid("P", P, SIG, size, version, sigma_min)
+    if P.ndim < 2 or P.shape[0] != len(size):
+        raise ValueError(
+            f"P must have shape (axes, ..., kernel_count) with {len(size)} axes, "
+            f"got {tuple(P.shape)}"
+        )
+    if SIG is not None:
+        if SIG.shape != P.shape:
             raise ValueError(
-                f"{name} must be on the device of weight, {weight.device}, got {tensor.device}"
+                f"SIG must have the shape of P, {tuple(P.shape)}, got {tuple(SIG.shape)}"
             )
+        _check_like("SIG", SIG, "P", P)
 
 
 def _check_backward(grad_kernel: Tensor, weight: Tensor, size: Sequence[int]) -> None:
@@ -83,15 +120,7 @@ def _check_backward(grad_kernel: Tensor, weight: Tensor, size: Sequence[int]) ->
             f"grad_kernel must have shape (*weight.shape[:-1], *dilated_kernel_size) = {expected}, "
             f"got {tuple(grad_kernel.shape)}"
         )
-    if grad_kernel.dtype != weight.dtype:
-        raise TypeError(
-            f"grad_kernel must have the dtype of weight, {weight.dtype}, got {grad_kernel.dtype}"
-        )
-    if grad_kernel.device != weight.device:
-        raise ValueError(
-            f"grad_kernel must be on the device of weight, {weight.device}, "
-            f"got {grad_kernel.device}"
-        )
+    _check_like("grad_kernel", grad_kernel, "weight", weight)
 
 
 # ---------------------------------------------------------------------------------- kernels, fakes
@@ -157,6 +186,28 @@ def _construct_backward_fake(
         for tensor, wanted in zip((weight, P, SIG), output_mask, strict=True)
     )
     return first, second, third
+
+
+def _support(
+    P: Tensor,
+    SIG: Tensor | None,
+    dilated_kernel_size: Sequence[int],
+    version: str,
+    sigma_min: float,
+) -> Tensor:
+    _check_support(P, SIG, dilated_kernel_size, version, sigma_min)
+    return _kernels.construct_support(P, SIG, dilated_kernel_size, version, sigma_min)
+
+
+def _support_fake(
+    P: Tensor,
+    SIG: Tensor | None,
+    dilated_kernel_size: Sequence[int],
+    version: str,
+    sigma_min: float,
+) -> Tensor:
+    _check_support(P, SIG, dilated_kernel_size, version, sigma_min)
+    return P.new_empty((*P.shape[1:-1], *dilated_kernel_size), dtype=torch.bool)
 
 
 # ---------------------------------------------------------------------------------------- autograd
@@ -265,6 +316,16 @@ def _construct_backward_vmap(
     )
 
 
+def _support_vmap(
+    info: Any, in_dims: tuple[int | None, ...], P: Tensor, SIG: Tensor | None, *rest: Any
+) -> tuple[Tensor, int]:
+    P_, SIG_ = (
+        _to_front(tensor, dim, info.batch_size, 1)
+        for tensor, dim in zip((P, SIG), in_dims[:2], strict=True)
+    )
+    return construct_support(P_, SIG_, *rest), 0
+
+
 # ------------------------------------------------------------------------------------ registration
 
 construct_kernel = register(
@@ -283,6 +344,16 @@ construct_kernel_backward = register(
     setup_context=_setup_double_context,
     backward=_double_backward,
 )
+_construct_support = register(
+    "construct_support", kernel=_support, fake=_support_fake, vmap=_support_vmap
+)
 # Positions need float32: bfloat16 resolves a position of 8 grid steps to 1/16 of a step only.
 for _device in ("cpu", "cuda"):
-    torch.library.register_autocast("dcls::construct_kernel", _device, torch.float32, lib=library)
+    for _name in ("construct_kernel", "construct_support"):
+        torch.library.register_autocast(f"dcls::{_name}", _device, torch.float32, lib=library)
+
+
+def construct_support(P: Tensor | None, SIG: Tensor | None, *rest: Any) -> Any:
+    """Calls ``dcls::construct_support``, which has no gradient: marks do not move by degrees."""
+    detached = (None if tensor is None else tensor.detach() for tensor in (P, SIG))
+    return _construct_support(*detached, *rest)

@@ -261,7 +261,8 @@ def _fold_rows(tensor: Tensor | None, dim: int | None, batch: int) -> Tensor | N
 
 
 def _unfold_channels(tensor: Tensor, batch: int) -> Tensor:
-    return tensor.unflatten(1, (batch, -1)).movedim(1, 0)
+    unfolded: Tensor = tensor.unflatten(1, (batch, -1))
+    return unfolded.movedim(1, 0)
 
 
 def _conv_vmap(
