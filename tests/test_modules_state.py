@@ -239,7 +239,7 @@ def test_a_subclass_that_builds_its_own_kernel() -> None:
     torch.manual_seed(0)
     own = Own()
     torch.manual_seed(0)
-    plain = Dcls2d(4, 6, 3, padding=1, dilated_kernel_size=5, groups=2)
+    plain = Dcls2d(4, 6, 3, padding=1, dilated_kernel_size=5, groups=2, method="conv")
     x = torch.randn(2, 4, 9, 9)
     assert torch.equal(own(x), plain(x))
     assert own._reversed_padding_repeated_twice == (1, 1, 1, 1)
@@ -283,17 +283,6 @@ def test_a_dense_base_class() -> None:
     assert module.P.shape == (1, 4, 1, 3, 3)
     module.DCK = modules.ConstructKernel2_1d(4, 2, 2, 3, (3,), (5,), "v1")
     assert module(torch.randn(1, 2, 9, 9)).shape == (1, 4, 9, 9)
-
-
-def test_use_implicit_gemm_is_kept_and_changes_nothing() -> None:
-    torch.manual_seed(0)
-    default = Dcls2d(2, 2, 3, dilated_kernel_size=5, padding=2, groups=2)
-    torch.manual_seed(0)
-    without = Dcls2d(2, 2, 3, dilated_kernel_size=5, padding=2, groups=2, use_implicit_gemm=False)
-    assert (default.use_implicit_gemm, without.use_implicit_gemm) == (True, False)
-    x = torch.randn(1, 2, 8, 8)
-    assert torch.equal(default(x), without(x))
-    assert default.extra_repr() == without.extra_repr()
 
 
 def test_constructors_are_silent(capfd: pytest.CaptureFixture[str], caplog: Any) -> None:

@@ -11,7 +11,14 @@ from torch import Tensor
 from DCLS import _ops
 from DCLS._spec import check_version, resolve_sigma_min
 
-__all__ = ["construct_kernel", "direct_conv"]
+__all__ = ["construct_kernel", "construct_support", "direct_conv"]
+
+
+def _check_tensors(optional: bool = False, **tensors: object) -> None:
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor) and not (optional and tensor is None):
+            takes = "a Tensor or None" if optional else "a Tensor"
+            raise TypeError(f"{name} must be {takes}, got {type(tensor).__name__}")
 
 
 def _check_size(dilated_kernel_size: int | Sequence[int]) -> list[int]:
@@ -124,13 +131,47 @@ def construct_kernel(
     """
     size = _check_size(dilated_kernel_size)
     sigma_min = resolve_sigma_min(check_version(version), sigma_min)
-    for name, tensor in (("weight", weight), ("P", P), ("SIG", SIG)):
-        if not isinstance(tensor, Tensor) and not (name == "SIG" and tensor is None):
-            raise TypeError(f"{name} must be a Tensor, got {type(tensor).__name__}")
+    _check_tensors(weight=weight, P=P)
+    _check_tensors(optional=True, SIG=SIG)
     kernel: Tensor = _ops.construct_kernel(weight, P, SIG, size, version, sigma_min)
     if not return_support:
         return kernel
     return kernel, _ops.construct_support(P, SIG, size, version, sigma_min)
+
+
+def construct_support(
+    P: Tensor,
+    SIG: Tensor | None = None,
+    *,
+    dilated_kernel_size: int | Sequence[int],
+    version: str = "gauss",
+    sigma_min: float | None = None,
+) -> Tensor:
+    """Marks the cells of a dense kernel that can weigh or move an element.
+
+    It is what :func:`construct_kernel` returns with ``return_support``, without the kernel.
+
+    Args:
+        P: positions, as :func:`construct_kernel` takes them, of shape ``(D, *lead, K)``.
+        SIG: widths of the shape of ``P`` for ``max`` and ``gauss``; None for ``v0`` and ``v1``.
+        dilated_kernel_size: grid points along each of the D axes; an int for D = 1.
+        version: the interpolation.
+        sigma_min: what is added to ``abs(SIG)``; None for the version's own.
+
+    Returns:
+        A bool tensor of shape ``(*lead, *dilated_kernel_size)``, without a gradient.
+
+    Raises:
+        TypeError: a dtype or the type of an argument is not one that construct_kernel takes.
+        ValueError: a shape, a device, a size, the version, or whether SIG is given does not fit.
+        RuntimeError: the tensors are on a GPU that this build or machine cannot serve; says why.
+    """
+    size = _check_size(dilated_kernel_size)
+    sigma_min = resolve_sigma_min(check_version(version), sigma_min)
+    _check_tensors(P=P)
+    _check_tensors(optional=True, SIG=SIG)
+    support: Tensor = _ops.construct_support(P, SIG, size, version, sigma_min)
+    return support
 
 
 def _per_axis(name: str, value: int | Sequence[int], ndim: int) -> list[int]:
@@ -222,15 +263,8 @@ def direct_conv(
         ValueError: a shape, a device or a number does not fit.
         RuntimeError: the tensors are on a GPU that this build or machine cannot serve; says why.
     """
-    for name, tensor in (
-        ("input", input),
-        ("kernel", kernel),
-        ("bias", bias),
-        ("support", support),
-    ):
-        optional = name in ("bias", "support")
-        if not isinstance(tensor, Tensor) and not (optional and tensor is None):
-            raise TypeError(f"{name} must be a Tensor, got {type(tensor).__name__}")
+    _check_tensors(input=input, kernel=kernel)
+    _check_tensors(optional=True, bias=bias, support=support)
     ndim = kernel.ndim - 2
     if not 1 <= ndim <= 3:
         raise ValueError(

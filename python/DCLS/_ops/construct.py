@@ -355,5 +355,5 @@ for _device in ("cpu", "cuda"):
 
 def construct_support(P: Tensor | None, SIG: Tensor | None, *rest: Any) -> Any:
     """Calls ``dcls::construct_support``, which has no gradient: marks do not move by degrees."""
-    detached = (None if tensor is None else tensor.detach() for tensor in (P, SIG))
-    return _construct_support(*detached, *rest)
+    P, SIG = (None if tensor is None else tensor.detach() for tensor in (P, SIG))
+    return _construct_support(P, SIG, *rest)

@@ -13,9 +13,12 @@ from torch.nn import Module, Parameter, init
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
+from DCLS._method import check_method, expected_cells, prefers_direct
 from DCLS._spec import SIGMA_VERSIONS, check_version
 from DCLS.construct.modules import _arguments
 from DCLS.construct.modules._axes import axis_order, row_limits
+from DCLS.construct.modules.construct_kernel import _ConstructKernel
+from DCLS.functional import direct_conv
 
 _CONV: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
@@ -74,6 +77,7 @@ class _DclsModule(Module):
         padding_mode: str,
         version: str,
         kernel_size: Sequence[int] | None,
+        method: str,
         device: torch.device | str | int | None,
         dtype: torch.dtype | None,
     ) -> None:
@@ -96,6 +100,7 @@ class _DclsModule(Module):
         )
         self.padding_mode = _arguments.padding_mode(padding_mode)
         self.version = version
+        self.method = method
         whole = (*self.dense_kernel_size, *self.dilated_kernel_size)
         if kernel_size is not None:
             whole = _arguments.integers("kernel_size", kernel_size, len(self.stride), 1)
@@ -138,6 +143,16 @@ class _DclsModule(Module):
         builder: Any = getattr(self, "DCK", None)
         if hasattr(builder, "version"):
             builder.version = value
+
+    @property
+    def method(self) -> str:
+        """How the layer convolves: ``auto``, ``direct`` or ``conv``; may be set at any time."""
+        method: str = self.__dict__["method"]
+        return method
+
+    @method.setter
+    def method(self, value: str) -> None:
+        self.__dict__["method"] = check_method(value)
 
     def _explicit_padding(self, kernel_size: Sequence[int]) -> tuple[int, ...]:
         """Returns the padding as :func:`torch.nn.functional.pad` takes it, last axis first."""
@@ -218,9 +233,31 @@ class _DclsModule(Module):
 
         self._edit("P", clamp)
 
+    def _shape_kernel(self, kernel: Tensor) -> Tensor:
+        """Gives what ``DCK`` builds the axes of the convolution."""
+        return kernel
+
     def _dense_kernel(self, weight: Tensor, P: Tensor, SIG: Tensor | None) -> Tensor:
         """Returns the kernel to convolve with."""
-        return self.DCK(weight, P, SIG)
+        return self._shape_kernel(self.DCK(weight, P, SIG))
+
+    def _kernel_support(self, weight: Tensor, P: Tensor, SIG: Tensor | None) -> Tensor | None:
+        """Returns which cells of that kernel need a gradient; None for all of them."""
+        if not isinstance(self.DCK, _ConstructKernel):
+            return None
+        support = self.DCK.support(weight, P, SIG)
+        return None if support is None else self._shape_kernel(support)
+
+    def _is_direct(self, input: Tensor, kernel: Tensor) -> bool:
+        """Whether to convolve with :func:`DCLS.functional.direct_conv`."""
+        if self.method != "auto":
+            return self.method == "direct"
+        cells = math.prod(kernel.shape[2:])
+        if isinstance(self.DCK, _ConstructKernel):
+            cells = expected_cells(
+                self.version, self.kernel_count, self.dense_kernel_size, self.dilated_kernel_size
+            )
+        return prefers_direct(input, kernel, cells)
 
     def _conv_forward(
         self, input: Tensor, weight: Tensor, bias: Tensor | None, P: Tensor, SIG: Tensor | None
@@ -235,7 +272,12 @@ class _DclsModule(Module):
         if self.padding_mode != "zeros":
             x = F.pad(x, self._reversed_padding_repeated_twice, mode=self.padding_mode)
             padding = (0,) * len(self.stride)
-        return _CONV[len(self.stride)](x, kernel, bias, self.stride, padding, groups=self.groups)
+        if not self._is_direct(x, kernel):
+            convolve = _CONV[len(self.stride)]
+            return convolve(x, kernel, bias, self.stride, padding, groups=self.groups)
+        trains = torch.is_grad_enabled() and kernel.requires_grad
+        support = self._kernel_support(weight, P, SIG) if trains else None
+        return direct_conv(x, kernel, bias, self.stride, padding, 1, self.groups, support)
 
     def forward(self, input: Tensor) -> Tensor:
         """Convolves ``input``, batched or not, as the ``torch.nn`` convolution of its dimension.
@@ -340,6 +382,8 @@ class _DclsModule(Module):
             yield "bias=False"
         if self.padding_mode != "zeros":
             yield f"padding_mode={self.padding_mode}"
+        if self.method != "auto":
+            yield f"method={self.method}"
 
     def extra_repr(self) -> str:
         """Returns the settings; those with a default only where they differ from it."""
@@ -348,3 +392,6 @@ class _DclsModule(Module):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         self.__dict__.setdefault("padding_mode", "zeros")
+        # Modules that 0.1.1 pickled know its switch between two convolutions instead.
+        direct = self.__dict__.pop("use_implicit_gemm", True)
+        self.__dict__.setdefault("method", "auto" if direct else "conv")

@@ -39,6 +39,7 @@ class _DclsNd(_DclsModule):
         version: ``v0``, ``v1``, ``max`` or ``gauss``.
         kernel_size: size of the kernel that is convolved with, where it is not
             ``dilated_kernel_size``; only ``padding='same'`` needs it.
+        method: ``auto``, ``direct`` or ``conv``: how it convolves, see :class:`Dcls1d`.
         device: where to create the parameters; None for torch's default.
         dtype: of the parameters; None for torch's default.
 
@@ -68,6 +69,7 @@ class _DclsNd(_DclsModule):
         version: str,
         *,
         kernel_size: Sequence[int] | None = None,
+        method: str = "auto",
         device: torch.device | str | int | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -86,6 +88,7 @@ class _DclsNd(_DclsModule):
             padding_mode,
             version,
             kernel_size,
+            method,
             device,
             dtype,
         )
@@ -132,6 +135,7 @@ class _DclsN_Md(_DclsModule):
         padding_mode: str,
         version: str,
         *,
+        method: str = "auto",
         device: torch.device | str | int | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -150,6 +154,7 @@ class _DclsN_Md(_DclsModule):
             padding_mode,
             version,
             None,
+            method,
             device,
             dtype,
         )

@@ -12,7 +12,7 @@ from torch.nn import Module
 from DCLS._spec import SIGMA_VERSIONS, check_version
 from DCLS.construct.modules import _arguments
 from DCLS.construct.modules._axes import axis_order, to_kernel_axes
-from DCLS.functional import construct_kernel
+from DCLS.functional import construct_kernel, construct_support
 
 __all__ = [
     "ConstructKernel1d",
@@ -86,16 +86,40 @@ class _ConstructKernel(Module):
             TypeError: an argument is no tensor, or the dtypes do not match.
             ValueError: the shapes do not match, or ``SIG`` is missing.
         """
+        kernel: Tensor = self._build(W, P, SIG, return_support=False)
+        return kernel
+
+    def support(self, W: Tensor, P: Tensor, SIG: Tensor | None = None) -> Tensor | None:
+        """Returns which cells of the kernel can weigh or move an element, if that is known.
+
+        Args:
+            W: as :meth:`forward` takes it.
+            P: as :meth:`forward` takes it.
+            SIG: as :meth:`forward` takes it.
+
+        Returns:
+            A bool tensor of the kernel's shape, without a gradient. None if a subclass or a hook
+            makes of the kernel something that this class does not know.
+        """
+        own = type(self).forward is _ConstructKernel.forward and "forward" not in vars(self)
+        if not own or self._forward_hooks or self._forward_pre_hooks:
+            return None
+        return self._build(W, P, SIG, return_support=True)
+
+    def _build(self, W: Tensor, P: Tensor, SIG: Tensor | None, return_support: bool) -> Tensor:
+        """Returns the kernel, or its support."""
         version = self.version
         order = axis_order(len(self.dilated_kernel_size), version, dense_ndim=self._dense_ndim)
         W, P, SIG = self._broadcast(W, P, SIG if version in SIGMA_VERSIONS else None)
+        P = to_kernel_axes(P, order)
+        SIG = None if SIG is None else to_kernel_axes(SIG, order)
+        size, sigma_min = self.dilated_kernel_size, self._sigma_min(version)
+        if return_support:
+            return construct_support(
+                P, SIG, dilated_kernel_size=size, version=version, sigma_min=sigma_min
+            )
         return construct_kernel(
-            W,
-            to_kernel_axes(P, order),
-            None if SIG is None else to_kernel_axes(SIG, order),
-            dilated_kernel_size=self.dilated_kernel_size,
-            version=version,
-            sigma_min=self._sigma_min(version),
+            W, P, SIG, dilated_kernel_size=size, version=version, sigma_min=sigma_min
         )
 
     def _sigma_min(self, version: str) -> float | None:  # noqa: ARG002

@@ -34,6 +34,7 @@ class _DclsConv(_DclsNd):
         padding_mode: str = "zeros",
         version: str = "gauss",
         *,
+        method: str = "auto",
         device: torch.device | str | int | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -50,6 +51,7 @@ class _DclsConv(_DclsNd):
             bias,
             padding_mode,
             version,
+            method=method,
             device=device,
             dtype=dtype,
         )
@@ -70,6 +72,10 @@ class Dcls1d(_DclsConv):
         bias: whether a learnable bias is added.
         padding_mode: ``zeros``, ``reflect``, ``replicate`` or ``circular``.
         version: interpolation, ``v0``, ``v1``, ``max`` or ``gauss``; may be changed later.
+        method: how it convolves. ``direct`` visits only the cells of the kernel that are not zero
+            (:func:`DCLS.functional.direct_conv`), ``conv`` is torch's convolution with the dense
+            kernel, ``auto`` takes the one that measured faster for such shapes; may be changed
+            later.
         device: where to create the parameters; None for torch's default.
         dtype: float32, float64, float16 or bfloat16; None for torch's default.
 
@@ -99,7 +105,8 @@ class Dcls2d(_DclsConv):
     Arguments, attributes and errors as :class:`Dcls1d`, and
 
     Args:
-        use_implicit_gemm: kept for code that sets it; changes nothing.
+        use_implicit_gemm: as in DCLS 0.1.1, False stands for torch's own convolution: it sets
+            ``method="conv"``, and says afterwards whether that is not the method.
 
     Shape:
         Input ``(N, I, H, W)`` or ``(I, H, W)``, output as that of :class:`torch.nn.Conv2d`;
@@ -129,6 +136,7 @@ class Dcls2d(_DclsConv):
         version: str = "gauss",
         use_implicit_gemm: bool = True,
         *,
+        method: str = "auto",
         device: torch.device | str | int | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -143,10 +151,22 @@ class Dcls2d(_DclsConv):
             bias,
             padding_mode,
             version,
+            method=method,
             device=device,
             dtype=dtype,
         )
-        self.use_implicit_gemm = _arguments.flag("use_implicit_gemm", use_implicit_gemm)
+        if not _arguments.flag("use_implicit_gemm", use_implicit_gemm):
+            self.use_implicit_gemm = False
+
+    @property
+    def use_implicit_gemm(self) -> bool:
+        """Whether anything but torch's own convolution may be used; the name is 0.1.1's."""
+        return self.method != "conv"
+
+    @use_implicit_gemm.setter
+    def use_implicit_gemm(self, value: bool) -> None:
+        if _arguments.flag("use_implicit_gemm", value) != self.use_implicit_gemm:
+            self.method = "auto" if value else "conv"
 
 
 class Dcls3d(_DclsConv):
@@ -195,6 +215,7 @@ class Dcls2dK1d(_DclsNd):
         version: str = "v1",
         flat_dim: int = 0,
         *,
+        method: str = "auto",
         device: torch.device | str | int | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -216,13 +237,14 @@ class Dcls2dK1d(_DclsNd):
             padding_mode,
             version,
             kernel_size=(1, size) if flat_dim else (size, 1),
+            method=method,
             device=device,
             dtype=dtype,
         )
         self.flat_dim = flat_dim
 
-    def _dense_kernel(self, weight: Tensor, P: Tensor, SIG: Tensor | None) -> Tensor:
-        return self.DCK(weight, P, SIG).unsqueeze(-1 - self.flat_dim)
+    def _shape_kernel(self, kernel: Tensor) -> Tensor:
+        return kernel.unsqueeze(-1 - self.flat_dim)
 
     def _describe(self) -> Iterator[str]:
         yield from super()._describe()

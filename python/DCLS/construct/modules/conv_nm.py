@@ -33,6 +33,7 @@ class _DclsConvN_M(_DclsN_Md):
         padding_mode: str = "zeros",
         version: str = "gauss",
         *,
+        method: str = "auto",
         device: torch.device | str | int | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -50,6 +51,7 @@ class _DclsConvN_M(_DclsN_Md):
             bias,
             padding_mode,
             version,
+            method=method,
             device=device,
             dtype=dtype,
         )
@@ -74,6 +76,10 @@ class Dcls3_1d(_DclsConvN_M):
         bias: whether a learnable bias is added.
         padding_mode: ``zeros``, ``reflect``, ``replicate`` or ``circular``.
         version: interpolation, ``v0``, ``v1``, ``max`` or ``gauss``; may be changed later.
+        method: how it convolves. ``direct`` visits only the cells of the kernel that are not zero
+            (:func:`DCLS.functional.direct_conv`), ``conv`` is torch's convolution with the dense
+            kernel, ``auto`` takes the one that measured faster for such shapes; may be changed
+            later.
         device: where to create the parameters; None for torch's default.
         dtype: float32, float64, float16 or bfloat16; None for torch's default.
 

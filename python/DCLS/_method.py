@@ -1,0 +1,71 @@
+"""How a layer convolves: the one place of the rule behind ``method="auto"``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Final
+
+import torch
+from torch import Tensor
+
+METHODS: Final[tuple[str, ...]] = ("auto", "direct", "conv")
+
+#: Grid points that an element covers along one axis: two for the linear versions; for the others at
+#: the width that a new layer has (a gaussian ends where it cannot change a float32 sum).
+_REACH: Final[dict[str, int]] = {"v0": 2, "v1": 2, "max": 3, "gauss": 7}
+
+
+def check_method(method: object) -> str:
+    """Returns ``method`` if it names one, else raises.
+
+    Raises:
+        TypeError: ``method`` is not a string.
+        ValueError: ``method`` is not one of :data:`METHODS`.
+    """
+    if not isinstance(method, str):
+        raise TypeError(
+            f"method must be a str out of {', '.join(METHODS)}, got {type(method).__name__}"
+        )
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    return method
+
+
+def expected_cells(
+    version: str,
+    kernel_count: int,
+    dense_kernel_size: Sequence[int],
+    dilated_kernel_size: Sequence[int],
+) -> int:
+    """Non-zero cells of a kernel if no two elements met, from the shapes alone.
+
+    The rule may not look at positions: it would wait for the device, and the graph of a compiled
+    layer would depend on them.
+    """
+    # A list: torch.compile cannot take a generator here.
+    reach = math.prod([min(_REACH[version], size) for size in dilated_kernel_size])
+    learnable = min(kernel_count * reach, math.prod(dilated_kernel_size))
+    return math.prod(dense_kernel_size) * learnable
+
+
+def prefers_direct(input: Tensor, kernel: Tensor, cells: int) -> bool:
+    """Whether ``method="auto"`` convolves directly; docs/performance.md has the measurements.
+
+    Args:
+        input: the input of the convolution, with a batch axis or without.
+        kernel: the dense kernel.
+        cells: non-zero cells to expect in the kernel of one pair of channels.
+    """
+    # On CUDA it has not been measured yet.
+    if input.device.type != "cpu" or input.dtype != kernel.dtype or kernel.numel() == 0:
+        return False
+    size = math.prod(kernel.shape[2:])
+    per_group = kernel.shape[1]
+    if per_group > 4:
+        # torch multiplies matrices here, at several times the speed of a direct convolution.
+        return size >= 16 and cells * 8 <= size
+    channels_last = input.ndim >= 4 and not input.is_contiguous()
+    if channels_last and not (torch.is_grad_enabled() and kernel.requires_grad):
+        return size >= 225  # the one case where torch's depthwise kernels are fast: inference
+    return size >= 25

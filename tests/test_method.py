@@ -1,0 +1,185 @@
+"""The method of a layer: which convolution it uses, and that they agree."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+from layers import LAYERS, Layer
+from torch import Tensor, nn
+
+from DCLS import Dcls1d, Dcls2d, DclsTranspose2d
+from DCLS import _method as rule
+from DCLS.construct.modules import ConstructKernel2d
+
+CONVOLUTIONS = [layer for layer in LAYERS if not layer.transposed]
+
+
+def gradients(module: nn.Module, x: Tensor, cotangent: Tensor) -> list[Tensor]:
+    x = x.clone().requires_grad_()
+    output = module(x)
+    inputs = [x, *module.parameters()]
+    return [output, *torch.autograd.grad(output, inputs, cotangent)]
+
+
+@pytest.mark.parametrize("version", ["v0", "v1", "max", "gauss"])
+@pytest.mark.parametrize("layer", CONVOLUTIONS, ids=str)
+def test_methods_agree(layer: Layer, version: str, device: str) -> None:
+    torch.manual_seed(0)
+    direct = layer.make(version=version, method="direct").to(device, torch.float64)
+    with torch.no_grad():
+        direct.P.normal_(0, 2)
+        direct.P.flatten()[::3].round_()  # the kinks
+    direct.clamp_parameters()
+    conv = copy.deepcopy(direct)
+    conv.method = "conv"
+    x = layer.input(direct, 2).to(device, torch.float64)
+    cotangent = torch.randn_like(direct(x))
+    for got, expected in zip(
+        gradients(direct, x, cotangent), gradients(conv, x, cotangent), strict=True
+    ):
+        assert torch.allclose(got, expected, rtol=1e-9, atol=1e-9)
+
+
+def calls_direct(module: nn.Module, x: Tensor) -> bool:
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        module(x)
+    return any(event.name == "dcls::direct_conv" for event in profile.events())
+
+
+def test_method_decides() -> None:
+    module = Dcls2d(4, 4, 3, dilated_kernel_size=9, padding=4, groups=4)
+    x = torch.randn(1, 4, 12, 12)
+    assert module.method == "auto"
+    assert calls_direct(module, x)
+    module.method = "conv"
+    assert not calls_direct(module, x)
+    assert "method=conv" in module.extra_repr()
+    small = Dcls2d(4, 4, 1, dilated_kernel_size=3, padding=1, groups=4)
+    assert not calls_direct(small, x)
+    small.method = "direct"
+    assert calls_direct(small, x)
+
+
+def test_auto_follows_the_rule() -> None:
+    x = torch.randn(1, 32, 40)
+    sparse = Dcls1d(32, 32, 1, dilated_kernel_size=25, version="v1")
+    dense = Dcls1d(32, 32, 20, dilated_kernel_size=25, version="v1")
+    assert calls_direct(sparse, x)
+    assert not calls_direct(dense, x)
+    # With a kernel of its own, nothing is known of its cells.
+    sparse.DCK = nn.Identity()
+    sparse.DCK.forward = lambda weight, P, SIG: weight.expand(-1, -1, 25)  # noqa: ARG005
+    assert not calls_direct(sparse, x)
+
+
+def test_auto_asks_for_what_is_measured() -> None:
+    kernel = torch.randn(8, 1, 17, 17)
+    plain = torch.randn(1, 8, 20, 20)
+    assert rule.prefers_direct(plain, kernel, 100)
+    assert not rule.prefers_direct(plain.half(), kernel, 100)
+    assert not rule.prefers_direct(plain.to("meta"), kernel, 100)
+    assert not rule.prefers_direct(plain, kernel[:0], 100)
+
+
+@pytest.mark.parametrize(
+    ("version", "cells"), [("v0", 12), ("v1", 12), ("max", 27), ("gauss", 5 * 7)]
+)
+def test_expected_cells(version: str, cells: int) -> None:
+    assert rule.expected_cells(version, 3, (), (5, 7)) == cells
+    assert rule.expected_cells(version, 3, (2,), (5, 7)) == 2 * cells
+    assert rule.expected_cells(version, 100, (), (5, 7)) == 35
+
+
+@pytest.mark.parametrize(("value", "error"), [("fast", ValueError), (None, TypeError)])
+def test_bad_method(value: object, error: type[Exception]) -> None:
+    with pytest.raises(error, match="method must be"):
+        Dcls2d(1, 1, 1, method=value)
+    module = Dcls2d(1, 1, 1)
+    with pytest.raises(error, match="method must be"):
+        module.method = value
+    assert module.method == "auto"
+
+
+def test_use_implicit_gemm_chooses_the_method() -> None:
+    torch.manual_seed(0)
+    default = Dcls2d(2, 2, 3, dilated_kernel_size=7, padding=3, groups=2)
+    torch.manual_seed(0)
+    without = Dcls2d(2, 2, 3, dilated_kernel_size=7, padding=3, groups=2, use_implicit_gemm=False)
+    assert (default.use_implicit_gemm, without.use_implicit_gemm) == (True, False)
+    assert (default.method, without.method) == ("auto", "conv")
+    x = torch.randn(1, 2, 8, 8)
+    assert torch.allclose(default(x), without(x), atol=1e-5)
+    without.use_implicit_gemm = True
+    assert without.method == "auto"
+    without.method = "direct"
+    without.use_implicit_gemm = True
+    assert without.method == "direct"
+    without.use_implicit_gemm = False
+    assert without.method == "conv"
+
+
+@pytest.mark.parametrize(("old", "method"), [(True, "auto"), (False, "conv")])
+def test_modules_that_0_1_1_pickled_know_the_switch_only(old: bool, method: str) -> None:
+    module = Dcls2d(2, 2, 3, dilated_kernel_size=7, groups=2)
+    del module.__dict__["method"]
+    module.__dict__["use_implicit_gemm"] = old
+    loaded = pickle.loads(pickle.dumps(module))
+    assert loaded.method == method
+    assert loaded.use_implicit_gemm is old
+    assert "use_implicit_gemm" not in loaded.__dict__
+
+
+def test_a_kernel_changed_by_a_hook_gets_all_of_its_gradient() -> None:
+    """A hook may carry the gradient of any cell to the elements: all cells need theirs."""
+    torch.manual_seed(0)
+    module = Dcls2d(2, 2, 2, dilated_kernel_size=7, groups=2, version="v1", method="direct")
+    module = module.double()
+    with torch.no_grad():
+        module.P.fill_(0.3)
+
+    def blur(_module: nn.Module, _inputs: object, kernel: Tensor) -> Tensor:
+        return kernel + kernel.roll(3, -1) + kernel.flip(-2)
+
+    module.DCK.register_forward_hook(blur)
+    assert module.DCK.support(module.weight, module.P) is None
+    x = torch.randn(1, 2, 9, 9, dtype=torch.float64)
+    cotangent = torch.randn_like(module(x))
+    got = gradients(module, x, cotangent)
+    module.method = "conv"
+    for a, b in zip(got, gradients(module, x, cotangent), strict=True):
+        assert torch.allclose(a, b, rtol=1e-9, atol=1e-9)
+
+
+def test_a_subclass_of_a_builder_has_no_known_support() -> None:
+    class Twice(ConstructKernel2d):
+        def forward(self, W: Tensor, P: Tensor, SIG: Tensor | None = None) -> Tensor:
+            return 2 * super().forward(W, P, SIG)
+
+    weight, P = torch.randn(2, 1, 3), torch.randn(2, 2, 1, 3)
+    arguments = (2, 2, 2, 3, 5, "v1")
+    assert Twice(*arguments).support(weight, P) is None
+    known = ConstructKernel2d(*arguments).support(weight, P)
+    assert known is not None
+    assert known.dtype == torch.bool
+    assert torch.equal(known, known | (ConstructKernel2d(*arguments)(weight, P) != 0))
+
+
+def test_inference_needs_no_support() -> None:
+    module = Dcls2d(2, 2, 3, dilated_kernel_size=7, padding=3, groups=2, method="direct")
+    asked = []
+    module.DCK.support = lambda *_args: asked.append(1)
+    x = torch.randn(1, 2, 8, 8)
+    with torch.no_grad():
+        module(x)
+    assert asked == []
+    module(x)
+    assert asked == [1]
+
+
+def test_transposed_layers_have_one_method() -> None:
+    assert DclsTranspose2d(2, 2, 1).method == "auto"
+    with pytest.raises(TypeError, match="method"):
+        DclsTranspose2d(2, 2, 1, method="direct")
