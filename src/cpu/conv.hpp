@@ -33,8 +33,8 @@ struct CellRun {
   std::int64_t cell;
 };
 
-/// The runs of all lists, by length: list l has runs[n - 1][begin[n - 1][l] ... begin[n - 1][l + 1])
-/// of length n, of type WeightRun<T, n> or CellRun.
+/// The runs of all lists, by length: list l has runs[n - 1][begin[n - 1][l] ... begin[n - 1][l +
+/// 1]) of length n, of type WeightRun<T, n> or CellRun.
 struct RunLists {
   const void* runs[kMaxRun];
   const std::int64_t* begin[kMaxRun];
@@ -78,7 +78,7 @@ struct ConvPlan {
   std::int64_t group_block;
   std::int64_t source_block;
   std::int64_t dest_block;
-  std::int64_t splits;     ///< parts of the batch, for contractions
+  std::int64_t splits;      ///< parts of the batch, for contractions
   std::int64_t unit_cells;  ///< most cells of a unit, for contractions
   std::int64_t cell_step;   ///< from a cell of a CellRun to the next one
 

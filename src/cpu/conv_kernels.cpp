@@ -1,10 +1,9 @@
 // The direct convolution on the CPU, compiled once per instruction set.
 
-#include "cpu/conv.hpp"
-
 #include <cstdint>
 
 #include "common/dispatch.hpp"
+#include "cpu/conv.hpp"
 #include "cpu/conv_patch.hpp"
 #include "cpu/planes.hpp"
 #include "cpu/simd.hpp"
@@ -96,8 +95,7 @@ void correlate_units(const ConvPlan& p, const Storage* source, const Storage* bi
       for (std::int64_t block = 0; block < p.source_blocks(); ++block) {
         if (!one_block || phase_index == 0) {
           const Range sources = block_range(block, p.source_block, p.source.channels);
-          const std::int64_t count =
-              (groups.end - groups.begin) * (sources.end - sources.begin);
+          const std::int64_t count = (groups.end - groups.begin) * (sources.end - sources.begin);
           const std::int64_t channel = groups.begin * p.source.channels + sources.begin;
           load_planes(p.source, from,
                       source + n * p.source.batch_step + channel * p.source.channel_step, count,
@@ -126,8 +124,7 @@ void correlate_units(const ConvPlan& p, const Storage* source, const Storage* bi
         }
       }
       if (!store_each) {
-        const std::int64_t count =
-            (groups.end - groups.begin) * (channels.end - channels.begin);
+        const std::int64_t count = (groups.end - groups.begin) * (channels.end - channels.begin);
         store_planes(p.dest, to, phase, dest_planes, count, target);
       }
     });
@@ -184,8 +181,9 @@ DCLS_HD T* contract_slice(const RunLists& lists, std::int64_t list, Slice<T> s, 
   const std::int64_t row_bytes =
       (s.source_pitch + s.dest_pitch) * static_cast<std::int64_t>(sizeof(T));
   const std::int64_t fitting = kBandBytes / row_bytes;
-  const std::int64_t bands = fitting >= rows ? 1 : fitting > 8 ? (rows - 1) / fitting + 1
-                                                              : (rows - 1) / 8 + 1;
+  const std::int64_t bands = fitting >= rows ? 1
+                             : fitting > 8   ? (rows - 1) / fitting + 1
+                                             : (rows - 1) / 8 + 1;
   T* next = sums;
   for (std::int64_t band = 0; band < bands; ++band) {
     s.begin = rows * band / bands;
@@ -262,13 +260,13 @@ void contract_units(const ConvPlan& p, const Storage* source, const Storage* des
           T* list_end = next;
           for (std::int64_t z = 0; z < points[0]; ++z) {
             const T* const from_slice = source_planes + group * group_planes + z * source_slab;
-            const T* const at_slice = dest_planes + slot * p.dest_plane + z * dest_slab +
-                                      p.dest_margin * p.dest_pitch;
+            const T* const at_slice =
+                dest_planes + slot * p.dest_plane + z * dest_slab + p.dest_margin * p.dest_pitch;
             // One row: its vectors are the rows.
             const Slice<T> slice =
                 lines ? Slice<T>{from_slice, kLanes<T>, at_slice, kLanes<T>, 0, 0, false, 1}
-                      : Slice<T>{from_slice, p.source_pitch, at_slice, p.dest_pitch, 0, 0, false,
-                                 vectors};
+                      : Slice<T>{from_slice, p.source_pitch, at_slice, p.dest_pitch, 0,
+                                 0,          false,          vectors};
             list_end = contract_slice(p.lists, list, slice, lines ? vectors : points[1], next);
           }
           next = list_end;

@@ -2,56 +2,107 @@
 // that the kernels of conv_kernels.cpp need.
 
 #include <algorithm>
+#include <cstring>
+#include <type_traits>
 
 #include "common/dispatch.hpp"
 #include "cpu/conv_plan.hpp"
 #include "cpu/parallel.hpp"
 
 namespace dcls::cpu {
+namespace {
 
-/// Calls visit(length, z, y, x) for the runs of one (output, input) channel pair: `y` is the cell
-/// with the lowest shift, and the next ones lie cells_[1].neighbour further on.
-template <typename IsActive, typename Visit>
-void PlannedConv::visit_runs(std::int64_t row, std::int64_t dest_phase, const IsActive& active,
-                             const Visit& visit) const {
-  const bool dest_split = pass_ == ConvPass::kBackwardInput;
-  std::int64_t wanted[kMaxDims];
-  for (int d = kMaxDims - 1; d >= 0; --d) {
-    wanted[d] = dest_phase % plan_.dest.phases[d];
-    dest_phase /= plan_.dest.phases[d];
+/// Cells that are looked at together: most kernels are mostly zero.
+constexpr std::int64_t kBlock = 8;
+
+/// The cells of kernels that are not zero.
+template <typename Storage>
+struct NonZero {
+  const Storage* kernel;
+
+  bool operator()(std::int64_t cell) const { return bits(cell) != 0; }
+  /// Whether there is one among kBlock cells.
+  bool any(std::int64_t cell) const {
+    std::uint64_t all = 0;
+    for (std::int64_t i = 0; i < kBlock; ++i) all |= bits(cell + i);
+    return all != 0;
   }
-  const auto takes_part = [&](int d, std::int64_t r) {
-    const std::size_t at = static_cast<std::size_t>(r);
-    return cells_[d].useful[at] != 0 && (!dest_split || cells_[d].phase[at] == wanted[d]);
-  };
+
+ private:
+  /// All but the sign: 0 for both zeros. Cheaper than a conversion.
+  std::uint64_t bits(std::int64_t cell) const {
+    using Bits =
+        std::conditional_t<sizeof(Storage) == 2, std::uint16_t,
+                           std::conditional_t<sizeof(Storage) == 4, std::uint32_t, std::uint64_t>>;
+    return static_cast<Bits>(numeric::bit_cast<Bits>(kernel[cell]) << 1);
+  }
+};
+
+/// The cells that are marked, or all.
+struct Marked {
+  const std::uint8_t* support;
+
+  bool operator()(std::int64_t cell) const { return support == nullptr || support[cell] != 0; }
+  bool any(std::int64_t cell) const {
+    if (support == nullptr) return true;
+    std::uint64_t marks;
+    static_assert(sizeof(marks) == kBlock, "a block is a word");
+    std::memcpy(&marks, support + cell, sizeof(marks));
+    return marks != 0;
+  }
+};
+
+}  // namespace
+
+/// Lays down the cells of one kernel plane in the order in which they are visited: by destination
+/// phase, and the cells of a column that read neighbouring rows one after the other.
+void PlannedConv::order_cells() {
+  const ConvPlan& p = plan_;
+  const bool dest_split = pass_ == ConvPass::kBackwardInput;
   const std::int64_t ny = kernel_size_[1];
   const std::int64_t step = cells_[1].neighbour;
   // Without neighbours each cell is a chain of its own.
   const std::int64_t chains = step == 0 ? ny : std::min(ny, std::abs(step));
-  for (std::int64_t z = 0; z < kernel_size_[0]; ++z) {
-    if (!takes_part(0, z)) continue;
-    for (std::int64_t x = 0; x < kernel_size_[2]; ++x) {
-      if (!takes_part(2, x)) continue;
-      const std::int64_t column = (row * kernel_size_[0] + z) * ny * kernel_size_[2] + x;
-      for (std::int64_t chain = 0; chain < chains; ++chain) {
-        const std::int64_t count = step == 0 ? 1 : (ny - 1 - chain) / chains + 1;
-        const std::int64_t first = step < 0 ? chain + (count - 1) * chains : chain;
-        std::int64_t length = 0;
-        for (std::int64_t i = 0; i <= count; ++i) {
-          const std::int64_t y = first + i * step;
-          if (i < count && takes_part(1, y) && active(column + y * kernel_size_[2])) {
-            ++length;
-            continue;
+  order_.clear();
+  rank_.assign(static_cast<std::size_t>(kernel_size_[0] * ny * kernel_size_[2]), -1);
+  for (std::int64_t dest_phase = 0; dest_phase < p.dest.phase_count(); ++dest_phase) {
+    std::int64_t wanted[kMaxDims];
+    for (std::int64_t d = kMaxDims - 1, rest = dest_phase; d >= 0; --d) {
+      wanted[d] = rest % p.dest.phases[d];
+      rest /= p.dest.phases[d];
+    }
+    const auto takes_part = [&](int d, std::int64_t r) {
+      const std::size_t at = static_cast<std::size_t>(r);
+      return cells_[d].useful[at] != 0 && (!dest_split || cells_[d].phase[at] == wanted[d]);
+    };
+    for (std::int64_t z = 0; z < kernel_size_[0]; ++z) {
+      if (!takes_part(0, z)) continue;
+      for (std::int64_t x = 0; x < kernel_size_[2]; ++x) {
+        if (!takes_part(2, x)) continue;
+        for (std::int64_t chain = 0; chain < chains; ++chain) {
+          const std::int64_t count = step == 0 ? 1 : (ny - 1 - chain) / chains + 1;
+          const std::int64_t first = step < 0 ? chain + (count - 1) * chains : chain;
+          bool starts = true;
+          for (std::int64_t i = 0; i < count; ++i) {
+            const std::int64_t cell[kMaxDims] = {z, first + i * step, x};
+            if (!takes_part(1, cell[1])) {
+              starts = true;
+              continue;
+            }
+            std::int64_t plane = 0;
+            std::int64_t at[kMaxDims];
+            for (int d = 0; d < kMaxDims; ++d) {
+              const std::size_t r = static_cast<std::size_t>(cell[d]);
+              plane = plane * p.source.phases[d] + (dest_split ? 0 : cells_[d].phase[r]);
+              at[d] = cells_[d].shift[r] - p.shift_lo[d];
+            }
+            const std::int64_t index = (z * ny + cell[1]) * kernel_size_[2] + x;
+            rank_[static_cast<std::size_t>(index)] = static_cast<std::int64_t>(order_.size());
+            order_.push_back({plane * p.source_plane +
+                                  (at[0] * p.source_extent[1] + at[1]) * p.source_pitch + at[2],
+                              index, dest_phase, starts});
+            starts = false;
           }
-          // Cut into the fewest pieces, of about equal length.
-          std::int64_t begin = i - length;
-          for (std::int64_t pieces = (length + kMaxRun - 1) / kMaxRun; pieces > 0; --pieces) {
-            const std::int64_t piece = (length + pieces - 1) / pieces;
-            visit(static_cast<int>(piece), z, first + begin * step, x);
-            begin += piece;
-            length -= piece;
-          }
-          length = 0;
         }
       }
     }
@@ -59,37 +110,58 @@ void PlannedConv::visit_runs(std::int64_t row, std::int64_t dest_phase, const Is
 }
 
 /// Calls visit(list, length, offset, cell) for the runs of all lists of one destination channel.
+/// `taken` has a bit for each cell of order_, all of them 0, as they are afterwards.
 template <typename IsActive, typename Visit>
 void PlannedConv::visit_channel(std::int64_t dest_channel, const IsActive& active,
-                                const Visit& visit) const {
+                                std::uint64_t* taken, const Visit& visit) const {
   const ConvPlan& p = plan_;
   const std::int64_t group = dest_channel / p.dest.channels;
-  for (std::int64_t phase = 0; phase < p.dest.phase_count(); ++phase) {
-    for (std::int64_t source = 0; source < p.source.channels; ++source) {
-      const std::int64_t row = pass_ == ConvPass::kBackwardInput
-                                   ? (group * p.source.channels + source) * p.dest.channels +
-                                         dest_channel % p.dest.channels
-                                   : dest_channel * p.source.channels + source;
-      const std::int64_t list = p.list_index(dest_channel, phase, source / p.source_block);
-      visit_runs(row, phase, active, [&](int length, std::int64_t z, std::int64_t y,
-                                         std::int64_t x) {
-        const std::int64_t cell[kMaxDims] = {z, y, x};
-        std::int64_t plane = source % p.source_block;
-        std::int64_t at[kMaxDims];
-        for (int d = 0; d < kMaxDims; ++d) {
-          const std::size_t r = static_cast<std::size_t>(cell[d]);
-          const std::int64_t source_phase =
-              pass_ == ConvPass::kBackwardInput ? 0 : cells_[d].phase[r];
-          plane = plane * p.source.phases[d] + source_phase;
-          at[d] = cells_[d].shift[r] - p.shift_lo[d];
-        }
-        const std::int64_t offset =
-            plane * p.source_plane +
-            (at[0] * p.source_extent[1] + at[1]) * p.source_pitch + at[2];
-        visit(list, length, offset,
-              ((row * kernel_size_[0] + z) * kernel_size_[1] + y) * kernel_size_[2] + x);
-      });
+  const std::int64_t row_cells = static_cast<std::int64_t>(rank_.size());
+  const std::int64_t channel_planes = p.source.phase_count() * p.source_plane;
+  for (std::int64_t source = 0; source < p.source.channels; ++source) {
+    const std::int64_t row = pass_ == ConvPass::kBackwardInput
+                                 ? (group * p.source.channels + source) * p.dest.channels +
+                                       dest_channel % p.dest.channels
+                                 : dest_channel * p.source.channels + source;
+    const std::int64_t base = row * row_cells;
+    const auto take = [&](std::int64_t cell) {
+      const std::int64_t rank = rank_[static_cast<std::size_t>(cell)];
+      if (rank >= 0 && active(base + cell)) taken[rank / 64] |= std::uint64_t{1} << rank % 64;
+    };
+    std::int64_t cell = 0;
+    for (; cell + kBlock <= row_cells; cell += kBlock) {
+      if (!active.any(base + cell)) continue;
+      for (std::int64_t i = 0; i < kBlock; ++i) take(cell + i);
     }
+    for (; cell < row_cells; ++cell) take(cell);
+
+    const std::int64_t planes = source % p.source_block * channel_planes;
+    const std::int64_t block = source / p.source_block;
+    const auto flush = [&](const OrderedCell* first, std::int64_t length) {
+      const std::int64_t list = p.list_index(dest_channel, first->phase, block);
+      // Cut into the fewest pieces, of about equal length.
+      for (std::int64_t pieces = (length + kMaxRun - 1) / kMaxRun; pieces > 0; --pieces) {
+        const std::int64_t piece = (length + pieces - 1) / pieces;
+        visit(list, static_cast<int>(piece), planes + first->offset, base + first->cell);
+        first += piece;
+        length -= piece;
+      }
+    };
+    const OrderedCell* end = order_.data();  // of the run so far
+    std::int64_t length = 0;
+    for (std::size_t word = 0; word * 64 < order_.size(); ++word) {
+      for (std::uint64_t bits = taken[word]; bits != 0; bits &= bits - 1) {
+        const OrderedCell* const next = order_.data() + word * 64 + __builtin_ctzll(bits);
+        if (length > 0 && (next != end || next->starts)) {
+          flush(end - length, length);
+          length = 0;
+        }
+        end = next + 1;
+        ++length;
+      }
+      taken[word] = 0;
+    }
+    if (length > 0) flush(end - length, length);
   }
 }
 
@@ -98,18 +170,25 @@ template <typename IsActive, typename Write>
 void PlannedConv::list_runs(const IsActive& active, const std::int64_t (&run_bytes)[kMaxRun],
                             int num_threads, const Write& write) {
   const ConvPlan& p = plan_;
+  order_cells();
   const std::int64_t channels = p.groups * p.dest.channels;
   const std::int64_t lists = channels * p.dest.phase_count() * p.source_blocks();
   for (auto& begin : begin_) begin.assign(static_cast<std::size_t>(lists + 1), 0);
-  const std::int64_t grain = 1 + (std::int64_t{1} << 15) / std::max<std::int64_t>(
-                                     1, kernel_cells() / std::max<std::int64_t>(1, channels));
+  constexpr std::int64_t kWork = 1 << 15;  // cells
+  const std::int64_t cells = kernel_cells() / std::max<std::int64_t>(1, channels);
+  const std::int64_t grain = 1 + kWork / std::max<std::int64_t>(1, cells);
   const int threads = useful_threads(channels, grain, num_threads);
-  parallel_for(channels, grain, threads, [&](std::int64_t first, std::int64_t last, int) {
-    for (std::int64_t c = first; c < last; ++c) {
-      visit_channel(c, active, [&](std::int64_t list, int length, std::int64_t, std::int64_t) {
-        ++begin_[length - 1][static_cast<std::size_t>(list + 1)];
-      });
-    }
+  const std::int64_t words = static_cast<std::int64_t>(order_.size() / 64 + 1);
+  const ThreadScratch taken(words * 8, threads);
+  const auto for_channels = [&](const auto& visit) {
+    parallel_for(channels, grain, threads, [&](std::int64_t first, std::int64_t last, int thread) {
+      std::uint64_t* const own = static_cast<std::uint64_t*>(taken.of(thread));
+      std::fill(own, own + words, 0);
+      for (std::int64_t c = first; c < last; ++c) visit_channel(c, active, own, visit);
+    });
+  };
+  for_channels([&](std::int64_t list, int length, std::int64_t, std::int64_t) {
+    ++begin_[length - 1][static_cast<std::size_t>(list + 1)];
   });
   for (int n = 0; n < kMaxRun; ++n) {
     std::vector<std::int64_t>& begin = begin_[n];
@@ -121,15 +200,10 @@ void PlannedConv::list_runs(const IsActive& active, const std::int64_t (&run_byt
   // Where the next run of a list and a length goes; only the thread of its channel moves it.
   std::vector<std::int64_t> next[kMaxRun];
   for (int n = 0; n < kMaxRun; ++n) next[n] = begin_[n];
-  parallel_for(channels, grain, threads, [&](std::int64_t first, std::int64_t last, int) {
-    for (std::int64_t c = first; c < last; ++c) {
-      visit_channel(c, active, [&](std::int64_t list, int length, std::int64_t offset,
-                                   std::int64_t cell) {
-        const int n = length - 1;
-        const std::int64_t at = next[n][static_cast<std::size_t>(list)]++;
-        write(runs_[n].get() + at * run_bytes[n], length, offset, cell);
-      });
-    }
+  for_channels([&](std::int64_t list, int length, std::int64_t offset, std::int64_t cell) {
+    const int n = length - 1;
+    const std::int64_t at = next[n][static_cast<std::size_t>(list)]++;
+    write(runs_[n].get() + at * run_bytes[n], length, offset, cell);
   });
 }
 
@@ -139,20 +213,21 @@ void PlannedConv::list_weights_of(const Storage* kernel, int num_threads) {
   const std::int64_t step = cells_[1].neighbour * kernel_size_[2];
   const std::int64_t run_bytes[kMaxRun] = {sizeof(WeightRun<T, 1>), sizeof(WeightRun<T, 2>),
                                            sizeof(WeightRun<T, 3>), sizeof(WeightRun<T, 4>)};
-  list_runs(
-      [kernel](std::int64_t cell) { return numeric::load(kernel[cell]) != T(0); }, run_bytes,
-      num_threads, [=](std::byte* slot, int length, std::int64_t offset, std::int64_t cell) {
-        const auto fill = [&](auto* run) {
-          run->offset = offset;
-          for (int j = 0; j < length; ++j) run->weight[j] = numeric::load(kernel[cell + j * step]);
-        };
-        switch (length) {
-          case 1: return fill(reinterpret_cast<WeightRun<T, 1>*>(slot));
-          case 2: return fill(reinterpret_cast<WeightRun<T, 2>*>(slot));
-          case 3: return fill(reinterpret_cast<WeightRun<T, 3>*>(slot));
-          default: return fill(reinterpret_cast<WeightRun<T, 4>*>(slot));
-        }
-      });
+  list_runs(NonZero<Storage>{kernel}, run_bytes, num_threads,
+            [=](std::byte* slot, int length, std::int64_t offset, std::int64_t cell) {
+              const auto fill = [&](auto* run) {
+                run->offset = offset;
+                for (int j = 0; j < length; ++j) {
+                  run->weight[j] = numeric::load(kernel[cell + j * step]);
+                }
+              };
+              switch (length) {
+                case 1: return fill(reinterpret_cast<WeightRun<T, 1>*>(slot));
+                case 2: return fill(reinterpret_cast<WeightRun<T, 2>*>(slot));
+                case 3: return fill(reinterpret_cast<WeightRun<T, 3>*>(slot));
+                default: return fill(reinterpret_cast<WeightRun<T, 4>*>(slot));
+              }
+            });
 }
 
 void PlannedConv::list_weights(const void* kernel, int num_threads) {
@@ -163,9 +238,11 @@ void PlannedConv::list_weights(const void* kernel, int num_threads) {
 }
 
 void PlannedConv::list_cells(const std::uint8_t* support, int num_threads) {
+  const std::int64_t cells = kernel_cells();
+  choose_contraction_blocks(
+      support == nullptr ? cells : cells - std::count(support, support + cells, std::uint8_t{0}));
   constexpr std::int64_t kBytes = sizeof(CellRun);
-  list_runs([support](std::int64_t cell) { return support == nullptr || support[cell] != 0; },
-            {kBytes, kBytes, kBytes, kBytes}, num_threads,
+  list_runs(Marked{support}, {kBytes, kBytes, kBytes, kBytes}, num_threads,
             [](std::byte* slot, int, std::int64_t offset, std::int64_t cell) {
               *reinterpret_cast<CellRun*>(slot) = {offset, cell};
             });
@@ -180,9 +257,8 @@ void PlannedConv::count_unit_cells() {
   std::vector<std::int64_t> cells(static_cast<std::size_t>(units), 0);
   for (std::int64_t c = 0; c < p.groups * p.dest.channels; ++c) {
     const std::int64_t group = c / p.dest.channels;
-    const std::int64_t unit = (group / p.group_block * p.dest_blocks() +
-                               c % p.dest.channels / p.dest_block) *
-                              blocks;
+    const std::int64_t unit =
+        (group / p.group_block * p.dest_blocks() + c % p.dest.channels / p.dest_block) * blocks;
     for (std::int64_t b = 0; b < blocks; ++b) {
       const std::size_t l = static_cast<std::size_t>(p.list_index(c, 0, b));
       for (int n = 0; n < kMaxRun; ++n) {

@@ -20,9 +20,8 @@ inline constexpr int kRegisters = 16;
 /// Rows of the largest patch of kVectors columns: its sums, a run's weights and a value of the
 /// source share the registers.
 template <int kVectors>
-inline constexpr int kPatchRows = (kRegisters == 32 ? 24 : 12) / kVectors > 12
-                                      ? 12
-                                      : (kRegisters == 32 ? 24 : 12) / kVectors;
+inline constexpr int kPatchRows =
+    (kRegisters == 32 ? 24 : 12) / kVectors > 12 ? 12 : (kRegisters == 32 ? 24 : 12) / kVectors;
 
 template <typename T>
 DCLS_HD Vector<T> broadcast(T value) {
@@ -69,8 +68,8 @@ void correlate_patch(const RunLists& lists, std::int64_t list, const T* source,
   for (int y = 0; y < kRows; ++y) {
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) {
-      sum[y][v] = accumulate ? load_vector(dest + y * dest_pitch + v * kLanes<T>)
-                             : broadcast(start);
+      sum[y][v] =
+          accumulate ? load_vector(dest + y * dest_pitch + v * kLanes<T>) : broadcast(start);
     }
   }
   add_runs<4>(lists, list, source, source_pitch, sum);
@@ -89,8 +88,8 @@ void correlate_patch(const RunLists& lists, std::int64_t list, const T* source,
 /// One function per number of rows.
 template <int kVectors, typename T>
 struct PatchTable {
-  using Function = void (*)(const RunLists&, std::int64_t, const T*, std::int64_t, T*,
-                            std::int64_t, T, bool);
+  using Function = void (*)(const RunLists&, std::int64_t, const T*, std::int64_t, T*, std::int64_t,
+                            T, bool);
   template <int... kRows>
   struct Rows {
     static constexpr Function functions[] = {&correlate_patch<kRows, kVectors, T>...};

@@ -11,6 +11,8 @@ namespace {
 // patch of the destination reads, some kilobytes, in the first.
 constexpr std::int64_t kPlaneBytes = 192 << 10;
 constexpr std::int64_t kSourceBytes = 256 << 10;
+// Planes of many channels, each of which few cells read: in the first-level cache.
+constexpr std::int64_t kManyBytes = 24 << 10;
 constexpr std::int64_t kDestBytes = 256 << 10;
 constexpr std::int64_t kSumBytes = 512 << 10;
 /// Channels handled together in the channels-last layout: a cache line of float32.
@@ -93,11 +95,7 @@ PlannedConv::PlannedConv(const ConvArgs& args, ConvPass pass)
   }
   plan_.dest_margin = pass == ConvPass::kBackwardKernel ? kMaxRun - 1 : 0;
   choose_tiles();
-  if (pass == ConvPass::kBackwardKernel) {
-    choose_contraction_blocks();
-  } else {
-    choose_correlation_blocks();
-  }
+  if (pass != ConvPass::kBackwardKernel) choose_correlation_blocks();
 }
 
 void PlannedConv::choose_tiles() {
@@ -146,7 +144,7 @@ void PlannedConv::choose_correlation_blocks() {
   ConvPlan& p = plan_;
   const std::int64_t source_bytes = p.source_plane * p.source.phase_count() * value_bytes();
   const std::int64_t dest_bytes = p.dest_plane * value_bytes();
-  p.source_block = fitting(kSourceBytes, source_bytes, p.source.channels);
+  p.source_block = fitting(kManyBytes, source_bytes, p.source.channels);
   p.dest_block = fitting(kDestBytes, dest_bytes, p.dest.channels);
   p.group_block = choose_group_block(source_bytes, dest_bytes);
   p.splits = 1;
@@ -157,13 +155,15 @@ void PlannedConv::choose_correlation_blocks() {
   }
 }
 
-void PlannedConv::choose_contraction_blocks() {
+void PlannedConv::choose_contraction_blocks(std::int64_t listed_cells) {
   ConvPlan& p = plan_;
   const std::int64_t source_bytes = p.source_plane * p.source.phase_count() * value_bytes();
   const std::int64_t dest_bytes = p.dest_plane * value_bytes();
-  const std::int64_t sum_bytes = kernel_size_[0] * kernel_size_[1] * kernel_size_[2] * kRowBytes;
-  p.source_block = fitting(kSourceBytes, source_bytes, std::min(p.source.channels, kLineChannels));
-  p.dest_block = fitting(kDestBytes, dest_bytes, std::min(p.dest.channels, kLineChannels));
+  const std::int64_t pairs = at_least_one(p.groups * p.source.channels * p.dest.channels);
+  const std::int64_t sum_bytes = (listed_cells / pairs + 1) * kRowBytes;
+  // Square, so that a plane that is loaded serves as many others as can be.
+  p.source_block = fitting(kManyBytes, source_bytes, p.source.channels);
+  p.dest_block = fitting(kManyBytes, dest_bytes, p.dest.channels);
   while (p.source_block * p.dest_block > 1 &&
          p.source_block * p.dest_block * sum_bytes > kSumBytes) {
     std::int64_t& larger = p.source_block > p.dest_block ? p.source_block : p.dest_block;
@@ -202,8 +202,8 @@ double PlannedConv::dense_work() const {
 std::int64_t PlannedConv::scratch_bytes() const {
   const ConvPlan& p = plan_;
   const std::int64_t values =
-      p.group_block * (p.source_block * p.source.phase_count() * p.source_plane +
-                       p.dest_block * p.dest_plane);
+      p.group_block *
+      (p.source_block * p.source.phase_count() * p.source_plane + p.dest_block * p.dest_plane);
   return values * value_bytes() + p.unit_cells * kRowBytes + 2 * kRowBytes;
 }
 

@@ -19,6 +19,14 @@ struct AxisCells {
   std::int64_t neighbour;           ///< index of the next higher shift minus this one's; 0: none
 };
 
+/// A cell of a kernel plane, in the order of visiting.
+struct OrderedCell {
+  std::int64_t offset;  ///< in the scratch planes of a source channel
+  std::int64_t cell;    ///< in the kernel plane
+  std::int64_t phase;   ///< of the destination
+  bool starts;          ///< whether it does not read the row after that of the cell before it
+};
+
 /// A ConvPlan, and the memory of its lists.
 class PlannedConv {
  public:
@@ -40,22 +48,21 @@ class PlannedConv {
  private:
   void choose_tiles();
   void choose_correlation_blocks();
-  void choose_contraction_blocks();
+  void choose_contraction_blocks(std::int64_t listed_cells);
   std::int64_t value_bytes() const { return plan_.dtype == DType::kFloat64 ? 8 : 4; }
 
   std::int64_t choose_group_block(std::int64_t source_bytes, std::int64_t dest_bytes) const;
 
   // In conv_lists.cpp.
+  void order_cells();
   template <typename Storage>
   void list_weights_of(const Storage* kernel, int num_threads);
   template <typename IsActive, typename Write>
-  void list_runs(const IsActive& active, const std::int64_t (&run_bytes)[kMaxRun],
-                 int num_threads, const Write& write);
+  void list_runs(const IsActive& active, const std::int64_t (&run_bytes)[kMaxRun], int num_threads,
+                 const Write& write);
   template <typename IsActive, typename Visit>
-  void visit_runs(std::int64_t row, std::int64_t dest_phase, const IsActive& active,
-                  const Visit& visit) const;
-  template <typename IsActive, typename Visit>
-  void visit_channel(std::int64_t dest_channel, const IsActive& active, const Visit& visit) const;
+  void visit_channel(std::int64_t dest_channel, const IsActive& active, std::uint64_t* taken,
+                     const Visit& visit) const;
   void count_unit_cells();
 
   ConvPlan plan_{};
@@ -63,6 +70,8 @@ class PlannedConv {
   bool channels_last_;
   std::int64_t kernel_size_[kMaxDims] = {1, 1, 1};
   AxisCells cells_[kMaxDims];
+  std::vector<OrderedCell> order_;
+  std::vector<std::int64_t> rank_;  ///< place in order_ of a cell; -1 if it reads no input
   std::vector<std::int64_t> begin_[kMaxRun];
   std::unique_ptr<std::byte[]> runs_[kMaxRun];
 };

@@ -2,7 +2,6 @@
 
 // Tensors to padded scratch planes and back. Only for files compiled per instruction set.
 
-#include <algorithm>
 #include <cstdint>
 
 #include "common/conv_geometry.hpp"
@@ -27,41 +26,54 @@ DCLS_HD std::int64_t clamp(std::int64_t value, std::int64_t lo, std::int64_t hi)
   return value < lo ? lo : value > hi ? hi : value;
 }
 
-template <typename T>
-DCLS_HD void zero_row(T* row, std::int64_t begin, std::int64_t end) {
-  for (std::int64_t x = begin; x < end; ++x) row[x] = T(0);
-}
+/// Where one phase of a tensor and its scratch plane meet.
+struct Window {
+  std::int64_t begin[kMaxDims];  ///< points of the scratch plane that lie in the tensor
+  std::int64_t end[kMaxDims];
+  std::int64_t first;           ///< offset in the tensor of the scratch plane's origin
+  std::int64_t step[kMaxDims];  ///< values of the tensor from one point to the next
+};
 
-/// Calls function(offset in scratch, offset in the tensor, points) for the rows of one phase that
-/// hold points of the tensor, and zero(begin, end) for what surrounds them.
-template <typename Function, typename Zero>
-DCLS_HD void for_rows(const Side& side, const PlaneBox& box, const std::int64_t (&phase)[kMaxDims],
-                      const Function& function, const Zero& zero) {
-  std::int64_t begin[kMaxDims], end[kMaxDims];  // in scratch
+DCLS_HD Window make_window(const Side& side, const PlaneBox& box,
+                           const std::int64_t (&phase)[kMaxDims]) {
+  Window w;
+  w.first = 0;
   for (int d = 0; d < kMaxDims; ++d) {
     const std::int64_t length = geometry::phase_length(side.size[d], phase[d], side.phases[d]);
     const std::int64_t lo = box.lo[d] > 0 ? box.lo[d] : 0;
     const std::int64_t hi = box.hi[d] < length ? box.hi[d] : length;
-    begin[d] = clamp(lo - box.origin[d], 0, box.extent[d]);
-    end[d] = clamp(hi - box.origin[d], begin[d], box.extent[d]);
+    w.begin[d] = clamp(lo - box.origin[d], 0, box.extent[d]);
+    w.end[d] = clamp(hi - box.origin[d], w.begin[d], box.extent[d]);
+    w.step[d] = side.phases[d] * side.step[d];
+    w.first += (box.origin[d] * side.phases[d] + phase[d]) * side.step[d];
   }
-  const std::int64_t points = end[2] - begin[2];
+  return w;
+}
+
+/// Calls function(offset in scratch, offset in the tensor) for the first points of the rows that
+/// hold points of the tensor.
+template <typename Function>
+DCLS_HD void for_rows(const Window& w, const PlaneBox& box, const Function& function) {
+  for (std::int64_t z = w.begin[0]; z < w.end[0]; ++z) {
+    std::int64_t scratch = (z * box.extent[1] + w.begin[1]) * box.pitch + w.begin[2];
+    std::int64_t tensor = w.first + z * w.step[0] + w.begin[1] * w.step[1] + w.begin[2] * w.step[2];
+    for (std::int64_t y = w.begin[1]; y < w.end[1]; ++y) {
+      function(scratch, tensor);
+      scratch += box.pitch;
+      tensor += w.step[1];
+    }
+  }
+}
+
+/// Writes zeros around the points of the tensor.
+template <typename T>
+void zero_surroundings(const Window& w, const PlaneBox& box, T* plane) {
   for (std::int64_t z = 0; z < box.extent[0]; ++z) {
-    const bool inside = z >= begin[0] && z < end[0] && points > 0;
-    for (std::int64_t y = 0; y < box.extent[1]; ++y) {
-      const std::int64_t row = (z * box.extent[1] + y) * box.pitch;
-      if (!inside || y < begin[1] || y >= end[1]) {
-        zero(row, row + box.pitch);
-        continue;
-      }
-      const std::int64_t at[kMaxDims] = {z, y, begin[2]};
-      std::int64_t from = 0;
-      for (int d = 0; d < kMaxDims; ++d) {
-        from += ((box.origin[d] + at[d]) * side.phases[d] + phase[d]) * side.step[d];
-      }
-      zero(row, row + begin[2]);
-      function(row + begin[2], from, points);
-      zero(row + end[2], row + box.pitch);
+    for (std::int64_t y = 0; y < box.extent[1]; ++y, plane += box.pitch) {
+      const bool inside = z >= w.begin[0] && z < w.end[0] && y >= w.begin[1] && y < w.end[1];
+      const std::int64_t begin = inside ? w.begin[2] : box.pitch;
+      for (std::int64_t x = 0; x < begin; ++x) plane[x] = T(0);
+      for (std::int64_t x = inside ? w.end[2] : box.pitch; x < box.pitch; ++x) plane[x] = T(0);
     }
   }
 }
@@ -78,49 +90,99 @@ DCLS_HD void for_phases(const Side& side, const Function& function) {
   }
 }
 
+/// planes[c * stride + x] = tensor[x * step + c], a square of values at a time.
+template <typename Storage, typename T>
+void load_transposed(const Storage* tensor, std::int64_t step, std::int64_t points,
+                     std::int64_t channels, T* planes, std::int64_t stride) {
+  constexpr std::int64_t kSide = kLanes<T>;
+  std::int64_t c = 0;
+  for (; c + kSide <= channels; c += kSide) {
+    for (std::int64_t x = 0; x < points; x += kSide) {
+      if (x + kSide > points) {
+        if (points < kSide) break;
+        x = points - kSide;  // the last ones, some of them once more
+      }
+      Vector<T> rows[kSide];
+#pragma GCC unroll 16
+      for (std::int64_t i = 0; i < kSide; ++i) {
+        rows[i] = load_lanes(tensor + (x + i) * step + c);
+      }
+      transpose<T>(rows);
+#pragma GCC unroll 16
+      for (std::int64_t i = 0; i < kSide; ++i) {
+        store_vector(planes + (c + i) * stride + x, rows[i]);
+      }
+    }
+  }
+  const std::int64_t done = points < kSide ? 0 : c;
+  for (std::int64_t x = 0; x < points; ++x) {
+    for (std::int64_t k = done; k < channels; ++k) {
+      planes[k * stride + x] = numeric::load(tensor[x * step + k]);
+    }
+  }
+}
+
+/// tensor[x * step + c] = planes[c * stride + x].
+template <typename Storage, typename T>
+void store_transposed(const T* planes, std::int64_t stride, std::int64_t points,
+                      std::int64_t channels, Storage* tensor, std::int64_t step) {
+  constexpr std::int64_t kSide = kLanes<T>;
+  std::int64_t c = 0;
+  for (; c + kSide <= channels; c += kSide) {
+    for (std::int64_t x = 0; x < points; x += kSide) {
+      if (x + kSide > points) {
+        if (points < kSide) break;
+        x = points - kSide;
+      }
+      Vector<T> rows[kSide];
+#pragma GCC unroll 16
+      for (std::int64_t i = 0; i < kSide; ++i) rows[i] = load_vector(planes + (c + i) * stride + x);
+      transpose<T>(rows);
+#pragma GCC unroll 16
+      for (std::int64_t i = 0; i < kSide; ++i) {
+        store_lanes(tensor + (x + i) * step + c, rows[i]);
+      }
+    }
+  }
+  const std::int64_t done = points < kSide ? 0 : c;
+  for (std::int64_t x = 0; x < points; ++x) {
+    for (std::int64_t k = done; k < channels; ++k) {
+      numeric::store(tensor + x * step + k, planes[k * stride + x]);
+    }
+  }
+}
+
 /// Copies `channels` channels, the first at `tensor`, to scratch. The zeros around the points are
 /// written only from channel `ready` on: for the others an earlier copy of this box wrote them.
 template <typename Storage, typename T>
 void load_planes(const Side& side, const PlaneBox& box, const Storage* tensor,
                  std::int64_t channels, std::int64_t ready, T* planes) {
   const std::int64_t stride = side.phase_count() * box.plane;  // from channel to channel
-  const std::int64_t step = side.step[2] * side.phases[2];
   for_phases(side, [&](const auto& phase, std::int64_t index) {
+    const Window w = make_window(side, box, phase);
+    const std::int64_t points = w.end[2] - w.begin[2];
     T* const first = planes + index * box.plane;
-    const auto zero_from = [&](std::int64_t channel) {
-      return [=](std::int64_t begin, std::int64_t end) {
-        for (std::int64_t c = channel; c < channels; ++c) zero_row(first + c * stride, begin, end);
-      };
-    };
-    if (side.channel_step == 1 && channels > 1) {  // channels last: a cache line at a time
-      for_rows(
-          side, box, phase,
-          [&](std::int64_t to, std::int64_t from, std::int64_t points) {
-            const Storage* source = tensor + from;
-            for (std::int64_t x = 0; x < points; ++x, source += step) {
-              T* target = first + to + x;
-              for (std::int64_t c = 0; c < channels; ++c, target += stride) {
-                *target = numeric::load(source[c]);
-              }
-            }
-          },
-          zero_from(ready));
+    for (std::int64_t c = ready; c < channels; ++c) zero_surroundings(w, box, first + c * stride);
+    if (side.channel_step == 1 && channels > 1) {  // channels last
+      for_rows(w, box, [&](std::int64_t to, std::int64_t from) {
+        load_transposed(tensor + from, w.step[2], points, channels, first + to, stride);
+      });
       return;
     }
     for (std::int64_t c = 0; c < channels; ++c) {
       T* const to_plane = first + c * stride;
       const Storage* const source = tensor + c * side.channel_step;
-      for_rows(
-          side, box, phase,
-          [&](std::int64_t to, std::int64_t from, std::int64_t points) {
-            if (step == 1) return load_row(source + from, to_plane + to, points);
-            for (std::int64_t x = 0; x < points; ++x) {
-              to_plane[to + x] = numeric::load(source[from + x * step]);
-            }
-          },
-          [&](std::int64_t begin, std::int64_t end) {
-            if (c >= ready) zero_row(to_plane, begin, end);
-          });
+      if (w.step[2] == 1) {
+        for_rows(w, box, [&](std::int64_t to, std::int64_t from) {
+          load_row(source + from, to_plane + to, points);
+        });
+        continue;
+      }
+      for_rows(w, box, [&](std::int64_t to, std::int64_t from) {
+        for (std::int64_t x = 0; x < points; ++x) {
+          to_plane[to + x] = numeric::load(source[from + x * w.step[2]]);
+        }
+      });
     }
   });
 }
@@ -129,35 +191,28 @@ void load_planes(const Side& side, const PlaneBox& box, const Storage* tensor,
 template <typename Storage, typename T>
 void store_planes(const Side& side, const PlaneBox& box, const std::int64_t (&phase)[kMaxDims],
                   const T* planes, std::int64_t channels, Storage* tensor) {
-  const std::int64_t step = side.step[2] * side.phases[2];
-  const auto nothing = [](std::int64_t, std::int64_t) {};
+  const Window w = make_window(side, box, phase);
+  const std::int64_t points = w.end[2] - w.begin[2];
   if (side.channel_step == 1 && channels > 1) {
-    for_rows(
-        side, box, phase,
-        [&](std::int64_t from, std::int64_t to, std::int64_t points) {
-          Storage* target = tensor + to;
-          for (std::int64_t x = 0; x < points; ++x, target += step) {
-            const T* source = planes + from + x;
-            for (std::int64_t c = 0; c < channels; ++c, source += box.plane) {
-              numeric::store(target + c, *source);
-            }
-          }
-        },
-        nothing);
+    for_rows(w, box, [&](std::int64_t from, std::int64_t to) {
+      store_transposed(planes + from, box.plane, points, channels, tensor + to, w.step[2]);
+    });
     return;
   }
   for (std::int64_t c = 0; c < channels; ++c) {
     const T* const from_plane = planes + c * box.plane;
     Storage* const target = tensor + c * side.channel_step;
-    for_rows(
-        side, box, phase,
-        [&](std::int64_t from, std::int64_t to, std::int64_t points) {
-          if (step == 1) return store_row(from_plane + from, target + to, points);
-          for (std::int64_t x = 0; x < points; ++x) {
-            numeric::store(target + to + x * step, from_plane[from + x]);
-          }
-        },
-        nothing);
+    if (w.step[2] == 1) {
+      for_rows(w, box, [&](std::int64_t from, std::int64_t to) {
+        store_row(from_plane + from, target + to, points);
+      });
+      continue;
+    }
+    for_rows(w, box, [&](std::int64_t from, std::int64_t to) {
+      for (std::int64_t x = 0; x < points; ++x) {
+        numeric::store(target + to + x * w.step[2], from_plane[from + x]);
+      }
+    });
   }
 }
 

@@ -4,6 +4,8 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
+#include <utility>
 
 #include "common/numeric.hpp"
 #include "cpu/simd.hpp"
@@ -15,37 +17,121 @@
 namespace dcls::cpu {
 namespace DCLS_SIMD_NAMESPACE {
 
+using ShortLanes __attribute__((vector_size(DCLS_SIMD_BYTES / 2))) = std::uint16_t;
+using WordLanes __attribute__((vector_size(DCLS_SIMD_BYTES))) = std::uint32_t;
+
+/// A vector of values from memory, converted.
+template <typename Storage>
+DCLS_HD Vector<Compute<Storage>> load_lanes(const Storage* from) {
+  using T = Compute<Storage>;
+  if constexpr (std::is_same_v<Storage, T>) {
+    return load_vector(from);
+  } else if constexpr (std::is_same_v<Storage, BFloat16>) {
+    ShortLanes bits;
+    memcpy(&bits, from, sizeof(bits));
+    const WordLanes wide = __builtin_convertvector(bits, WordLanes) << 16;
+    Vector<T> v;
+    memcpy(&v, &wide, sizeof(v));
+    return v;
+  } else {
+#if defined(__AVX512F__)
+    __m256i bits;
+    memcpy(&bits, from, sizeof(bits));
+    // Masked: gcc 12 warns of the plain one's undefined pass-through.
+    const __m512 v = _mm512_maskz_cvtph_ps(0xffff, bits);
+#elif defined(__F16C__)
+    __m128i bits;
+    memcpy(&bits, from, sizeof(bits));
+    const __m256 v = _mm256_cvtph_ps(bits);
+#else
+    T v[kLanes<T>];
+    for (std::int64_t i = 0; i < kLanes<T>; ++i) v[i] = numeric::load(from[i]);
+#endif
+    Vector<T> result;
+    memcpy(&result, &v, sizeof(result));
+    return result;
+  }
+}
+
+template <typename Storage>
+DCLS_HD void store_lanes(Storage* to, Vector<Compute<Storage>> v) {
+  using T = Compute<Storage>;
+  if constexpr (std::is_same_v<Storage, T>) {
+    store_vector(to, v);
+  } else {
+#if defined(__AVX512F__)
+    if constexpr (std::is_same_v<Storage, Half>) {
+      __m512 wide;
+      memcpy(&wide, &v, sizeof(v));
+      const __m256i bits = _mm512_maskz_cvtps_ph(0xffff, wide, _MM_FROUND_TO_NEAREST_INT);
+      memcpy(to, &bits, sizeof(bits));
+      return;
+    }
+#elif defined(__F16C__)
+    if constexpr (std::is_same_v<Storage, Half>) {
+      __m256 wide;
+      memcpy(&wide, &v, sizeof(v));
+      const __m128i bits = _mm256_cvtps_ph(wide, _MM_FROUND_TO_NEAREST_INT);
+      memcpy(to, &bits, sizeof(bits));
+      return;
+    }
+#endif
+    T lanes[kLanes<T>];
+    store_vector(lanes, v);
+    for (std::int64_t i = 0; i < kLanes<T>; ++i) numeric::store(to + i, lanes[i]);
+  }
+}
+
+/// Calls block(i) for vectors that cover [0, count), the last of which may overlap the one before,
+/// or single(i) where there are fewer values than a vector has.
+template <typename T, typename Block, typename Single>
+DCLS_HD void for_vectors(std::int64_t count, const Block& block, const Single& single) {
+  std::int64_t i = 0;
+  for (; i + kLanes<T> <= count; i += kLanes<T>) block(i);
+  if (i == count) return;
+  if (count >= kLanes<T>) return block(count - kLanes<T>);
+  for (; i < count; ++i) single(i);
+}
+
 template <typename Storage, typename T>
 DCLS_HD void load_row(const Storage* from, T* to, std::int64_t count) {
-#pragma omp simd
-  for (std::int64_t i = 0; i < count; ++i) to[i] = numeric::load(from[i]);
+  for_vectors<T>(
+      count, [&](std::int64_t i) { store_vector(to + i, load_lanes(from + i)); },
+      [&](std::int64_t i) { to[i] = numeric::load(from[i]); });
 }
 template <typename Storage, typename T>
 DCLS_HD void store_row(const T* from, Storage* to, std::int64_t count) {
-#pragma omp simd
-  for (std::int64_t i = 0; i < count; ++i) numeric::store(to + i, from[i]);
+  for_vectors<T>(
+      count, [&](std::int64_t i) { store_lanes(to + i, load_vector(from + i)); },
+      [&](std::int64_t i) { numeric::store(to + i, from[i]); });
 }
 
-#if defined(__F16C__)
-// The compiler knows the conversions of float16 for single values only.
-DCLS_HD void load_row(const Half* from, float* to, std::int64_t count) {
-  std::int64_t i = 0;
-  for (; i + 8 <= count; i += 8) {
-    __m128i bits;
-    memcpy(&bits, from + i, sizeof(bits));
-    _mm256_storeu_ps(to + i, _mm256_cvtph_ps(bits));
-  }
-  for (; i < count; ++i) to[i] = numeric::load(from[i]);
+/// One step of a transposition: exchanges the upper half of each 2 * kStep lanes of `a` with the
+/// lower half of those of `b`.
+template <int kStep, typename V, int... kLane>
+DCLS_HD void exchange(V& a, V& b, std::integer_sequence<int, kLane...>) {
+  constexpr int kCount = sizeof...(kLane);
+  const V low =
+      __builtin_shufflevector(a, b, ((kLane & kStep) != 0 ? kCount + kLane - kStep : kLane)...);
+  b = __builtin_shufflevector(a, b, ((kLane & kStep) != 0 ? kCount + kLane : kLane + kStep)...);
+  a = low;
 }
-DCLS_HD void store_row(const float* from, Half* to, std::int64_t count) {
-  std::int64_t i = 0;
-  for (; i + 8 <= count; i += 8) {
-    const __m128i bits = _mm256_cvtps_ph(_mm256_loadu_ps(from + i), _MM_FROUND_TO_NEAREST_INT);
-    memcpy(to + i, &bits, sizeof(bits));
+
+template <int kStep, typename T>
+DCLS_HD void transpose_steps(Vector<T> (&rows)[kLanes<T>]) {
+  using Lanes = std::make_integer_sequence<int, static_cast<int>(kLanes<T>)>;
+#pragma GCC unroll 16
+  for (int i = 0; i < static_cast<int>(kLanes<T>); ++i) {
+    if ((i & kStep) == 0) exchange<kStep>(rows[i], rows[i + kStep], Lanes{});
   }
-  for (; i < count; ++i) numeric::store(to + i, from[i]);
+  if constexpr (kStep > 1) transpose_steps<kStep / 2, T>(rows);
 }
-#endif
+
+/// Transposes a square of values in registers.
+template <typename T>
+DCLS_HD void transpose(Vector<T> (&rows)[kLanes<T>]) {
+  transpose_steps<static_cast<int>(kLanes<T>) / 2, T>(rows);
+}
 
 }  // namespace DCLS_SIMD_NAMESPACE
 }  // namespace dcls::cpu
