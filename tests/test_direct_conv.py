@@ -294,3 +294,21 @@ def test_every_instruction_set(level: str) -> None:
         pytest.skip(f"this machine cannot run {level}")
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == level
+
+
+@pytest.mark.parametrize("factor", [1.0, 1 + 2**-7])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_every_half_value_is_converted_as_torch_does(
+    layout: torch.memory_format, dtype: torch.dtype, factor: float, device: str
+) -> None:
+    """All bit patterns in, and rounded products out: the products are exact in float32."""
+    bits = torch.arange(-(1 << 15), 1 << 15, dtype=torch.int32).to(torch.int16)
+    x = bits.view(dtype).reshape(1, 64, 32, 32).to(device).to(memory_format=layout)
+    kernel = torch.full((64, 1, 1, 1), factor, dtype=dtype, device=device)
+    got = direct_conv(x, kernel, groups=64)
+    expected = (x.float() * factor).to(dtype)
+    # Denormal float32 values, which only bfloat16 has, are flushed to zero.
+    tiny = x.float().abs() < 2**-125
+    same = (got == expected) | (got.isnan() & expected.isnan()) | (tiny & (got.abs() < 2**-125))
+    assert same.all()

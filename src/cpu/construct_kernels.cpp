@@ -12,6 +12,7 @@
 #include "common/interp.hpp"
 #include "common/numeric.hpp"
 #include "cpu/construct.hpp"
+#include "cpu/rows.hpp"
 #include "cpu/simd.hpp"
 
 namespace dcls::cpu::DCLS_SIMD_NAMESPACE {
@@ -188,7 +189,7 @@ void forward_rows(const ConstructArgs& args, Storage* kernel, std::int64_t begin
     Storage* out = kernel + row * w.lines * width;
     for (std::int64_t line = 0; line < w.lines; ++line, out += width) {
       const T* const from = w.row + line * w.pitch;
-      for (std::int64_t x = 0; x < width; ++x) numeric::store(out + x, from[x]);
+      store_row(from, out, width);
     }
   }
 }
@@ -288,7 +289,7 @@ void backward_rows(const ConstructArgs& args, const Storage* grad_kernel,
     const Storage* from = grad_kernel + row * w.lines * width;
     for (std::int64_t line = 0; line < w.lines; ++line, from += width) {
       T* const to = w.row + line * w.pitch;
-      for (std::int64_t x = 0; x < width; ++x) to[x] = numeric::load(from[x]);
+      load_row(from, to, width);
     }
     for (std::int64_t k = 0; k < args.elements; ++k) {
       const std::int64_t index = row * args.elements + k;

@@ -58,6 +58,15 @@ DCLS_HD void store_lanes(Storage* to, Vector<Compute<Storage>> v) {
   using T = Compute<Storage>;
   if constexpr (std::is_same_v<Storage, T>) {
     store_vector(to, v);
+  } else if constexpr (std::is_same_v<Storage, BFloat16>) {
+    WordLanes bits;
+    memcpy(&bits, &v, sizeof(bits));
+    // numeric::float_to_bfloat16_bits for all lanes: to nearest even, and NaN stays one.
+    const WordLanes rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    const WordLanes quiet = (bits >> 16) | 0x40u;
+    const ShortLanes narrow =
+        __builtin_convertvector((bits & 0x7fffffffu) > 0x7f800000u ? quiet : rounded, ShortLanes);
+    memcpy(to, &narrow, sizeof(narrow));
   } else {
 #if defined(__AVX512F__)
     if constexpr (std::is_same_v<Storage, Half>) {
