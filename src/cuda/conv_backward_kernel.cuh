@@ -40,7 +40,8 @@ DCLS_HD constexpr int power_of_two(int count) {
 /// One split of the sums: a block takes the cells of one stage and a range of tiles, and writes
 /// partial[split][kernel row][cell].
 template <typename Storage, bool kLine>
-__global__ void __launch_bounds__(kConvKernelThreads)
+__global__ void __launch_bounds__(kConvKernelThreads,
+                                  sizeof(Compute<Storage>) == 4 ? kConvKernelBlocks : 1)
     conv_kernel_partial(const ConvPlan plan, const Storage* source, const Storage* target,
                         const std::int32_t* counts, const Unit* units, const std::uint32_t* cells,
                         std::size_t tile_bytes, Compute<Storage>* partial) {
@@ -130,8 +131,10 @@ __global__ void __launch_bounds__(kConvKernelThreads)
                         shared[place] = offset >= 0 ? numeric::load(source_begin[offset]) : T(0);
                       });
       __syncthreads();
+      Unit next = count > 0 ? own_units[0] : Unit{};
       for (int u = 0; u < count; ++u) {  // the same in all lanes of a warp
-        const Unit unit = own_units[u];
+        const Unit unit = next;
+        if (u + 1 < count) next = own_units[u + 1];  // while this one computes
         dispatch_unit<kLine>(unit, [&](auto rows, auto columns) {
           constexpr int kCells = rows.value * columns.value;
           T product[power_of_two(kCells)] = {};

@@ -11,7 +11,7 @@ namespace dcls::cuda {
 /// Each block computes one tile of the target and writes it once, in a fixed order of additions.
 /// `lists` are those of conv_list_units; `bias` is null or has one value a channel.
 template <typename Storage, bool kLine>
-__global__ void __launch_bounds__(kConvThreads)
+__global__ void __launch_bounds__(kConvThreads, sizeof(Compute<Storage>) == 4 ? kConvBlocks : 1)
     conv_correlate(const ConvPlan plan, const Storage* source, const std::int32_t* counts,
                    const Unit* units, const Compute<Storage>* weights, const Storage* bias,
                    Storage* target) {
@@ -89,8 +89,10 @@ __global__ void __launch_bounds__(kConvThreads)
         const Unit* const own_units = units + list * plan.stage_cells;
         const T* const own_weights = weights + list * plan.stage_cells;
         const int count = counts[list];
+        Unit next = count > 0 ? own_units[0] : Unit{};
         for (int u = 0; u < count; ++u) {
-          const Unit unit = own_units[u];
+          const Unit unit = next;
+          if (u + 1 < count) next = own_units[u + 1];  // while this one computes
           const T* const w = own_weights + unit.first();
           dispatch_unit<kLine>(unit, [&](auto rows, auto columns) {
             T weight[columns.value][rows.value];

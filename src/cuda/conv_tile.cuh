@@ -66,7 +66,7 @@ __device__ __forceinline__ void for_tile(const Tile& tile, const std::int64_t* p
       exists = exists && tile.y.has(y);
       base += tile.y.offset(y);
     }
-#pragma unroll 4
+#pragma unroll 2
     for (int i = lane; i < length << slot_bits; i += kWarp) {
       const int point = i >> slot_bits;
       const int slot = i & (tile.slots - 1);

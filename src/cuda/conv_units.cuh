@@ -16,7 +16,7 @@ inline constexpr int kUnitColumns = 2;
 inline constexpr int kListThreads = 128;
 
 /// A block of neighbouring cells of a stage, and all of them count.
-struct Unit {
+struct alignas(8) Unit {
   std::int32_t offset;  ///< of its first cell in the source's tile
   std::uint32_t code;   ///< rows | columns << 4 | first << 8
 
