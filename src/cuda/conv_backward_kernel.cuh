@@ -40,8 +40,7 @@ DCLS_HD constexpr int power_of_two(int count) {
 /// One split of the sums: a block takes the cells of one stage and a range of tiles, and writes
 /// partial[split][kernel row][cell].
 template <typename Storage, bool kLine>
-__global__ void __launch_bounds__(kConvKernelThreads,
-                                  sizeof(Compute<Storage>) == 4 ? kConvKernelBlocks : 1)
+__global__ void __launch_bounds__(kConvKernelThreads, kConvKernelBlocks<Compute<Storage>>)
     conv_kernel_partial(const ConvPlan plan, const Storage* source, const Storage* target,
                         const std::int32_t* counts, const Unit* units, const std::uint32_t* cells,
                         std::size_t tile_bytes, Compute<Storage>* partial) {

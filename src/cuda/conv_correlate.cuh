@@ -11,7 +11,7 @@ namespace dcls::cuda {
 /// Each block computes one tile of the target and writes it once, in a fixed order of additions.
 /// `lists` are those of conv_list_units; `bias` is null or has one value a channel.
 template <typename Storage, bool kLine>
-__global__ void __launch_bounds__(kConvThreads, sizeof(Compute<Storage>) == 4 ? kConvBlocks : 1)
+__global__ void __launch_bounds__(kConvThreads, kConvBlocks<Compute<Storage>>)
     conv_correlate(const ConvPlan plan, const Storage* source, const std::int32_t* counts,
                    const Unit* units, const Compute<Storage>* weights, const Storage* bias,
                    Storage* target) {

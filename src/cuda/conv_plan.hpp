@@ -32,10 +32,12 @@ struct Patch {
 
 inline constexpr int kConvThreads = 256;
 inline constexpr int kConvKernelThreads = 160;
-/// Blocks of a multiprocessor that registers must leave room for, where sums are float32. What
-/// spills for it (80 and 96 registers) is outside of the loops that multiply.
-inline constexpr int kConvBlocks = 3;
-inline constexpr int kConvKernelBlocks = 4;
+/// Blocks of a multiprocessor that registers must leave room for. What float32 spills for it (80
+/// and 96 registers) is outside of the loops that multiply; float64 would spill inside.
+template <typename T>
+inline constexpr int kConvBlocks = sizeof(T) == 4 ? 3 : 1;
+template <typename T>
+inline constexpr int kConvKernelBlocks = sizeof(T) == 4 ? 4 : 1;
 inline constexpr int kWarp = 32;
 /// Every GPU gives a block this much shared memory without being asked.
 inline constexpr std::size_t kConvShared = 48 * 1024 - 2048;
