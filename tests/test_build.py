@@ -44,7 +44,12 @@ def test_there_is_code_for_every_listed_architecture():
         expected = [name.split("-")[0] for name in listed if not name.endswith(f"-{kind}")]
         assert sorted(found) == sorted(expected * CUDA_FILES)
     kernels = cuobjdump("--dump-elf-symbols", str(LIBRARY))
-    for name in ("construct_forward", "construct_backward", "conv_correlate", "conv_kernel_partial"):
+    for name in (
+        "construct_forward",
+        "construct_backward",
+        "conv_correlate",
+        "conv_kernel_partial",
+    ):
         assert name in kernels
 
 
