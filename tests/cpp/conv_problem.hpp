@@ -121,6 +121,25 @@ struct ConvProblem {
     return r;
   }
 
+  /// The problem in `Storage` by the CPU back end.
+  template <typename Storage>
+  ConvResults on_cpu(int num_threads = 2) const {
+    ConvArgs call = args;
+    call.dtype = DTypeOf<Storage>::value;
+    Execution where;
+    where.num_threads = num_threads;
+    const auto x = store<Storage>(input, args.in_channels),
+               g = store<Storage>(grad_output, args.out_channels), w = to_storage<Storage>(kernel),
+               b = to_storage<Storage>(bias);
+    std::vector<Storage> output(g.size()), grad_input(x.size()), grad_kernel(w.size());
+    direct_conv(call, x.data(), w.data(), b.data(), output.data(), nullptr, where);
+    direct_conv_backward_input(call, g.data(), w.data(), grad_input.data(), nullptr, where);
+    direct_conv_backward_kernel(call, g.data(), x.data(), support.data(), grad_kernel.data(),
+                                nullptr, where);
+    return {read(output, args.out_channels), read(grad_input, args.in_channels),
+            to_double(grad_kernel)};
+  }
+
  private:
   static std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
 
