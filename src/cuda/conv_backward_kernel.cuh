@@ -76,14 +76,15 @@ __global__ void __launch_bounds__(kConvKernelThreads, kConvKernelBlocks<Compute<
     const StageAxis x = stage_axis(plan.axis[2], false, at.class_x, at.chunk_x);
     const geometry::AxisCell z =
         geometry::axis_cell(at.z, plan.axis[0].stride, plan.axis[0].padding, plan.axis[0].dilation);
+    const bool valid = own.slot < block.channels;
+    const std::int64_t first_row = kernel_row(plan, block.channel, n);
     bool any = false;
     for (int slot = 0; slot < block.channels; ++slot) {
-      any = any || counts[kernel_row(plan, block.channel + slot, n) * plan.stages + stage] > 0;
+      any = any || counts[(first_row + slot * plan.row_slot) * plan.stages + stage] > 0;
     }
     if (!any) continue;
 
-    const bool valid = own.slot < block.channels;
-    const std::int64_t row = kernel_row(plan, block.channel + (valid ? own.slot : 0), n);
+    const std::int64_t row = first_row + (valid ? own.slot * plan.row_slot : 0);
     const std::int64_t list = row * plan.stages + stage;
     const Unit* const own_units = units + list * plan.stage_cells;
     const int count = valid ? counts[list] : 0;

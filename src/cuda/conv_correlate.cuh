@@ -8,6 +8,53 @@
 
 namespace dcls::cuda {
 
+/// Where a block works. One thread finds it out, with its many divisions, for all.
+struct BlockPlace : TargetBlock {
+  std::int64_t phase[3], length[3];  ///< of the target
+  std::int64_t row;                  ///< of the kernel, of the first channels
+  std::int64_t source_channel;       ///< the first one
+  bool empty;                        ///< behind the end of a phase
+
+  template <bool kLine>
+  __device__ __forceinline__ void find(const ConvPlan& plan, std::int64_t item) {
+    set_tile_origin<kLine>(plan, item % plan.tiles, *this);
+    item /= plan.tiles;
+    set_channels(plan, item / plan.phases, *this);
+    item %= plan.phases;
+    for (int d = 2; d >= 0; --d) {
+      const ConvAxis& axis = plan.axis[d];
+      const std::int64_t phases =
+          axis.target_step < axis.target_size ? axis.target_step : axis.target_size;
+      phase[d] = item % phases;
+      item /= phases;
+      length[d] = geometry::phase_length(axis.target_size, phase[d], axis.target_step);
+    }
+    row = kernel_row(plan, channel, 0);
+    // Depthwise, it is the target's; else all slots are of one group.
+    source_channel = channel / plan.target_per_group * plan.source_per_group;
+    // Tiles are those of the longest phase.
+    empty = y >= length[1] || x >= length[2] || plane >= plan.batch * length[0];
+  }
+};
+
+/// What a block reads in one stage; found by one thread.
+struct StageCells {
+  StageAxis y, x;
+  geometry::AxisCell z;
+  bool used;  ///< whether there is any cell, of the block's phase of the target
+
+  __device__ __forceinline__ void find(const ConvPlan& plan, std::int64_t stage,
+                                       const BlockPlace& block) {
+    const StageIndex at = stage_index(plan, stage);
+    y = stage_axis(plan.axis[1], plan.mirrored, at.class_y, at.chunk_y);
+    x = stage_axis(plan.axis[2], plan.mirrored, at.class_x, at.chunk_x);
+    z = geometry::axis_cell(at.z, plan.axis[0].stride, plan.axis[0].padding, plan.axis[0].dilation);
+    used = y.count > 0 && x.count > 0 &&
+           (!plan.mirrored || (z.phase == block.phase[0] && y.target_phase == block.phase[1] &&
+                               x.target_phase == block.phase[2]));
+  }
+};
+
 /// Each block computes one tile of the target and writes it once, in a fixed order of additions.
 /// `lists` are those of conv_list_units; `bias` is null or has one value a channel.
 template <typename Storage, bool kLine>
@@ -18,6 +65,8 @@ __global__ void __launch_bounds__(kConvThreads, kConvBlocks<Compute<Storage>>)
   using T = Compute<Storage>;
   using P = Patch<kLine>;
   __shared__ std::int64_t places[kMostPlanes];
+  __shared__ BlockPlace block;
+  __shared__ StageCells cells;
   T* const shared = dynamic_shared<T>();
   const PatchPlace own(plan);
   const T* const from = shared + (plan.source_slots > 1 ? own.slot * plan.source_slot : 0) +
@@ -25,67 +74,42 @@ __global__ void __launch_bounds__(kConvThreads, kConvBlocks<Compute<Storage>>)
   const std::int64_t items = plan.channel_blocks * plan.phases * plan.tiles;
 
   for (std::int64_t item = blockIdx.x; item < items; item += gridDim.x) {
-    TargetBlock block;
-    set_tile_origin<kLine>(plan, item % plan.tiles, block);
-    std::int64_t rest = item / plan.tiles;
-    set_channels(plan, rest / plan.phases, block);
-    rest %= plan.phases;
-    std::int64_t phase[3];
-    std::int64_t length[3];
-#pragma unroll
-    for (int d = 2; d >= 0; --d) {
-      const ConvAxis& axis = plan.axis[d];
-      const std::int64_t phases =
-          axis.target_step < axis.target_size ? axis.target_step : axis.target_size;
-      phase[d] = rest % phases;
-      rest /= phases;
-      length[d] = geometry::phase_length(axis.target_size, phase[d], axis.target_step);
-    }
-    // Tiles are those of the longest phase.
-    if (block.y >= length[1] || block.x >= length[2] || block.plane >= plan.batch * length[0]) {
+    if (threadIdx.x == 0) block.find<kLine>(plan, item);
+    __syncthreads();
+    if (block.empty) {
+      __syncthreads();  // before the next item's place
       continue;
     }
-
+    const bool active = own.active && own.slot < block.channels;
     T sum[P::kRows][P::kColumns];
 #pragma unroll
     for (int r = 0; r < P::kRows; ++r) {
 #pragma unroll
       for (int c = 0; c < P::kColumns; ++c) sum[r][c] = T(0);
     }
-    const bool active = own.active && own.slot < block.channels;
     for (std::int64_t stage = 0; stage < plan.stages; ++stage) {
-      const StageIndex at = stage_index(plan, stage);
-      const StageAxis y = stage_axis(plan.axis[1], plan.mirrored, at.class_y, at.chunk_y);
-      const StageAxis x = stage_axis(plan.axis[2], plan.mirrored, at.class_x, at.chunk_x);
-      if (y.count == 0 || x.count == 0) continue;
-      const geometry::AxisCell z = geometry::axis_cell(at.z, plan.axis[0].stride,
-                                                       plan.axis[0].padding, plan.axis[0].dilation);
-      if (plan.mirrored &&
-          (z.phase != phase[0] || y.target_phase != phase[1] || x.target_phase != phase[2])) {
-        continue;
-      }
       __syncthreads();  // the tile and the places of the last stage have been read
-      place_source(plan, block.plane, length[0], z, places);
+      if (threadIdx.x == 0) cells.find(plan, stage, block);
       __syncthreads();
-      const Tile tile = source_tile(plan, block, y, x);
+      if (!cells.used) continue;
+      place_source(plan, block.plane, block.length[0], cells.z, places);
+      const Tile tile = source_tile(plan, block, cells.y, cells.x);
       for (std::int64_t n = 0; n < plan.source_per_group; ++n) {
+        const std::int64_t first_list = (block.row + n * plan.row_source) * plan.stages + stage;
+        const std::int64_t list_step = plan.row_slot * plan.stages;
         bool any = false;
         for (int slot = 0; slot < block.channels; ++slot) {
-          any = any || counts[kernel_row(plan, block.channel + slot, n) * plan.stages + stage] > 0;
+          any = any || counts[first_list + slot * list_step] > 0;
         }
         if (!any) continue;
-        // Depthwise, the source's channel is the target's; else all slots are of one group.
-        const std::int64_t channel =
-            block.channel / plan.target_per_group * plan.source_per_group + n;
-        const Storage* const begin = source + channel * plan.source.channel;
+        const Storage* const begin = source + (block.source_channel + n) * plan.source.channel;
         __syncthreads();  // the last tile has been read
         for_tile<kLine>(tile, places, [&](int place, std::int64_t offset, int) {
           shared[place] = offset >= 0 ? numeric::load(begin[offset]) : T(0);
         });
         __syncthreads();
         if (!active) continue;
-        const std::int64_t list =
-            kernel_row(plan, block.channel + own.slot, n) * plan.stages + stage;
+        const std::int64_t list = first_list + own.slot * list_step;
         const Unit* const own_units = units + list * plan.stage_cells;
         const T* const own_weights = weights + list * plan.stage_cells;
         const int count = counts[list];
@@ -112,7 +136,7 @@ __global__ void __launch_bounds__(kConvThreads, kConvBlocks<Compute<Storage>>)
 
     // Through shared memory, so that lanes write along the tensor's innermost axis.
     __syncthreads();
-    place_target(plan, block.plane, length[0], phase[0], places);
+    place_target(plan, block.plane, block.length[0], block.phase[0], places);
     if (active) {
       const int pitch = plan.patches * P::kColumns;
       T* const to =
@@ -125,7 +149,7 @@ __global__ void __launch_bounds__(kConvThreads, kConvBlocks<Compute<Storage>>)
     }
     __syncthreads();
     Storage* const begin = target + block.channel * plan.target.channel;
-    for_tile<kLine>(target_tile<kLine>(plan, block, length, phase), places,
+    for_tile<kLine>(target_tile<kLine>(plan, block, block.length, block.phase), places,
                     [&](int place, std::int64_t offset, int slot) {
                       if (offset < 0) return;
                       const T own_bias =

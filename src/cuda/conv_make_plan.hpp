@@ -195,6 +195,8 @@ inline ConvPlan make_conv_plan(const ConvArgs& args, ConvPass pass) {
   plan.target_per_group = plan.mirrored ? in_group : out_group;
   plan.target_channels = plan.mirrored ? args.in_channels : args.out_channels;
   plan.kernel_rows = args.out_channels * in_group;
+  plan.row_slot = plan.mirrored ? 1 : in_group;
+  plan.row_source = plan.mirrored ? in_group : 1;
 
   const bool depthwise = in_group == 1 && out_group == 1;
   plan.block_group = depthwise ? plan.target_channels : plan.target_per_group;

@@ -81,7 +81,9 @@ struct ConvPlan {
   std::int64_t batch;
   std::int64_t target_channels, source_per_group, target_per_group;
   std::int64_t kernel_rows, cells;  ///< cells of a row
-  bool mirrored;                    ///< the gradient of the input
+  std::int64_t row_slot,
+      row_source;  ///< rows from one target channel, or source channel, to the next
+  bool mirrored;   ///< the gradient of the input
   bool channels_last;
   // What a block computes: `slots` target channels of `planes` planes (batch times z) of
   // strips * patches patches.
