@@ -37,6 +37,36 @@ DCLS_HD constexpr int power_of_two(int count) {
   return count <= 1 ? 1 : count <= 2 ? 2 : count <= 4 ? 4 : 8;
 }
 
+/// Where a block works; found by one thread, as in conv_correlate.
+struct KernelBlock : TargetBlock {
+  std::int64_t phase[3], length[3];  ///< of the target, which has one phase only
+  std::int64_t row;                  ///< of the kernel, of the first channels
+  std::int64_t source_channel;
+  std::int64_t stage, split;
+  std::int64_t tile, end;  ///< the range of its split
+  std::int64_t slab;       ///< of the kernel, of its stage
+
+  __device__ __forceinline__ void find(const ConvPlan& plan, std::int64_t item) {
+    split = item % plan.splits;
+    item /= plan.splits;
+    stage = item % plan.stages;
+    item /= plan.stages;
+    const std::int64_t n = item % plan.source_per_group;
+    set_channels(plan, item / plan.source_per_group, *this);
+    row = kernel_row(plan, channel, n);
+    source_channel = channel / plan.target_per_group * plan.source_per_group + n;
+    for (int d = 0; d < 3; ++d) {
+      phase[d] = 0;
+      length[d] = plan.axis[d].target_size;
+    }
+    const std::int64_t share = plan.tiles / plan.splits;
+    const std::int64_t longer = plan.tiles % plan.splits;  // as many splits have one more
+    tile = share * split + (split < longer ? split : longer);
+    end = tile + share + (split < longer ? 1 : 0);
+    slab = stage_index(plan, stage).z * plan.axis[1].kernel_size * plan.axis[2].kernel_size;
+  }
+};
+
 /// One split of the sums: a block takes the cells of one stage and a range of tiles, and writes
 /// partial[split][kernel row][cell].
 template <typename Storage, bool kLine>
@@ -47,6 +77,8 @@ __global__ void __launch_bounds__(kConvKernelThreads, kConvKernelBlocks<Compute<
   using T = Compute<Storage>;
   using P = Patch<kLine>;
   __shared__ std::int64_t places[kMostPlanes];
+  __shared__ KernelBlock block;
+  __shared__ StageCells place;
   T* const shared = dynamic_shared<T>();
   const PatchPlace own(plan);
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
@@ -55,37 +87,27 @@ __global__ void __launch_bounds__(kConvKernelThreads, kConvKernelBlocks<Compute<
   T* const own_sums = sums + static_cast<int>(threadIdx.x) / kWarp * stage_cells;
   const T* const from = shared + (plan.source_slots > 1 ? own.slot * plan.source_slot : 0) +
                         own.origin<kLine>(plan.tile_rows, plan.pitch);
-  const std::int64_t width = plan.axis[2].kernel_size;
-  const std::int64_t slab = plan.axis[1].kernel_size * width;
-  const std::int64_t length[3] = {plan.axis[0].target_size, plan.axis[1].target_size,
-                                  plan.axis[2].target_size};
-  const std::int64_t no_phase[3] = {0, 0, 0};
   const std::int64_t items =
       plan.channel_blocks * plan.source_per_group * plan.stages * plan.splits;
 
   for (std::int64_t item = blockIdx.x; item < items; item += gridDim.x) {
-    const std::int64_t split = item % plan.splits;
-    std::int64_t rest = item / plan.splits;
-    const std::int64_t stage = rest % plan.stages;
-    rest /= plan.stages;
-    const std::int64_t n = rest % plan.source_per_group;
-    TargetBlock block;
-    set_channels(plan, rest / plan.source_per_group, block);
-    const StageIndex at = stage_index(plan, stage);
-    const StageAxis y = stage_axis(plan.axis[1], false, at.class_y, at.chunk_y);
-    const StageAxis x = stage_axis(plan.axis[2], false, at.class_x, at.chunk_x);
-    const geometry::AxisCell z =
-        geometry::axis_cell(at.z, plan.axis[0].stride, plan.axis[0].padding, plan.axis[0].dilation);
-    const bool valid = own.slot < block.channels;
-    const std::int64_t first_row = kernel_row(plan, block.channel, n);
+    if (threadIdx.x == 0) {
+      block.find(plan, item);
+      place.find(plan, block.stage, block.phase);
+    }
+    __syncthreads();
+    const std::int64_t first_list = block.row * plan.stages + block.stage;
+    const std::int64_t list_step = plan.row_slot * plan.stages;
     bool any = false;
     for (int slot = 0; slot < block.channels; ++slot) {
-      any = any || counts[(first_row + slot * plan.row_slot) * plan.stages + stage] > 0;
+      any = any || counts[first_list + slot * list_step] > 0;
     }
-    if (!any) continue;
-
-    const std::int64_t row = first_row + (valid ? own.slot * plan.row_slot : 0);
-    const std::int64_t list = row * plan.stages + stage;
+    if (!any) {
+      __syncthreads();  // before the next item's place
+      continue;
+    }
+    const bool valid = own.slot < block.channels;
+    const std::int64_t list = first_list + (valid ? own.slot * list_step : 0);
     const Unit* const own_units = units + list * plan.stage_cells;
     const int count = valid ? counts[list] : 0;
     const int cell_count = count == 0
@@ -94,22 +116,17 @@ __global__ void __launch_bounds__(kConvKernelThreads, kConvKernelBlocks<Compute<
                                      own_units[count - 1].rows() * own_units[count - 1].columns();
     for (int i = lane; i < cell_count; i += kWarp) own_sums[i] = T(0);
 
-    const std::int64_t channel = block.channel / plan.target_per_group * plan.source_per_group + n;
-    const Storage* const source_begin = source + channel * plan.source.channel;
+    const Storage* const source_begin = source + block.source_channel * plan.source.channel;
     const Storage* const target_begin = target + block.channel * plan.target.channel;
-    const std::int64_t tiles = plan.tiles;
-    const std::int64_t end = tiles / plan.splits * (split + 1) +
-                             (split + 1 < tiles % plan.splits ? split + 1 : tiles % plan.splits);
-    std::int64_t tile =
-        tiles / plan.splits * split + (split < tiles % plan.splits ? split : tiles % plan.splits);
-    for (; tile < end; ++tile) {
-      set_tile_origin<kLine>(plan, tile, block);
+    for (std::int64_t tile = block.tile; tile < block.end; ++tile) {
       __syncthreads();  // the last tile has been read
-      place_target(plan, block.plane, length[0], 0, places);
+      if (threadIdx.x == 0) set_tile_origin<kLine>(plan, tile, block);
       __syncthreads();
-      for_tile<kLine>(target_tile<kLine>(plan, block, length, no_phase), places,
-                      [&](int place, std::int64_t offset, int) {
-                        shared[place] = offset >= 0 ? numeric::load(target_begin[offset]) : T(0);
+      place_target(plan, block.plane, block.length[0], 0, places);
+      __syncthreads();
+      for_tile<kLine>(target_tile<kLine>(plan, block, block.length, block.phase), places,
+                      [&](int at, std::int64_t offset, int) {
+                        shared[at] = offset >= 0 ? numeric::load(target_begin[offset]) : T(0);
                       });
       __syncthreads();
       T gradient[P::kRows][P::kColumns];
@@ -124,11 +141,11 @@ __global__ void __launch_bounds__(kConvKernelThreads, kConvKernelBlocks<Compute<
         }
       }
       __syncthreads();
-      place_source(plan, block.plane, length[0], z, places);
+      place_source(plan, block.plane, block.length[0], place.z, places);
       __syncthreads();
-      for_tile<kLine>(source_tile(plan, block, y, x), places,
-                      [&](int place, std::int64_t offset, int) {
-                        shared[place] = offset >= 0 ? numeric::load(source_begin[offset]) : T(0);
+      for_tile<kLine>(source_tile(plan, block, place.y, place.x), places,
+                      [&](int at, std::int64_t offset, int) {
+                        shared[at] = offset >= 0 ? numeric::load(source_begin[offset]) : T(0);
                       });
       __syncthreads();
       Unit next = count > 0 ? own_units[0] : Unit{};
@@ -154,15 +171,18 @@ __global__ void __launch_bounds__(kConvKernelThreads, kConvKernelBlocks<Compute<
 
     __syncthreads();  // the sums of all warps are there
     const int slot_warps = plan.slot_threads / kWarp;
-    T* const to = partial + (split * plan.kernel_rows + row) * plan.cells + at.z * slab;
+    const std::int64_t row = block.row + (valid ? own.slot * plan.row_slot : 0);
+    T* const to = partial + (block.split * plan.kernel_rows + row) * plan.cells + block.slab;
     const std::uint32_t* const own_cells = cells + list * plan.stage_cells;
     for (int i = own.index; i < cell_count; i += plan.slot_threads) {
       T sum = T(0);
       for (int w = 0; w < slot_warps; ++w)
         sum += sums[(own.slot * slot_warps + w) * stage_cells + i];
       const std::uint32_t cell = own_cells[i];
-      to[(y.first + static_cast<std::int64_t>(cell >> 16) * y.step) * width + x.first +
-         static_cast<std::int64_t>(cell & 0xffffu) * x.step] = sum;
+      const std::int64_t y = place.y.first + static_cast<std::int64_t>(cell >> 16) * place.y.step;
+      const std::int64_t x =
+          place.x.first + static_cast<std::int64_t>(cell & 0xffffu) * place.x.step;
+      to[y * plan.axis[2].kernel_size + x] = sum;
     }
     __syncthreads();  // before the next item's sums
   }

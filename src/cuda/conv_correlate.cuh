@@ -37,24 +37,6 @@ struct BlockPlace : TargetBlock {
   }
 };
 
-/// What a block reads in one stage; found by one thread.
-struct StageCells {
-  StageAxis y, x;
-  geometry::AxisCell z;
-  bool used;  ///< whether there is any cell, of the block's phase of the target
-
-  __device__ __forceinline__ void find(const ConvPlan& plan, std::int64_t stage,
-                                       const BlockPlace& block) {
-    const StageIndex at = stage_index(plan, stage);
-    y = stage_axis(plan.axis[1], plan.mirrored, at.class_y, at.chunk_y);
-    x = stage_axis(plan.axis[2], plan.mirrored, at.class_x, at.chunk_x);
-    z = geometry::axis_cell(at.z, plan.axis[0].stride, plan.axis[0].padding, plan.axis[0].dilation);
-    used = y.count > 0 && x.count > 0 &&
-           (!plan.mirrored || (z.phase == block.phase[0] && y.target_phase == block.phase[1] &&
-                               x.target_phase == block.phase[2]));
-  }
-};
-
 /// Each block computes one tile of the target and writes it once, in a fixed order of additions.
 /// `lists` are those of conv_list_units; `bias` is null or has one value a channel.
 template <typename Storage, bool kLine>
@@ -89,7 +71,7 @@ __global__ void __launch_bounds__(kConvThreads, kConvBlocks<Compute<Storage>>)
     }
     for (std::int64_t stage = 0; stage < plan.stages; ++stage) {
       __syncthreads();  // the tile and the places of the last stage have been read
-      if (threadIdx.x == 0) cells.find(plan, stage, block);
+      if (threadIdx.x == 0) cells.find(plan, stage, block.phase);
       __syncthreads();
       if (!cells.used) continue;
       place_source(plan, block.plane, block.length[0], cells.z, places);

@@ -32,8 +32,8 @@ struct Patch {
 
 inline constexpr int kConvThreads = 256;
 inline constexpr int kConvKernelThreads = 160;
-/// Blocks of a multiprocessor that registers must leave room for. What float32 spills for it (80
-/// and 96 registers) is outside of the loops that multiply; float64 would spill inside.
+/// Blocks of a multiprocessor that registers must leave room for: 80 and 96 registers, which is
+/// enough for float32.
 template <typename T>
 inline constexpr int kConvBlocks = sizeof(T) == 4 ? 3 : 1;
 template <typename T>

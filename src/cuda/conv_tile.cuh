@@ -102,6 +102,25 @@ __device__ __forceinline__ void set_tile_origin(const ConvPlan& plan, std::int64
   block.plane = tile / plan.tiles_y * plan.planes;
 }
 
+/// What a block reads in one stage; found by one thread.
+struct StageCells {
+  StageAxis y, x;
+  geometry::AxisCell z;
+  bool used;  ///< whether there is any cell, of the phase of the target
+
+  __device__ __forceinline__ void find(const ConvPlan& plan, std::int64_t stage,
+                                       const std::int64_t (&phase)[3]) {
+    const StageIndex at = stage_index(plan, stage);
+    y = stage_axis(plan.axis[1], plan.mirrored, at.class_y, at.chunk_y);
+    x = stage_axis(plan.axis[2], plan.mirrored, at.class_x, at.chunk_x);
+    const ConvAxis& axis = plan.axis[0];
+    z = geometry::axis_cell(at.z, axis.stride, axis.padding, axis.dilation);
+    used = y.count > 0 && x.count > 0 &&
+           (!plan.mirrored ||
+            (z.phase == phase[0] && y.target_phase == phase[1] && x.target_phase == phase[2]));
+  }
+};
+
 /// This thread's place in its block.
 struct PatchPlace {
   int slot;
