@@ -113,7 +113,7 @@ void cut_into_tiles(ConvPlan& plan, const ConvArgs& args, ConvPass pass) {
   const std::int64_t across = divide_up(length(plan.axis[2]), Patch<kLine>::kColumns);
   const std::int64_t down = divide_up(length(plan.axis[1]), Patch<kLine>::kRows);
   plan.planes = 1;
-  plan.patches = std::max(1, even_part(across, plan.slots > 1 ? 8 : 32));
+  plan.patches = std::max(1, even_part(across, plan.slots > 1 ? 16 : 32));
   plan.strips = std::max(1, even_part(down, most / plan.patches));
   const auto fits = [&] {
     set_tile<kLine>(plan);
@@ -209,10 +209,18 @@ inline ConvPlan make_conv_plan(const ConvArgs& args, ConvPass pass) {
   most_slots = std::min<std::int64_t>(most_slots, pass == ConvPass::kBackwardKernel ? 4 : 8);
   plan.slots = 1;
   while (plan.slots * 2 <= std::min(most_slots, plan.block_group)) plan.slots *= 2;
-  if (line) {
-    detail::cut_into_tiles<true>(plan, args, pass);
-  } else {
-    detail::cut_into_tiles<false>(plan, args, pass);
+  for (;;) {
+    if (line) {
+      detail::cut_into_tiles<true>(plan, args, pass);
+    } else {
+      detail::cut_into_tiles<false>(plan, args, pass);
+    }
+    // Slots with tiles of their own may leave no room for planes enough to keep a warp busy: idle
+    // lanes cost more than the other half of a sector, which another block reads.
+    const int busy = plan.planes * plan.strips * plan.patches;
+    const bool more = plan.tiles > plan.tiles_y * plan.tiles_x;
+    if (plan.slots <= 2 || plan.source_slots == 1 || !more || busy * 4 >= kWarp * 3) break;
+    plan.slots /= 2;
   }
   plan.group_blocks = divide_up(plan.block_group, plan.slots);
   plan.channel_blocks =

@@ -46,7 +46,7 @@ inline constexpr std::size_t kSumsShared = 16 * 1024;
 /// Planes of a block; their places are in static shared memory.
 inline constexpr int kMostPlanes = 64;
 /// Blocks that the gradient of the kernel is cut into, if the batch allows.
-inline constexpr std::int64_t kKernelBlocks = 4096;
+inline constexpr std::int64_t kKernelBlocks = 2048;
 
 /// Addresses of a tensor, in elements.
 struct ConvTensor {

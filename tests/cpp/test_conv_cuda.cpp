@@ -313,6 +313,29 @@ TEST(plans_fit) {
   }
 }
 
+TEST(lanes_of_common_layers_are_busy) {
+  for (const Layout layout : {Layout::kChannelsFirst, Layout::kChannelsLast}) {
+    for (const std::int64_t size : {56, 28, 14, 7}) {
+      for (const std::int64_t kernel : {7, 17, 23}) {
+        for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+          const std::int64_t channels = 96 * 56 / size, pad = kernel / 2;
+          ConvArgs args = conv_args(128, channels, channels, channels, {size, size},
+                                    {kernel, kernel}, {pad, pad}, {}, {}, layout);
+          args.dtype = dtype;
+          for (const ConvPass pass :
+               {ConvPass::kForward, ConvPass::kBackwardInput, ConvPass::kBackwardKernel}) {
+            const cuda::ConvPlan plan = cuda::make_conv_plan(args, pass);
+            const check::Case here(ConvProblem(conv_args(1, 1, 1, 1, {size}, {kernel})).name(),
+                                   ", channels ", channels, ", pass ", static_cast<int>(pass));
+            CHECK(plan.planes * plan.strips * plan.patches * 8 >= plan.slot_threads * 5);
+            CHECK(plan.channel_blocks * plan.tiles >= 1000);
+          }
+        }
+      }
+    }
+  }
+}
+
 TEST(past_2_to_the_31_values) {
   // 3 * 2^30 values; only the blocks of the last plane are run.
   ConvArgs args = conv_args(3, 1, 1, 1, {1 << 15, 1 << 15}, {3, 3}, {1, 1});
