@@ -23,11 +23,12 @@ from collections.abc import Callable, Iterator
 os.environ["PYTORCH_NO_CUDA_MEMORY_CACHING"] = "1"
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from DCLS import reference
 from DCLS._spec import SIGMA_VERSIONS, VERSIONS
-from DCLS.functional import construct_kernel
+from DCLS.functional import construct_kernel, direct_conv
 
 #: Largest norm-wise error against the reference.
 TOLERANCES = {
@@ -123,11 +124,69 @@ def run_support(device: str) -> Iterator[tuple[str, float]]:
         yield f"support {'x'.join(map(str, size))} {version} {dtype}", 2.0 * bool(wrong.any())
 
 
+#: Channels, groups and input size, then kernel size, stride, padding and dilation of each axis.
+#: Lines and planes, phases and dilations, one tile and several, depthwise, grouped and dense.
+CONV_PROBLEMS = (
+    ((3, 3, 3), (40,), (9,), (1,), (4,), (1,)),
+    ((4, 6, 2), (700,), (25,), (2,), (12,), (1,)),
+    ((10, 10, 10), (15, 16), (7, 5), (1, 1), (3, 2), (1, 1)),
+    ((2, 2, 2), (61, 130), (9, 11), (1, 1), (4, 5), (1, 1)),
+    ((6, 4, 2), (9, 8), (3, 4), (2, 3), (1, 2), (1, 2)),
+    ((2, 4, 1), (5, 6, 7), (3, 3, 2), (1, 2, 1), (1, 1, 1), (2, 1, 1)),
+)
+
+
+def run_direct_conv(device: str) -> Iterator[tuple[str, float]]:
+    """Output and gradients of the direct convolution, in both layouts."""
+    generator = torch.Generator().manual_seed(0)
+    convolutions = (F.conv1d, F.conv2d, F.conv3d)
+    formats = (None, torch.channels_last, torch.channels_last_3d)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    for problem, (dtype, tolerance), last in itertools.product(
+        CONV_PROBLEMS, TOLERANCES.items(), (False, True)
+    ):
+        (channels, out_channels, groups), size, kernel_size, stride, padding, dilation = problem
+        memory_format = formats[len(size) - 1] if last else torch.contiguous_format
+        if memory_format is None:
+            continue
+        kernel = normal(out_channels, channels // groups, *kernel_size)
+        support = torch.rand(kernel.shape, generator=generator) < 0.4
+        x, kernel, bias = (
+            tensor.to(dtype)
+            for tensor in (normal(2, channels, *size), kernel * support, normal(out_channels))
+        )
+        geometry = (stride, padding, dilation, groups)
+        exact = [tensor.double().requires_grad_() for tensor in (x, kernel, bias)]
+        output = convolutions[len(size) - 1](*exact, *geometry)
+        cotangent = normal(*output.shape).to(dtype)
+        grads = list(torch.autograd.grad(output, exact, cotangent.double()))
+        grads[1] = grads[1] * support
+        inputs = [
+            x.to(device).contiguous(memory_format=memory_format).requires_grad_(),
+            kernel.to(device).requires_grad_(),
+            bias.to(device).requires_grad_(),
+        ]
+        got = direct_conv(*inputs, *geometry, support=support.to(device))
+        back = cotangent.to(device).contiguous(memory_format=memory_format)
+        results = [got, *torch.autograd.grad(got, inputs, back)]
+        errors = [
+            relative_error(a.detach().cpu(), b.detach())
+            for a, b in zip(results, (output, *grads), strict=True)
+        ]
+        shape = "x".join(map(str, size))
+        yield f"direct_conv {shape} {memory_format} {dtype}", max(errors) / tolerance
+
+
 #: What runs an operator of ``torch.ops.dcls``.
 OPERATORS: dict[str, Callable[[str], Iterator[tuple[str, float]]]] = {
     "construct_kernel": run_construct,
     "construct_kernel_backward": run_construct,
     "construct_support": run_support,
+    "direct_conv": run_direct_conv,
+    "direct_conv_backward": run_direct_conv,
 }
 
 

@@ -16,7 +16,8 @@ from DCLS import _C
 
 EXTENSION = Path(_C.__file__)
 LIBRARY = EXTENSION.parent / "lib" / "libdcls.so"
-DIMENSIONS = 3  # one .cu file, hence one piece of code for each architecture, a dimension
+# Each .cu file is one piece of code for each architecture.
+CUDA_FILES = len(list((Path(__file__).parents[1] / "src" / "cuda").glob("*.cu")))
 
 
 def cuobjdump(*arguments: str) -> str:
@@ -41,9 +42,14 @@ def test_there_is_code_for_every_listed_architecture():
     ptx = re.findall(r"\.sm_(\d+)\.ptx", cuobjdump("--list-ptx", str(LIBRARY)))
     for found, kind in ((cubins, "virtual"), (ptx, "real")):
         expected = [name.split("-")[0] for name in listed if not name.endswith(f"-{kind}")]
-        assert sorted(found) == sorted(expected * DIMENSIONS)
+        assert sorted(found) == sorted(expected * CUDA_FILES)
     kernels = cuobjdump("--dump-elf-symbols", str(LIBRARY))
-    for name in ("construct_forward", "construct_backward"):
+    for name in (
+        "construct_forward",
+        "construct_backward",
+        "conv_correlate",
+        "conv_kernel_partial",
+    ):
         assert name in kernels
 
 

@@ -8,6 +8,8 @@
 
 #include "common/dispatch.hpp"
 #include "cuda/construct_launch.hpp"
+#include "cuda/conv_launch.hpp"
+#include "cuda/conv_make_plan.hpp"
 
 namespace dcls::cuda {
 namespace {
@@ -79,6 +81,30 @@ void construct_backward(const ConstructArgs& args, const void* grad_kernel,
 void construct_support(const ConstructArgs& args, std::uint8_t* support, const Execution& where) {
   dispatch_ndim(args.ndim,
                 [&](auto ndim) { launch_construct_support<ndim()>(args, support, where); });
+}
+
+std::size_t direct_conv_workspace(const ConvArgs& args, ConvPass pass, const Execution&) {
+  return conv_workspace(make_conv_plan(args, pass), pass, args.dtype).total();
+}
+
+void direct_conv(const ConvArgs& args, const void* input, const void* kernel, const void* bias,
+                 void* output, void* workspace, const Execution& where) {
+  const auto launch = args.ndim == 1 ? launch_conv_correlate<true> : launch_conv_correlate<false>;
+  launch(args, ConvPass::kForward, input, kernel, bias, output, workspace, where);
+}
+
+void direct_conv_backward_input(const ConvArgs& args, const void* grad_output, const void* kernel,
+                                void* grad_input, void* workspace, const Execution& where) {
+  const auto launch = args.ndim == 1 ? launch_conv_correlate<true> : launch_conv_correlate<false>;
+  launch(args, ConvPass::kBackwardInput, grad_output, kernel, nullptr, grad_input, workspace,
+         where);
+}
+
+void direct_conv_backward_kernel(const ConvArgs& args, const void* grad_output, const void* input,
+                                 const std::uint8_t* support, void* grad_kernel, void* workspace,
+                                 const Execution& where) {
+  const auto launch = args.ndim == 1 ? launch_conv_kernel<true> : launch_conv_kernel<false>;
+  launch(args, grad_output, input, support, grad_kernel, workspace, where);
 }
 
 }  // namespace dcls::cuda

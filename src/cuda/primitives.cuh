@@ -37,4 +37,15 @@ __device__ __forceinline__ T group_sum(T value) {
   return value;
 }
 
+#if defined(DCLS_CUDA_ON_HOST)
+__device__ __forceinline__ int count_bits(unsigned bits) { return __builtin_popcount(bits); }
+/// Index of the highest bit that is set; `bits` is not 0.
+__device__ __forceinline__ int highest_bit(unsigned bits) { return 31 - __builtin_clz(bits); }
+#else
+__device__ __forceinline__ int count_bits(unsigned bits) { return __popc(bits); }
+__device__ __forceinline__ int highest_bit(unsigned bits) {
+  return 31 - __clz(static_cast<int>(bits));
+}
+#endif
+
 }  // namespace dcls::cuda

@@ -1,0 +1,237 @@
+// A convolution in float64, to be given to a back end in any dtype and layout, and the same by the
+// plainest of loops.
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "construct_problem.hpp"
+#include "dcls/conv.hpp"
+
+namespace dcls::test {
+
+struct ConvResults {
+  std::vector<double> output, grad_input, grad_kernel;
+};
+
+/// Every tensor is kept channels first; store() brings it into the layout of `args`.
+struct ConvProblem {
+  ConvArgs args;
+  std::vector<double> input, kernel, bias, grad_output;
+  std::vector<std::uint8_t> support;
+
+  static std::int64_t points(const std::int64_t (&size)[kMaxDims], int ndim) {
+    std::int64_t product = 1;
+    for (int d = 0; d < ndim; ++d) product *= size[d];
+    return product;
+  }
+  std::int64_t input_points() const { return points(args.input_size, args.ndim); }
+  std::int64_t output_points() const { return points(args.output_size, args.ndim); }
+  std::int64_t cells() const { return points(args.kernel_size, args.ndim); }
+  std::int64_t in_group() const { return args.in_channels / args.groups; }
+  std::int64_t out_group() const { return args.out_channels / args.groups; }
+
+  /// The output size that torch gives, at least 0.
+  static void set_usual_output(ConvArgs& a) {
+    for (int d = 0; d < a.ndim; ++d) {
+      const std::int64_t room =
+          a.input_size[d] + 2 * a.padding[d] - a.dilation[d] * (a.kernel_size[d] - 1) - 1;
+      a.output_size[d] = room < 0 ? 0 : room / a.stride[d] + 1;
+    }
+  }
+
+  /// Random values of few bits, which every dtype holds exactly. `density` of the cells are not 0;
+  /// the support has them and some more.
+  explicit ConvProblem(const ConvArgs& problem, unsigned seed = 0, double density = 0.4)
+      : args(problem) {
+    std::mt19937 engine(seed);
+    std::uniform_real_distribution<double> uniform;
+    const auto draw = [&](std::int64_t count) {
+      std::vector<double> values(static_cast<std::size_t>(count));
+      for (double& v : values) v = std::floor(uniform(engine) * 31 - 15) / 8;
+      return values;
+    };
+    input = draw(args.batch * args.in_channels * input_points());
+    grad_output = draw(args.batch * args.out_channels * output_points());
+    bias = draw(args.out_channels);
+    kernel = draw(args.out_channels * in_group() * cells());
+    for (double& w : kernel) {
+      if (uniform(engine) > density) w = 0;
+      support.push_back(w != 0 || uniform(engine) < 0.1 ? 1 : 0);
+    }
+  }
+
+  std::string name() const {
+    const auto list = [&](const std::int64_t (&values)[kMaxDims]) {
+      std::string text = "(";
+      for (int d = 0; d < args.ndim; ++d) text += (d ? " " : "") + std::to_string(values[d]);
+      return text + ")";
+    };
+    return "batch " + std::to_string(args.batch) + ", channels " +
+           std::to_string(args.in_channels) + " to " + std::to_string(args.out_channels) +
+           ", groups " + std::to_string(args.groups) + ", input " + list(args.input_size) +
+           ", output " + list(args.output_size) + ", kernel " + list(args.kernel_size) +
+           ", stride " + list(args.stride) + ", padding " + list(args.padding) + ", dilation " +
+           list(args.dilation) + (args.layout == Layout::kChannelsLast ? ", channels last" : "");
+  }
+
+  /// A tensor of the input's or the output's form in the layout of the problem.
+  template <typename Storage>
+  std::vector<Storage> store(const std::vector<double>& values, std::int64_t channels) const {
+    return to_storage<Storage>(transpose(values, channels, /*back=*/false));
+  }
+  /// And back.
+  template <typename Range>
+  std::vector<double> read(const Range& stored, std::int64_t channels) const {
+    return transpose(to_double(stored), channels, /*back=*/true);
+  }
+
+  /// By the definition in dcls/conv.hpp.
+  ConvResults by_the_formula() const {
+    ConvResults r;
+    r.output.assign(grad_output.size(), 0.0);
+    r.grad_input.assign(input.size(), 0.0);
+    r.grad_kernel.assign(kernel.size(), 0.0);
+    const std::int64_t in_points = input_points(), out_points = output_points(), size = cells();
+    for (std::int64_t n = 0; n < args.batch; ++n) {
+      for (std::int64_t o = 0; o < args.out_channels; ++o) {
+        const std::int64_t out_base = (n * args.out_channels + o) * out_points;
+        for (std::int64_t y = 0; y < out_points; ++y) r.output[at(out_base + y)] = bias[at(o)];
+        for (std::int64_t i = 0; i < in_group(); ++i) {
+          const std::int64_t in_base =
+              (n * args.in_channels + o / out_group() * in_group() + i) * in_points;
+          for (std::int64_t y = 0; y < out_points; ++y) {
+            for (std::int64_t c = 0; c < size; ++c) {
+              const std::int64_t x = reads(y, c);
+              if (x < 0) continue;
+              const std::int64_t cell = (o * in_group() + i) * size + c;
+              const double g = grad_output[at(out_base + y)];
+              r.output[at(out_base + y)] += kernel[at(cell)] * input[at(in_base + x)];
+              r.grad_input[at(in_base + x)] += kernel[at(cell)] * g;
+              if (support[at(cell)]) r.grad_kernel[at(cell)] += g * input[at(in_base + x)];
+            }
+          }
+        }
+      }
+    }
+    return r;
+  }
+
+  /// The problem in `Storage` by the CPU back end.
+  template <typename Storage>
+  ConvResults on_cpu(int num_threads = 2) const {
+    ConvArgs call = args;
+    call.dtype = DTypeOf<Storage>::value;
+    Execution where;
+    where.num_threads = num_threads;
+    const auto x = store<Storage>(input, args.in_channels),
+               g = store<Storage>(grad_output, args.out_channels), w = to_storage<Storage>(kernel),
+               b = to_storage<Storage>(bias);
+    std::vector<Storage> output(g.size()), grad_input(x.size()), grad_kernel(w.size());
+    direct_conv(call, x.data(), w.data(), b.data(), output.data(), nullptr, where);
+    direct_conv_backward_input(call, g.data(), w.data(), grad_input.data(), nullptr, where);
+    direct_conv_backward_kernel(call, g.data(), x.data(), support.data(), grad_kernel.data(),
+                                nullptr, where);
+    return {read(output, args.out_channels), read(grad_input, args.in_channels),
+            to_double(grad_kernel)};
+  }
+
+ private:
+  static std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
+
+  /// The input point that output point y reads through a cell, or -1 outside.
+  std::int64_t reads(std::int64_t y, std::int64_t cell) const {
+    std::int64_t point = 0, pitch = 1;
+    for (int d = args.ndim - 1; d >= 0; --d) {
+      const std::int64_t x = args.stride[d] * (y % args.output_size[d]) - args.padding[d] +
+                             args.dilation[d] * (cell % args.kernel_size[d]);
+      if (x < 0 || x >= args.input_size[d]) return -1;
+      point += x * pitch;
+      pitch *= args.input_size[d];
+      y /= args.output_size[d];
+      cell /= args.kernel_size[d];
+    }
+    return point;
+  }
+
+  std::vector<double> transpose(const std::vector<double>& values, std::int64_t channels,
+                                bool back) const {
+    if (args.layout == Layout::kChannelsFirst || values.empty()) return values;
+    std::vector<double> moved(values.size());
+    const std::int64_t points = static_cast<std::int64_t>(values.size()) / (args.batch * channels);
+    for (std::int64_t n = 0; n < args.batch; ++n) {
+      for (std::int64_t c = 0; c < channels; ++c) {
+        for (std::int64_t p = 0; p < points; ++p) {
+          const std::size_t first = at((n * channels + c) * points + p);
+          const std::size_t last = at((n * points + p) * channels + c);
+          moved[back ? first : last] = values[back ? last : first];
+        }
+      }
+    }
+    return moved;
+  }
+};
+
+/// Arguments with the usual output size.
+inline ConvArgs conv_args(std::int64_t batch, std::int64_t in_channels, std::int64_t out_channels,
+                          std::int64_t groups, const std::vector<std::int64_t>& input,
+                          const std::vector<std::int64_t>& kernel,
+                          const std::vector<std::int64_t>& padding = {},
+                          const std::vector<std::int64_t>& stride = {},
+                          const std::vector<std::int64_t>& dilation = {},
+                          Layout layout = Layout::kChannelsFirst) {
+  ConvArgs a;
+  a.layout = layout;
+  a.ndim = static_cast<int>(input.size());
+  a.batch = batch;
+  a.in_channels = in_channels;
+  a.out_channels = out_channels;
+  a.groups = groups;
+  for (std::size_t d = 0; d < input.size(); ++d) {
+    a.input_size[d] = input[d];
+    a.kernel_size[d] = kernel[d];
+    if (!padding.empty()) a.padding[d] = padding[d];
+    if (!stride.empty()) a.stride[d] = stride[d];
+    if (!dilation.empty()) a.dilation[d] = dilation[d];
+  }
+  ConvProblem::set_usual_output(a);
+  return a;
+}
+
+/// Any small geometry, the odd ones included.
+inline ConvArgs random_conv_args(unsigned seed) {
+  std::mt19937 engine(seed);
+  const auto pick = [&](std::int64_t low, std::int64_t high) {
+    return std::uniform_int_distribution<std::int64_t>(low, high)(engine);
+  };
+  ConvArgs a;
+  a.layout = static_cast<Layout>(pick(0, 1));
+  a.ndim = static_cast<int>(pick(1, 3));
+  a.batch = pick(0, 9) == 0 ? 0 : pick(1, 3);
+  a.groups = pick(1, 4) == 1 ? 1 : pick(1, 11);
+  const std::int64_t most = a.groups > 3 ? 2 : 11;  // channels of a group
+  const bool depthwise = pick(0, 1) == 0;
+  a.in_channels = a.groups * (depthwise ? 1 : pick(1, most));
+  a.out_channels = a.groups * (depthwise ? 1 : pick(1, most));
+  const std::int64_t longest = a.ndim == 1 ? 60 : a.ndim == 2 ? 14 : 5;
+  for (int d = 0; d < a.ndim; ++d) {
+    a.input_size[d] = pick(0, 4) == 0 ? 1 : pick(1, longest);
+    a.kernel_size[d] = pick(0, 3) == 0 ? pick(1, 2 * longest) : pick(1, longest);
+    a.stride[d] = pick(0, 1) == 0 ? 1 : pick(1, 5);
+    a.dilation[d] = pick(0, 1) == 0 ? 1 : pick(1, 5);
+    a.padding[d] = pick(0, 3) == 0 ? pick(-3, 2 * longest) : pick(0, a.kernel_size[d]);
+  }
+  ConvProblem::set_usual_output(a);
+  for (int d = 0; d < a.ndim; ++d) {
+    // Any output size is allowed.
+    if (a.output_size[d] == 0 || pick(0, 5) == 0) a.output_size[d] = pick(1, longest);
+    if (a.output_size[d] > 2 * longest) a.output_size[d] = 2 * longest;
+  }
+  return a;
+}
+
+}  // namespace dcls::test

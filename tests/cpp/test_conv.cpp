@@ -1,0 +1,111 @@
+// The C++ API of the direct convolution on the CPU, against plain loops.
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <stdexcept>
+#include <vector>
+
+#include "check.hpp"
+#include "conv_problem.hpp"
+#include "dcls/runtime.hpp"
+
+using namespace dcls;
+using namespace dcls::test;
+
+namespace {
+
+template <typename Storage>
+void check_problem(const ConvProblem& problem) {
+  const check::Case here(problem.name(), ", dtype ", static_cast<int>(DTypeOf<Storage>::value));
+  const double tolerance = sizeof(Storage) == 8 ? 1e-14 : DTypeOf<Storage>::tolerance;
+  const ConvResults expected = problem.by_the_formula();
+  const ConvResults got = problem.on_cpu<Storage>();
+  CHECK(relative_error(got.output, expected.output) < tolerance);
+  CHECK(relative_error(got.grad_input, expected.grad_input) < tolerance);
+  CHECK(relative_error(got.grad_kernel, expected.grad_kernel) < tolerance);
+  for (std::size_t i = 0; i < got.grad_kernel.size(); ++i) {
+    if (problem.support[i] == 0) CHECK_EQ(got.grad_kernel[i], 0.0);
+  }
+}
+
+}  // namespace
+
+TEST(random_geometries) {
+  for (unsigned seed = 0; seed < 600; ++seed) {
+    const check::Case here("seed ", seed);
+    const ConvProblem problem(random_conv_args(seed), seed, seed % 3 == 0 ? 0.9 : 0.3);
+    check_problem<double>(problem);
+    check_problem<float>(problem);
+    if (seed % 4 != 0) continue;
+    check_problem<Half>(problem);
+    check_problem<BFloat16>(problem);
+  }
+}
+
+TEST(any_number_of_threads) {
+  for (const Layout layout : {Layout::kChannelsFirst, Layout::kChannelsLast}) {
+    ConvProblem problem(conv_args(4, 40, 40, 40, {30, 31}, {17, 9}, {8, 4}, {}, {}, layout));
+    for (double& v : problem.input) v /= 3;  // sums that are rounded
+    const ConvResults one = problem.on_cpu<float>(1);
+    for (const int threads : {2, 3, 8}) {
+      const ConvResults many = problem.on_cpu<float>(threads);
+      CHECK_SAME_BITS(many.output, one.output);
+      CHECK_SAME_BITS(many.grad_input, one.grad_input);
+      CHECK_SAME_BITS(many.grad_kernel, one.grad_kernel);
+    }
+  }
+}
+
+TEST(zero_cells_are_not_visited_and_nan_cells_are) {
+  ConvProblem problem(conv_args(1, 1, 1, 1, {8, 9}, {3, 3}, {1, 1}), 6, 1.0);
+  for (double& w : problem.kernel) w = 0;
+  problem.kernel[4] = 2;
+  problem.input[0] = HUGE_VAL;
+  const ConvResults got = problem.on_cpu<float>();
+  for (std::size_t i = 0; i < got.output.size(); ++i) {
+    CHECK_EQ(got.output[i], problem.input[i] * 2 + problem.bias[0]);
+  }
+  problem.kernel[0] = std::nan("");
+  CHECK(std::isnan(problem.on_cpu<Half>().output.back()));
+}
+
+TEST(bad_arguments) {
+  float values[64] = {};
+  const auto call = [&](auto&& change) {
+    ConvArgs args = conv_args(1, 2, 2, 2, {5}, {3}, {1});
+    Execution where;
+    const void* input = values;
+    void* output = values + 32;
+    change(args, where, input, output);
+    direct_conv(args, input, values + 16, nullptr, output, nullptr, where);
+  };
+  call([](auto&...) {});
+  const auto bad = [&](const char* part, auto&& change) {
+    CHECK_THROWS(std::invalid_argument, part, call(change));
+  };
+  using A = ConvArgs;
+  bad("ndim must be between 1 and 3, got 0", [](A& a, auto&...) { a.ndim = 0; });
+  bad("ndim must be between 1 and 3, got 4", [](A& a, auto&...) { a.ndim = 4; });
+  bad("dtype", [](A& a, auto&...) { a.dtype = static_cast<DType>(4); });
+  bad("layout", [](A& a, auto&...) { a.layout = static_cast<Layout>(2); });
+  bad("batch must be between 0", [](A& a, auto&...) { a.batch = -1; });
+  bad("groups must be between 1", [](A& a, auto&...) { a.groups = 0; });
+  bad("in_channels must be a multiple of groups", [](A& a, auto&...) { a.in_channels = 3; });
+  bad("out_channels must be a multiple of groups", [](A& a, auto&...) { a.out_channels = 5; });
+  bad("input_size[0] must be", [](A& a, auto&...) { a.input_size[0] = -1; });
+  bad("output_size[0] must be", [](A& a, auto&...) { a.output_size[0] = -1; });
+  bad("kernel_size[0] must be between 1", [](A& a, auto&...) { a.kernel_size[0] = 0; });
+  bad("stride[0] must be between 1", [](A& a, auto&...) { a.stride[0] = 0; });
+  bad("dilation[0] must be between 1", [](A& a, auto&...) { a.dilation[0] = 0; });
+  bad("padding[0] must be", [](A& a, auto&...) { a.padding[0] = std::int64_t{1} << 40; });
+  bad("too large", [](A& a, auto&...) { a.batch = std::numeric_limits<std::int64_t>::max(); });
+  bad("input must not be null", [](A&, Execution&, const void*& i, auto&) { i = nullptr; });
+  bad("output must not be null", [](A&, Execution&, const void*&, void*& o) { o = nullptr; });
+  bad("num_threads", [](A&, Execution& e, auto&...) { e.num_threads = 0; });
+  CHECK_EQ(direct_conv_workspace(conv_args(1, 2, 2, 2, {5}, {3}), ConvPass::kForward, {}), 0u);
+  CHECK_THROWS(
+      std::invalid_argument, "pass",
+      direct_conv_workspace(conv_args(1, 2, 2, 2, {5}, {3}), static_cast<ConvPass>(3), {}));
+}
+
+CHECK_MAIN()
