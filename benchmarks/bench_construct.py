@@ -229,12 +229,7 @@ def measure(
     for index, which in enumerate(PASSES):
         harness.progress(f"{case.spec} {version}: {which}")
         steps = {name: make_step(build, problem, which) for name, build in builds.items()}
-        timings = harness.time_interleaved(
-            {**steps, FILL: lambda: filled.fill_(1.0)},
-            device=options.device,
-            repeats=options.repeats,
-            min_seconds=options.min_seconds,
-        )
+        timings = harness.time_steps({**steps, FILL: lambda: filled.fill_(1.0)}, options)
         result = {
             "case": case.name,
             "sizes": case.spec,

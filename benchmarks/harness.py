@@ -6,6 +6,10 @@ round by round, between neighbours in time; and a result is the median over the 
 lowest and highest beside it. A sample is the mean of as many calls as fill a minimum time. Before
 the first round each step has run twice. On CUDA the time is that between two events.
 
+A step of more than half a second is slow: on CPU it runs once before the first round, and the
+option ``--slow-repeats`` ends its part after so many rounds, so that a peer that takes a hundred
+times longer does not take a hundred times the run. Its ratios are those of the rounds it was in.
+
 Peak memory is the subject of :mod:`peak_memory`.
 """
 
@@ -38,6 +42,7 @@ from DCLS import info
 Step = Callable[[], object]
 
 _MAX_CALLS = 100_000
+_SLOW_SECONDS = 0.5
 _UPSTREAM_FILE = Path("DCLS", "construct", "modules.py")
 
 
@@ -71,6 +76,12 @@ def make_parser(description: str) -> argparse.ArgumentParser:
         type=positive_int,
         metavar="N",
         help="rounds of samples (default: 10, with --quick 3)",
+    )
+    parser.add_argument(
+        "--slow-repeats",
+        type=positive_int,
+        metavar="N",
+        help=f"rounds for steps of more than {_SLOW_SECONDS} s (default: as for all)",
     )
     parser.add_argument(
         "--quick",
@@ -131,6 +142,11 @@ class Summary:
     def of(cls, samples: Sequence[float]) -> Summary:
         return cls(statistics.median(samples), min(samples), max(samples))
 
+    @classmethod
+    def read(cls, entry: Mapping[str, float]) -> Summary:
+        """Of what :meth:`as_json` returned."""
+        return cls(entry["median"], entry["min"], entry["max"])
+
     def show(self, digits: int, factor: float = 1.0) -> str:
         """Text such as ``12.3 [11.9-14.0]``."""
         median, lowest, highest = (
@@ -159,7 +175,12 @@ class Timing:
 
 
 def time_interleaved(
-    steps: Mapping[str, Step], *, device: str, repeats: int, min_seconds: float
+    steps: Mapping[str, Step],
+    *,
+    device: str,
+    repeats: int,
+    min_seconds: float,
+    slow_repeats: int | None = None,
 ) -> dict[str, Timing]:
     """Times steps in turn, see the top of this file.
 
@@ -168,24 +189,41 @@ def time_interleaved(
         device: ``cpu`` or ``cuda``.
         repeats: rounds.
         min_seconds: least duration of a sample, in seconds.
+        slow_repeats: rounds for slow steps, if fewer than ``repeats``; None for as many.
     """
-    timings = {}
+    timings, rounds = {}, {}
     for name, step in steps.items():
-        _sample(step, 1, device)
         once = _sample(step, 1, device)
+        # On CUDA the first call of all loads libraries, which takes seconds.
+        if device == "cuda" or once <= _SLOW_SECONDS:
+            once = _sample(step, 1, device)
         calls = _MAX_CALLS if once <= 0 else math.ceil(min_seconds / once)
         timings[name] = Timing(min(max(calls, 1), _MAX_CALLS))
+        rounds[name] = repeats if once <= _SLOW_SECONDS else min(repeats, slow_repeats or repeats)
     collecting = gc.isenabled()
     gc.disable()
     try:
-        for _ in range(repeats):
+        for index in range(repeats):
             gc.collect()
             for name, step in steps.items():
+                if index >= rounds[name]:
+                    continue
                 timings[name].samples.append(_sample(step, timings[name].calls, device))
     finally:
         if collecting:
             gc.enable()
     return timings
+
+
+def time_steps(steps: Mapping[str, Step], options: argparse.Namespace) -> dict[str, Timing]:
+    """Times steps in turn, as the options of :func:`make_parser` ask for."""
+    return time_interleaved(
+        steps,
+        device=options.device,
+        repeats=options.repeats,
+        min_seconds=options.min_seconds,
+        slow_repeats=options.slow_repeats,
+    )
 
 
 def _sample(step: Step, calls: int, device: str) -> float:
@@ -206,8 +244,8 @@ def _sample(step: Step, calls: int, device: str) -> float:
 
 
 def ratios(slow: Timing, fast: Timing) -> Summary:
-    """How many times longer ``slow`` takes than ``fast``, round by round."""
-    return Summary.of([a / b for a, b in zip(slow.samples, fast.samples, strict=True)])
+    """How many times longer ``slow`` takes than ``fast``, in each round that has both."""
+    return Summary.of([a / b for a, b in zip(slow.samples, fast.samples, strict=False)])
 
 
 # --------------------------------------------------------------------------------- the other DCLS

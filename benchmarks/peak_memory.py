@@ -12,7 +12,8 @@ sets the high-water mark ``VmHWM`` of ``/proc/self/status`` back to what is resi
 runs; the difference is the answer. ``getrusage().ru_maxrss`` cannot be reset, and a child starts
 with that of the process that started it. What would disturb is taken away:
 
-* Pools of threads, caches and lazily loaded code: the step runs twice before it is measured.
+* Pools of threads, caches and lazily loaded code: the step runs twice before it is measured; once
+  if that takes more than a second.
 * Memory that malloc keeps: every block of 16 KiB or more has its own mapping, which its release
   gives back to the system, and the rest is trimmed before the step. One arena serves all threads.
   (Without own mappings blocks fall into holes of the heap: that hides small peaks and adds
@@ -33,6 +34,7 @@ import math
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -177,7 +179,9 @@ def _steady_malloc(libc: ctypes.CDLL) -> None:
 
 
 def _cpu_extra(step: Step, libc: ctypes.CDLL) -> int:
-    for _ in range(2):
+    begin = time.perf_counter()
+    step()
+    if time.perf_counter() - begin < 1:
         step()
     gc.collect()
     libc.malloc_trim(0)

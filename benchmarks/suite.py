@@ -2,7 +2,8 @@
 
 A new benchmark is a file here and an entry in :data:`BENCHMARKS`. The file takes the options of
 ``harness.make_parser``, writes its JSON with ``harness.report`` under the name of the entry, and
-has a function ``table(results, upstream)`` that lays the results out as text.
+has a function ``table(results, upstream)`` that lays the results out as text; if it answers several
+questions, each is an entry, and ``layout`` names the module that has the function for it.
 
 An entry may stand here before its file does: then it is shown as not measured yet.
 """
@@ -24,13 +25,20 @@ class Benchmark:
     title: str
     file: str
     #: Arguments of each run on a GPU, by the name of the run. What a long benchmark measures is cut
-    #: into several runs, so that those that have ended are kept when time is up.
+    #: into several runs, so that those that have ended are kept when time is up. Empty where it
+    #: takes too long for the check of a GPU, and is to be run by hand.
     gpu_runs: dict[str, tuple[str, ...]]
     takes_upstream: bool = True  #: whether --upstream adds DCLS 0.1.1 to it
+    layout: str = ""  #: module with the function ``table``, if not the file itself
+    picture: str = ""  #: program in docs/ that draws the results into docs/images
 
     @property
     def path(self) -> Path:
         return FOLDER / self.file
+
+    @property
+    def layout_module(self) -> str:
+        return self.layout or self.path.stem
 
 
 BENCHMARKS = (
@@ -48,11 +56,39 @@ BENCHMARKS = (
         {case: ("--cases", case) for case in ("2d", "depthwise", "1d", "3d")},
     ),
     Benchmark(
-        "direct_conv",
-        "Direct convolution, which skips the zeros of the kernel",
-        "bench_direct_conv.py",
-        {"": ()},
+        "conv",
+        "One layer: convolving with the constructed kernel",
+        "bench_conv.py",
+        {
+            "": (),
+            # In 16 bits the layers that they are for.
+            **{
+                dtype: ("--cases", "17x17", "23x23", "--dtype", dtype)
+                for dtype in ("float16", "bfloat16")
+            },
+        },
+    ),
+    Benchmark(
+        "rule",
+        'The choice of the method: what the rule behind method="auto" rests on',
+        "bench_conv.py",
+        {},
+        takes_upstream=False,
+        layout="conv_rule",
+    ),
+    Benchmark(
+        "scaling",
+        "One layer: how its times grow with the sizes",
+        "bench_conv.py",
+        {},
+        layout="conv_scaling",
+        picture="draw_scaling.py",
     ),
     Benchmark("im2col", "The im2col variant", "bench_im2col.py", {"": ()}),
-    Benchmark("model", "A whole model: a training step", "bench_model.py", {"": ()}),
+    Benchmark(
+        "model",
+        "A whole model: training and inference steps",
+        "bench_model.py",
+        {dtype: ("--dtype", dtype) for dtype in ("float32", "bfloat16")},
+    ),
 )

@@ -22,6 +22,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import suite  # noqa: E402
 
 PAGE = ROOT / "docs" / "performance.md"
+IMAGES = ROOT / "docs" / "images"
 DEVICES = {"cpu": "CPU", "cuda": "GPU"}
 NOT_MEASURED = "*Not measured yet.*"
 
@@ -80,8 +81,8 @@ def machine_text(report: dict[str, Any]) -> str:
 
 def tables_of(benchmark: suite.Benchmark, reports: list[dict[str, Any]]) -> list[str]:
     """The lines for the reports of one benchmark on one kind of device."""
-    module = __import__(benchmark.path.stem)
-    lines = []
+    module = __import__(benchmark.layout_module)
+    lines: list[str] = []
     for report in reports:
         file = report["file"]
         table = module.table(report["results"], report.get("upstream", "0.1.1"))
@@ -94,6 +95,14 @@ def tables_of(benchmark: suite.Benchmark, reports: list[dict[str, Any]]) -> list
             "```",
             "",
         ]
+        picture = IMAGES / f"{Path(file).stem}.png"
+        if benchmark.picture and picture.is_file():
+            lines += [
+                f"![{benchmark.title}](images/{picture.name})",
+                "",
+                f"*Drawn from that file by [{benchmark.picture}]({benchmark.picture}).*",
+                "",
+            ]
     return lines
 
 
