@@ -191,7 +191,7 @@ def benchmark_steps(options: argparse.Namespace, facts: dict[str, Any]) -> list[
             if options.upstream is not None and benchmark.takes_upstream:
                 command += ["--upstream", str(options.upstream)]
             command += ["--json", str(file)]
-            steps.append(Step(f"bench-{name}", command, 15, must_write=file, shows_output=True))
+            steps.append(Step(f"bench-{name}", command, 12, must_write=file, shows_output=True))
     return steps
 
 

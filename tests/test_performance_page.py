@@ -71,7 +71,7 @@ def test_without_results_it_says_so(tmp_path):
     page = tmp_path / "page.md"
     assert make(tmp_path, page).returncode == 0
     text = page.read_text()
-    assert text.count("*Not measured yet.*") == text.count("\n### ") == 10
+    assert text.count("*Not measured yet.*") == text.count("\n### ") == 14
     assert "*Not run on a GPU yet.*" in text
 
 
@@ -82,7 +82,7 @@ def test_results_are_shown_with_their_origin(tmp_path):
     done = make(tmp_path, page)
     assert done.returncode == 0, done.stderr
     text = page.read_text()
-    assert text.count("*Not measured yet.*") == 9
+    assert text.count("*Not measured yet.*") == 13
     for part in (
         "NVIDIA Imaginary 100, CUDA 13.6 (driver for 13.7); torch 9.9; 2031-02-03; DCLS 1.2.3, ",
         "DCLS 1.2.3, commit 0123456789, changed since",
