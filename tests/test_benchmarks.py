@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import subprocess
 import sys
@@ -14,10 +13,10 @@ from typing import Any
 
 import pytest
 import torch
+from benchmarking import BENCHMARKS, load, run, stand_in
 
 import DCLS
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 MIB = 1 << 20
 
 #: Stands in for the modules of DCLS 0.1.1: the reference, with P in the order of its 2-D gauss.
@@ -58,11 +57,6 @@ def _same_threads() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def load(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return importlib.import_module(name)
-
-
 @pytest.fixture
 def harness(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return load("harness", monkeypatch)
@@ -76,22 +70,6 @@ def peak_memory(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 @pytest.fixture
 def bench_construct(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return load("bench_construct", monkeypatch)
-
-
-def run(module: ModuleType, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["bench.py", "--threads", "1", "--quick", *arguments])
-    status: int = module.main()
-    return status
-
-
-def stand_in(folder: Path, factor: float) -> Path:
-    file = folder / "DCLS" / "construct" / "modules.py"
-    file.parent.mkdir(parents=True)
-    file.write_text(STAND_IN.format(factor=factor))
-    note = folder / "dcls-0.1.1.dist-info" / "METADATA"
-    note.parent.mkdir()
-    note.write_text("Metadata-Version: 2.1\nName: dcls\nVersion: 0.1.1\n")
-    return folder
 
 
 # ------------------------------------------------------------------------------------ peak memory
@@ -170,6 +148,32 @@ def test_ratios_are_taken_round_by_round(harness: ModuleType) -> None:
     }
 
 
+def test_slow_steps_leave_earlier(harness: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(harness, "_SLOW_SECONDS", 0.01)
+    calls = {"slow": 0, "fast": 0}
+
+    def step(name: str, seconds: float) -> Any:
+        def call() -> None:
+            calls[name] += 1
+            time.sleep(seconds)
+
+        return call
+
+    timings = harness.time_interleaved(
+        {"slow": step("slow", 0.02), "fast": step("fast", 0.001)},
+        device="cpu",
+        repeats=4,
+        min_seconds=1e-6,
+        slow_repeats=2,
+    )
+    assert calls == {"slow": 1 + 2, "fast": 2 + 4}
+    assert [len(timings[name].samples) for name in ("slow", "fast")] == [2, 4]
+    ratio = harness.ratios(timings["slow"], timings["fast"])
+    assert ratio.lowest > 1
+    pairs = zip(timings["slow"].samples, timings["fast"].samples, strict=False)
+    assert ratio.median == pytest.approx(sum(a / b for a, b in pairs) / 2)
+
+
 def test_table_is_aligned(harness: ModuleType) -> None:
     text = harness.format_table(["name", "ms"], [["a", "1.0"], ["longer", "123.0"]], text_columns=1)
     assert text.splitlines() == [
@@ -191,7 +195,10 @@ def test_tiny_run_beside_another_dcls(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    upstream, path = stand_in(tmp_path / "other", 1.0), tmp_path / "result.json"
+    upstream, path = (
+        stand_in(tmp_path / "other", STAND_IN.format(factor=1.0)),
+        tmp_path / "result.json",
+    )
     arguments = ["--cases", "8x3:6:7x7", "--versions", "gauss", "--repeats", "2"]
     arguments += ["--device", device, "--upstream", str(upstream), "--json", str(path)]
     assert run(bench_construct, monkeypatch, *arguments) == 0
@@ -277,7 +284,10 @@ def test_other_results_are_not_compared(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    upstream, path = stand_in(tmp_path / "other", 1.001), tmp_path / "result.json"
+    upstream, path = (
+        stand_in(tmp_path / "other", STAND_IN.format(factor=1.001)),
+        tmp_path / "result.json",
+    )
     arguments = ["--cases", "2x2:2:5x5", "--versions", "gauss"]
     arguments += ["--upstream", str(upstream), "--json", str(path)]
     assert run(bench_construct, monkeypatch, *arguments) == 1

@@ -1,0 +1,34 @@
+"""How tests load and run the programs in benchmarks/."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+def load(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module(name)
+
+
+def run(module: ModuleType, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["bench.py", "--threads", "1", "--quick", *arguments])
+    status: int = module.main()
+    return status
+
+
+def stand_in(folder: Path, modules: str) -> Path:
+    """A folder as pip would fill it with DCLS 0.1.1, but with the given text as its modules."""
+    file = folder / "DCLS" / "construct" / "modules.py"
+    file.parent.mkdir(parents=True)
+    file.write_text(modules)
+    note = folder / "dcls-0.1.1.dist-info" / "METADATA"
+    note.parent.mkdir()
+    note.write_text("Metadata-Version: 2.1\nName: dcls\nVersion: 0.1.1\n")
+    return folder
