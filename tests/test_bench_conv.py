@@ -305,7 +305,7 @@ def test_wrong_choices_are_found(
 def test_the_grid_of_the_rule(bench_conv: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     conv_rule = load("conv_rule", monkeypatch)
     grid = conv_rule.grid(quick=False, ndims=(1, 2, 3))
-    assert len({case.spec for case in grid}) == len(grid) > 150
+    assert len({case.spec for case in grid}) == len(grid) > 100
     two = [case for case in grid if len(case.size) == 2]
     assert {case.kernel[0] for case in two} >= {3, 7, 17, 31}
     assert {case.channels // case.groups for case in two} == {1, 4, 64}
