@@ -60,10 +60,10 @@ def _arguments(
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor) and not (name in ("SIG", "bias") and tensor is None):
             raise TypeError(f"{name} must be a Tensor, got {type(tensor).__name__}")
-    input = tensors["input"]
-    assert input is not None
-    check_input(input)
-    ndim = input.ndim - 2
+    sampled = tensors["input"]
+    assert sampled is not None
+    check_input(sampled)
+    ndim = sampled.ndim - 2
     size = _ints("dilated_kernel_size", dilated_kernel_size, ndim)
     steps = _ints("stride", stride, ndim)
     return size, steps, _padding(padding, size, steps), version, sigma_min

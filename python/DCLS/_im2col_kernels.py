@@ -223,7 +223,7 @@ class Columns:
         window = self._window(piece)
         problem = self._problem(piece, P, SIG, window)
         workspace = self._workspace(problem)
-        target = None
+        part = target = None
         if grad_input is not None:
             part = grad_input[
                 piece.batch.start : piece.batch.stop,
@@ -244,7 +244,7 @@ class Columns:
             _address(workspace),
             self.where,
         )
-        if grad_input is not None and target is not part:
+        if part is not None and target is not None and target is not part:
             part += target
 
     def finish(

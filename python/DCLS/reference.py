@@ -91,7 +91,8 @@ def _convolve(
     pairs = [padding[i : i + 2] for i in range(0, len(padding), 2)]
     padded = F.pad(input, [side for pair in reversed(pairs) for side in pair])
     convolution = (F.conv1d, F.conv2d, F.conv3d)[input.ndim - 3]
-    return convolution(padded, kernel, bias, tuple(stride), groups=groups)
+    output: Tensor = convolution(padded, kernel, bias, tuple(stride), groups=groups)
+    return output
 
 
 def im2col(
@@ -120,7 +121,7 @@ def im2col(
         sigma_min=sigma_min,
     ).to(input.dtype)
     columns = _convolve(input, kernels, None, stride, padding, P.shape[1])
-    return columns.unflatten(1, P.shape[1:])
+    return columns.reshape(input.shape[0], *P.shape[1:], *columns.shape[2:])
 
 
 def im2col_conv(
@@ -145,9 +146,9 @@ def im2col_conv(
 
     def shared(rows: Tensor) -> Tensor:
         """(D, I, K) to (D, O, I/g, K): output channel o has the positions of its group."""
-        of_groups = rows.unflatten(1, (groups, rows.shape[1] // groups)).unsqueeze(2)
-        every = of_groups.expand(-1, -1, weight.shape[0] // groups, -1, -1)
-        return every.flatten(1, 2).to(weight.dtype)
+        of_groups = rows.reshape(rows.shape[0], groups, 1, *weight.shape[1:])
+        shape = (*rows.shape[:1], groups, weight.shape[0] // groups, *weight.shape[1:])
+        return of_groups.expand(shape).reshape(rows.shape[0], *weight.shape).to(weight.dtype)
 
     kernel = construct_kernel(
         weight,

@@ -115,14 +115,16 @@ def second_gradients(
 
     tensors = [tensor for tensor in primals if tensor is not None]
     pullback: Any
-    outputs, pullback = torch.func.vjp(first_gradients, grad_output, *tensors)
+    outputs: Any
+    outputs, pullback, *_ = torch.func.vjp(first_gradients, grad_output, *tensors)
     chosen = [g for g, wanted, p in zip(grad_grads, mask, present, strict=True) if wanted and p]
     cotangents = tuple(
         torch.zeros_like(out) if g is None else g.to(out.dtype)
         for g, out in zip(chosen, outputs, strict=True)
     )
     second = iter(pullback(cotangents))
-    return (next(second), *(next(second) if p else None for p in present))
+    grads: list[Tensor | None] = [next(second), *(next(second) if p else None for p in present)]
+    return tuple(grads)
 
 
 def to_front(tensor: Tensor | None, dim: int | None, batch: int) -> Tensor | None:
@@ -139,4 +141,6 @@ def merge(tensor: Tensor | None, at: int) -> Tensor | None:
 
 def split(tensor: Tensor, at: int, batch: int) -> Tensor:
     """The converse of :func:`merge`: the copies come first again."""
-    return tensor.unflatten(at, (batch, tensor.shape[at] // batch)).movedim(at, 0)
+    copies = (batch, tensor.shape[at] // batch)
+    apart = tensor.reshape(*tensor.shape[:at], *copies, *tensor.shape[at + 1 :])
+    return apart.movedim(at, 0)

@@ -116,9 +116,8 @@ register_autocast("im2col_conv_backward", low=(), full=())
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG001
-    input, weight, _, P, SIG, *rest = inputs
-    ctx.save_for_backward(input, weight, P, SIG)
-    ctx.rest = rest
+    ctx.save_for_backward(*inputs[:2], *inputs[3:5])  # not the bias
+    ctx.rest = inputs[5:]
 
 
 def _backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
@@ -127,11 +126,9 @@ def _backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
     grads: Sequence[Tensor | None] = (None,) * 4
     if any(mask):
         grads = im2col_conv_backward(grad_output, *ctx.saved_tensors, *ctx.rest, mask)
-    input, weight, P, SIG = (
-        grad if wanted else None for grad, wanted in zip(grads, mask, strict=True)
-    )
+    wanted = [grad if needed else None for grad, needed in zip(grads, mask, strict=True)]
     bias = grad_output.sum((0, *range(2, grad_output.ndim))) if needs[2] else None
-    return (input, weight, bias, P, SIG, *(None for _ in ctx.rest))
+    return (*wanted[:2], bias, *wanted[2:], *(None for _ in ctx.rest))
 
 
 def _setup_double_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:  # noqa: ARG001
@@ -177,11 +174,11 @@ def _grouped(rest: Sequence[Any], batch: int) -> tuple[Any, ...]:
 def _im2col_conv_vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
     """The copies are groups of one convolution."""
     batch = info.batch_size
-    input, weight, bias, P, SIG = (
+    tensors = (
         merge(to_front(tensor, dim, batch), at)
         for tensor, dim, at in zip(args[:5], in_dims[:5], (1, 0, 0, 1, 1), strict=True)
     )
-    output = im2col_conv(input, weight, bias, P, SIG, *_grouped(args[5:], batch))
+    output = im2col_conv(*tensors, *_grouped(args[5:], batch))
     return split(output, 1, batch), 0
 
 
