@@ -107,7 +107,7 @@ def test_parameters(ndim, version):
     if version in ("max", "gauss"):
         want["SIG"] = (ndim, 4, 3)
         width = 0.23 if version == "gauss" else 0
-        assert (module.SIG == width).all()
+        assert module.SIG.eq(width).all()
     assert shapes == want
     assert set(module.state_dict()) == set(want)
     with torch.no_grad():
@@ -189,7 +189,7 @@ def test_training_learns_positions():
     # Smooth images: the samples' gradients lead further than to the next pixel.
     x = F.avg_pool2d(F.avg_pool2d(torch.randn(4, 2, 32, 32), 7, 1, 3), 7, 1, 3)
     optimiser = torch.optim.Adam([learner.P], lr=0.03)
-    for _ in range(200):
+    for _ in range(400):
         loss = (learner(x) - target(x).detach()).square().mean()
         optimiser.zero_grad()
         loss.backward()

@@ -144,6 +144,17 @@ DCLS_HD std::int64_t largest_cap(Version version, std::int64_t size) {
   return interp::has_sigma(version) || size < 4 ? size : 4;
 }
 
+/// The layout with room for any support, for where the widths are not known.
+DCLS_HD TapLayout longest_layout(const Im2colArgs& args) {
+  TapLayout layout{};
+  layout.elements = args.channels * args.elements;
+  for (int d = 0; d < args.ndim; ++d) {
+    layout.cap[d] = largest_cap(args.version, args.size[d]);
+    layout.values += 3 * layout.cap[d];
+  }
+  return layout;
+}
+
 template <typename T, int D>
 DCLS_HD void finish(const Im2colArgs& args, const TapTable<T>& table, const T* sums,
                     std::int64_t parts, T* grad_position, T* grad_sigma, std::int64_t element) {
