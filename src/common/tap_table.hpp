@@ -93,7 +93,7 @@ DCLS_HD interp::Tap<T> fill_axis(const interp::Element<T>& e, std::int64_t size,
   // Only the whole axis of a NaN position is more: then the scale says all there is to say.
   if (points > cap) points = cap;
   const std::int32_t count = static_cast<std::int32_t>(points);
-#if !defined(__CUDACC__)
+#if defined(_OPENMP) && !defined(__CUDACC__)
 #pragma omp simd
 #endif
   for (std::int32_t x = 0; x < count; ++x) {
