@@ -72,6 +72,9 @@ def direct_conv_backward_kernel(
     input: int,
     support: int,
     grad_kernel: int,
+    workspace: int,
+    where: Execution,
+) -> None: ...
 
 class Im2colProblem:
     def __init__(

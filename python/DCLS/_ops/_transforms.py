@@ -1,4 +1,4 @@
-"""What the operators of im2col share: autocast by argument, torch.func, second derivatives."""
+"""What the operators of im2col share: autocast by argument, second derivatives, batching."""
 
 from __future__ import annotations
 
@@ -47,38 +47,6 @@ def register_autocast(name: str, low: Sequence[int], full: Sequence[int]) -> Non
 
     for device, key in _AUTOCAST.items():
         register(device, key)
-
-
-def callable_of(
-    name: str,
-    setup_context: Callable[..., None],
-    backward: Callable[..., Any],
-    vmap: Callable[..., Any],
-) -> Callable[..., Any]:
-    """Registers autograd and vmap of an operator, and returns what calls it everywhere.
-
-    torch.func cannot differentiate an operator whose autograd is registered with torch.library, but
-    it can an autograd.Function with a separate setup_context. That serves only there: the operator
-    costs less, and is what the compiler sees.
-    """
-    operator = getattr(torch.ops.dcls, name)
-    qualified = f"dcls::{name}"
-    torch.library.register_autograd(qualified, backward, setup_context=setup_context, lib=library)
-    torch.library.register_vmap(qualified, vmap, lib=library)
-    members = {
-        "forward": staticmethod(operator),
-        "setup_context": staticmethod(setup_context),
-        "backward": staticmethod(backward),
-        "vmap": staticmethod(vmap),
-    }
-    function: Any = type(f"_{name}", (torch.autograd.Function,), members)
-
-    def call(*args: Any) -> Any:
-        if torch._C._are_functorch_transforms_active():
-            return function.apply(*args)
-        return operator(*args)
-
-    return call
 
 
 def second_gradients(

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from DCLS import _im2col_kernels, reference
 from DCLS._ops._im2col_checks import check_gradient, check_spec
 from DCLS._ops._library import library as _library
+from DCLS._ops._library import register
 from DCLS._ops._transforms import (
-    callable_of,
     merge,
     register_autocast,
     second_gradients,
@@ -73,11 +72,6 @@ def _im2col_backward_fake(
     )
 
 
-for _key in ("CPU", "CUDA"):
-    _library.impl("im2col", _im2col, _key)
-    _library.impl("im2col_backward", _im2col_backward, _key)
-torch.library.register_fake("dcls::im2col", _im2col_fake, lib=_library)
-torch.library.register_fake("dcls::im2col_backward", _im2col_backward_fake, lib=_library)
 # As unfold: columns serve a matrix product in autocast's dtype.
 register_autocast("im2col", low=(0,), full=(1, 2))
 register_autocast("im2col_backward", low=(), full=())
@@ -161,7 +155,19 @@ def _im2col_backward_vmap(
     )
 
 
-im2col = callable_of("im2col", _setup_context, _backward, _im2col_vmap)
-im2col_backward = callable_of(
-    "im2col_backward", _setup_double_context, _double_backward, _im2col_backward_vmap
+im2col = register(
+    "im2col",
+    kernel=_im2col,
+    fake=_im2col_fake,
+    vmap=_im2col_vmap,
+    setup_context=_setup_context,
+    backward=_backward,
+)
+im2col_backward = register(
+    "im2col_backward",
+    kernel=_im2col_backward,
+    fake=_im2col_backward_fake,
+    vmap=_im2col_backward_vmap,
+    setup_context=_setup_double_context,
+    backward=_double_backward,
 )

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from DCLS import _im2col_kernels, reference
 from DCLS._ops._im2col_checks import check_conv, check_gradient, check_spec
 from DCLS._ops._library import library as _library
+from DCLS._ops._library import register
 from DCLS._ops._transforms import (
-    callable_of,
     merge,
     register_autocast,
     second_gradients,
@@ -103,11 +102,6 @@ def _im2col_conv_backward_fake(
     )
 
 
-for _key in ("CPU", "CUDA"):
-    _library.impl("im2col_conv", _im2col_conv, _key)
-    _library.impl("im2col_conv_backward", _im2col_conv_backward, _key)
-torch.library.register_fake("dcls::im2col_conv", _im2col_conv_fake, lib=_library)
-torch.library.register_fake("dcls::im2col_conv_backward", _im2col_conv_backward_fake, lib=_library)
 register_autocast("im2col_conv", low=(0, 1, 2), full=(3, 4))
 register_autocast("im2col_conv_backward", low=(), full=())
 
@@ -202,7 +196,19 @@ def _im2col_conv_backward_vmap(
     )
 
 
-im2col_conv = callable_of("im2col_conv", _setup_context, _backward, _im2col_conv_vmap)
-im2col_conv_backward = callable_of(
-    "im2col_conv_backward", _setup_double_context, _double_backward, _im2col_conv_backward_vmap
+im2col_conv = register(
+    "im2col_conv",
+    kernel=_im2col_conv,
+    fake=_im2col_conv_fake,
+    vmap=_im2col_conv_vmap,
+    setup_context=_setup_context,
+    backward=_backward,
+)
+im2col_conv_backward = register(
+    "im2col_conv_backward",
+    kernel=_im2col_conv_backward,
+    fake=_im2col_conv_backward_fake,
+    vmap=_im2col_conv_backward_vmap,
+    setup_context=_setup_double_context,
+    backward=_double_backward,
 )
