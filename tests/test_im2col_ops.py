@@ -63,8 +63,16 @@ def test_gradgradcheck(kind, version, device):
     assert torch.autograd.gradgradcheck(function, tensors, fast_mode=True)
 
 
-@pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(
+    ("version", "dtype"),
+    [
+        ("v0", torch.float64),
+        ("v1", torch.float32),
+        ("max", torch.float64),
+        ("gauss", torch.float32),
+    ],
+    ids=str,
+)
 def test_opcheck(version, dtype, device):
     problem = make_im2col(version, (6, 7), (4, 5), dtype=dtype, device=device)
     sides = [2, 2, 2, 2]
@@ -79,7 +87,7 @@ def test_opcheck(version, dtype, device):
     has_sigma = problem.SIG is not None
     grad_columns = torch.randn_like(problem.columns())
     grad_output = torch.randn_like(problem.conv())
-    for mask in ([True, True, has_sigma], [False, True, False], [True, False, False]):
+    for mask in ([True, True, has_sigma], [False, True, False]):
         torch.library.opcheck(torch.ops.dcls.im2col_backward, (grad_columns, *plain, *spec, mask))
         torch.library.opcheck(
             torch.ops.dcls.im2col_conv_backward,

@@ -121,10 +121,12 @@ DCLS_HD void spread(const Plan<T, D>& p, const BackwardScratch<T>& s, const Elem
                 });
 }
 
-/// One element of one plane: adds to the sums and to the gradient of the plane.
+/// One element of one plane: adds to the sums and to the gradient of the plane. Not inlined, as
+/// make_column.
 template <int kOrder, typename T, int D>
-DCLS_HD void backward_element(const Plan<T, D>& p, const BackwardScratch<T>& s,
-                              const ElementTaps<T, D>& e, const T* grad, bool with_input, T* sums) {
+__attribute__((noinline)) void backward_element(const Plan<T, D>& p, const BackwardScratch<T>& s,
+                                                const ElementTaps<T, D>& e, const T* grad,
+                                                bool with_input, T* sums) {
   Vector<T> parts[1 + 2 * D] = {};
   Lines slices{0, 1};
   Lines lines{0, 1};

@@ -44,10 +44,12 @@ DCLS_HD void sum_last_axis(T* row, const T* line, const AxisTaps<T>& taps, const
   });
 }
 
-/// The column of one element, rows `p.pitch` apart.
+/// The column of one element, rows `p.pitch` apart. Not inlined: it is the bulk of the code, and
+/// need not exist once per storage type.
 template <typename T, int D>
-DCLS_HD void make_column(const Plan<T, D>& p, const ForwardScratch<T>& s, const TapTable<T>& table,
-                         std::int64_t element, T* column) {
+__attribute__((noinline)) void make_column(const Plan<T, D>& p, const ForwardScratch<T>& s,
+                                           const TapTable<T>& table, std::int64_t element,
+                                           T* column) {
   const AxisTaps<T> last = taps_of<D>(table, element, D - 1);
   const T scale = tap_table::scale<D>(table, element);
   const Axis& axis = p.axes[D - 1];
