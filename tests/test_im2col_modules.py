@@ -187,15 +187,15 @@ def test_training_learns_positions():
         learner.weight.copy_(target.weight)
         learner.P.fill_(0.1)  # at 0 itself there is a kink
     # Smooth images: the samples' gradients lead further than to the next pixel.
-    x = F.avg_pool2d(F.avg_pool2d(torch.randn(2, 2, 24, 24), 7, 1, 3), 7, 1, 3)
-    optimiser = torch.optim.Adam([learner.P], lr=0.04)
+    x = F.avg_pool2d(F.avg_pool2d(torch.randn(4, 2, 32, 32), 7, 1, 3), 7, 1, 3)
+    optimiser = torch.optim.Adam([learner.P], lr=0.03)
     for _ in range(250):
         loss = (learner(x) - target(x).detach()).square().mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         learner.clamp_parameters()
-    torch.testing.assert_close(learner.P, target.P, rtol=0, atol=0.05)
+    torch.testing.assert_close(learner.P, target.P, rtol=0, atol=0.2)  # from as far as 1.5
 
 
 def test_parametrized_integer_and_half_positions():
