@@ -159,6 +159,7 @@ def test_modules(kind):
     fails(lambda: kind(4, 6, 3, groups=4), ValueError, "out_channels must be divisible by groups=4")
     fails(lambda: kind(4, 6, 3, padding=(1,) * 4), ValueError, "padding must be an int or a")
     fails(lambda: kind(4, 6, 3, version="v9"), ValueError, "version must be one of")
+    fails(lambda: kind(4, 6, 3, method="direct"), ValueError, "method must be 'auto' for an im2col")
     module = kind(4, 6, 3, dilated_kernel_size=5, version="v1")
     module.version = "gauss"
     fails(lambda: module(torch.zeros(2, 4, *[5] * ndim)), ValueError, "SIG must be given")

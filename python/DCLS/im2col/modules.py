@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor
 
+from DCLS._method import check_method
 from DCLS._spec import SIGMA_VERSIONS
 from DCLS.construct.modules._axes import row_limits
 from DCLS.construct.modules.conv import _DclsConv
@@ -21,6 +22,19 @@ class _Im2colConv(_DclsConv):
     #: Most bytes of columns held at a time, see :func:`DCLS.functional.im2col_conv`. May be set at
     #: any time; None for its default.
     workspace: int | None = None
+
+    @property
+    def method(self) -> str:
+        """Always ``auto``: there is no dense kernel to choose a convolution for."""
+        return "auto"
+
+    @method.setter
+    def method(self, value: str) -> None:
+        if check_method(value) != "auto":
+            raise ValueError(
+                f"method must be 'auto' for an im2col convolution, which builds no kernel, "
+                f"got {value!r}"
+            )
 
     def _rows_shape(self, weight_shape: Sequence[int]) -> tuple[int, ...]:
         # All output channels share the positions.
