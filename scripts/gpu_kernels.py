@@ -14,6 +14,7 @@ the kernels did their work; the tests proper are in tests/.
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import os
 import sys
@@ -28,7 +29,7 @@ from torch import Tensor
 
 from DCLS import reference
 from DCLS._spec import SIGMA_VERSIONS, VERSIONS
-from DCLS.functional import construct_kernel, direct_conv
+from DCLS.functional import construct_kernel, direct_conv, im2col, im2col_conv
 
 #: Largest norm-wise error against the reference.
 TOLERANCES = {
@@ -180,6 +181,62 @@ def run_direct_conv(device: str) -> Iterator[tuple[str, float]]:
         yield f"direct_conv {shape} {memory_format} {dtype}", max(errors) / tolerance
 
 
+#: Input, kernel size, stride: a small problem, and one of several blocks, for each number of axes.
+IM2COL_PROBLEMS = (
+    ((9,), (5,), (2,)),
+    ((700,), (33,), (1,)),
+    ((6, 7), (4, 5), (1, 2)),
+    ((20, 31), (9, 7), (1, 1)),
+    ((4, 5, 6), (3, 4, 3), (1, 1, 1)),
+    ((7, 8, 9), (3, 5, 3), (2, 1, 1)),
+)
+
+
+def im2col_results(
+    values: list[Tensor], columns: Callable[..., Tensor], convolve: Callable[..., Tensor]
+) -> list[Tensor]:
+    """Columns, output, and the gradients of both, on the CPU."""
+    leaves = [value.requires_grad_() for value in values]
+    found = []
+    for function, used in ((columns, [leaves[0], *leaves[3:]]), (convolve, leaves)):
+        output = function(*used)
+        cotangent = torch.linspace(-1, 1, output.numel()).to(torch.bfloat16)
+        cotangent = cotangent.reshape(output.shape).to(output.dtype).to(output.device)
+        found += [output, *torch.autograd.grad(output, used, cotangent)]
+    return [tensor.detach().cpu() for tensor in found]
+
+
+def run_im2col(device: str) -> Iterator[tuple[str, float]]:
+    """Forward and backward of im2col and of its convolution, which runs in pieces."""
+    generator = torch.Generator().manual_seed(0)
+    for (length, size, stride), version, (dtype, tolerance) in itertools.product(
+        IM2COL_PROBLEMS, VERSIONS, TOLERANCES.items()
+    ):
+        rows = (len(size), 4, 3)
+        shapes = [(2, 4, *length), (6, 2, 3), (6,), *([rows] * (1 + (version in SIGMA_VERSIONS)))]
+        # Rounded first: the reference is given the very same numbers.
+        values = [
+            torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+            for shape in shapes
+        ]
+        options = {"dilated_kernel_size": size, "stride": stride, "version": version}
+        padding = [n // 2 for n in size]
+        sides = {"padding": [side for n in padding for side in (n, n)]}
+        got = im2col_results(
+            [value.clone().to(device) for value in values],
+            functools.partial(im2col, padding=padding, **options),
+            functools.partial(im2col_conv, padding=padding, groups=2, workspace=2000, **options),
+        )
+        want = im2col_results(
+            [value.clone().double() for value in values],
+            functools.partial(reference.im2col, **sides, **options),
+            functools.partial(reference.im2col_conv, groups=2, **sides, **options),
+        )
+        errors = [relative_error(a, b) for a, b in zip(got, want, strict=True)]
+        # Gradients of positions cancel, and 16-bit columns are rounded before they are multiplied.
+        yield f"im2col {'x'.join(map(str, length))} {version} {dtype}", max(errors) / tolerance / 10
+
+
 #: What runs an operator of ``torch.ops.dcls``.
 OPERATORS: dict[str, Callable[[str], Iterator[tuple[str, float]]]] = {
     "construct_kernel": run_construct,
@@ -187,6 +244,10 @@ OPERATORS: dict[str, Callable[[str], Iterator[tuple[str, float]]]] = {
     "construct_support": run_support,
     "direct_conv": run_direct_conv,
     "direct_conv_backward": run_direct_conv,
+    "im2col": run_im2col,
+    "im2col_backward": run_im2col,
+    "im2col_conv": run_im2col,
+    "im2col_conv_backward": run_im2col,
 }
 
 

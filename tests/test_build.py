@@ -49,6 +49,8 @@ def test_there_is_code_for_every_listed_architecture():
         "construct_backward",
         "conv_correlate",
         "conv_kernel_partial",
+        "im2col_forward",
+        "im2col_backward_input",
     ):
         assert name in kernels
 

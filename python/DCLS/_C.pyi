@@ -75,3 +75,49 @@ def direct_conv_backward_kernel(
     workspace: int,
     where: Execution,
 ) -> None: ...
+
+class Im2colProblem:
+    def __init__(
+        self,
+        *,
+        version: int,
+        dtype: int,
+        size: list[int],
+        stride: list[int],
+        padding: list[int],
+        input_size: list[int],
+        output_size: list[int],
+        batch: int,
+        channels: int,
+        elements: int,
+        batch_stride: int,
+        channel_stride: int,
+        sigma_min: float,
+        input: int,
+        position: int,
+        sigma: int,
+    ) -> None: ...
+
+def im2col_workspace(problem: Im2colProblem, where: Execution) -> int: ...
+def im2col(problem: Im2colProblem, columns: int, workspace: int, where: Execution) -> None: ...
+def im2col_backward(
+    problem: Im2colProblem,
+    grad_columns: int,
+    grad_input: int,
+    batch_stride: int,
+    channel_stride: int,
+    sums: int,
+    parts: int,
+    sigma: bool,
+    workspace: int,
+    where: Execution,
+) -> None: ...
+def im2col_finish(
+    problem: Im2colProblem,
+    sums: int,
+    parts: int,
+    grad_position: int,
+    grad_sigma: int,
+    workspace: int,
+    where: Execution,
+) -> None: ...

@@ -12,12 +12,20 @@ except ModuleNotFoundError as error:
         name="torch",
     ) from None
 
-from DCLS import construct, functional, reference
+from DCLS import construct, functional, im2col, reference
 from DCLS._C import __version__
 from DCLS.construct.modules import *  # noqa: F403
 from DCLS.construct.modules import __all__ as _module_names
 from DCLS.folding import fold
 from DCLS.functional import construct_kernel
 
-__all__ = ["__version__", "construct", "construct_kernel", "fold", "functional", "reference"]
+__all__ = [
+    "__version__",
+    "construct",
+    "construct_kernel",
+    "fold",
+    "functional",
+    "im2col",
+    "reference",
+]
 __all__ += _module_names

@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from DCLS import _ops
+from DCLS._im2col_functional import im2col, im2col_conv
 from DCLS._spec import check_version, resolve_sigma_min
 
-__all__ = ["construct_kernel", "construct_support", "direct_conv"]
+__all__ = ["construct_kernel", "construct_support", "direct_conv", "im2col", "im2col_conv"]
 
 
 def _check_tensors(optional: bool = False, **tensors: object) -> None:

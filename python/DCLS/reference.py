@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from DCLS._spec import NORM_EPS, resolve_sigma_min
 
-__all__ = ["construct_kernel", "taps"]
+__all__ = ["construct_kernel", "im2col", "im2col_conv", "taps"]
 
 
 def taps(
@@ -76,3 +77,85 @@ def construct_kernel(
     letters = "xyz"[: len(axes)]
     operands = ",".join(f"...k{letter}" for letter in letters)
     return torch.einsum(f"...k,{operands}->...{letters}", scale, *axes)
+
+
+def _convolve(
+    input: Tensor,
+    kernel: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    groups: int,
+) -> Tensor:
+    """Convolves with zeros before and behind each axis: ``padding`` has (begin, end) of each."""
+    pairs = [padding[i : i + 2] for i in range(0, len(padding), 2)]
+    padded = F.pad(input, [side for pair in reversed(pairs) for side in pair])
+    convolution = (F.conv1d, F.conv2d, F.conv3d)[input.ndim - 3]
+    output: Tensor = convolution(padded, kernel, bias, tuple(stride), groups=groups)
+    return output
+
+
+def im2col(
+    input: Tensor,
+    P: Tensor,
+    SIG: Tensor | None = None,
+    *,
+    dilated_kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    version: str = "gauss",
+    sigma_min: float | None = None,
+) -> Tensor:
+    """Samples the input around its elements: a convolution with the kernel of each of them.
+
+    Arguments and result as :func:`DCLS.functional.im2col`, but for ``stride``, which has one int
+    for each axis, and ``padding``, which has two: before and behind it.
+    """
+    rows = P.shape[1] * P.shape[2]
+    kernels = construct_kernel(
+        input.new_ones(rows, 1, 1, dtype=P.dtype),
+        P.reshape(P.shape[0], rows, 1, 1),
+        None if SIG is None else SIG.reshape(P.shape[0], rows, 1, 1),
+        dilated_kernel_size=dilated_kernel_size,
+        version=version,
+        sigma_min=sigma_min,
+    ).to(input.dtype)
+    columns = _convolve(input, kernels, None, stride, padding, P.shape[1])
+    return columns.reshape(input.shape[0], *P.shape[1:], *columns.shape[2:])
+
+
+def im2col_conv(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    P: Tensor,
+    SIG: Tensor | None = None,
+    *,
+    dilated_kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    groups: int = 1,
+    version: str = "gauss",
+    sigma_min: float | None = None,
+) -> Tensor:
+    """Convolves with the dense kernel whose positions all output channels share.
+
+    Arguments and result as :func:`DCLS.functional.im2col_conv`, but for ``stride`` and ``padding``,
+    which are those of :func:`im2col`.
+    """
+
+    def shared(rows: Tensor) -> Tensor:
+        """(D, I, K) to (D, O, I/g, K): output channel o has the positions of its group."""
+        of_groups = rows.reshape(rows.shape[0], groups, 1, *weight.shape[1:])
+        shape = (*rows.shape[:1], groups, weight.shape[0] // groups, *weight.shape[1:])
+        return of_groups.expand(shape).reshape(rows.shape[0], *weight.shape).to(weight.dtype)
+
+    kernel = construct_kernel(
+        weight,
+        shared(P),
+        None if SIG is None else shared(SIG),
+        dilated_kernel_size=dilated_kernel_size,
+        version=version,
+        sigma_min=sigma_min,
+    )
+    return _convolve(input, kernel, bias, stride, padding, groups)

@@ -4,6 +4,7 @@
 
 #include "dcls/construct.hpp"
 #include "dcls/conv.hpp"
+#include "dcls/im2col.hpp"
 
 namespace dcls::cpu {
 
@@ -18,5 +19,11 @@ void direct_conv_backward_input(const ConvArgs& args, const void* grad_output, c
                                 void* grad_input, int num_threads);
 void direct_conv_backward_kernel(const ConvArgs& args, const void* grad_output, const void* input,
                                  const std::uint8_t* support, void* grad_kernel, int num_threads);
+
+void im2col(const Im2colArgs& args, void* columns, int num_threads);
+void im2col_backward(const Im2colArgs& args, const void* grad_columns, const Im2colGrads& grads,
+                     int num_threads);
+void im2col_finish(const Im2colArgs& args, const void* sums, std::int64_t parts,
+                   void* grad_position, void* grad_sigma, int num_threads);
 
 }  // namespace dcls::cpu

@@ -7,9 +7,11 @@
 #include <sstream>
 
 #include "common/dispatch.hpp"
+#include "common/tap_table.hpp"
 #include "cuda/construct_launch.hpp"
 #include "cuda/conv_launch.hpp"
 #include "cuda/conv_make_plan.hpp"
+#include "cuda/im2col_launch.hpp"
 
 namespace dcls::cuda {
 namespace {
@@ -105,6 +107,31 @@ void direct_conv_backward_kernel(const ConvArgs& args, const void* grad_output, 
                                  const Execution& where) {
   const auto launch = args.ndim == 1 ? launch_conv_kernel<true> : launch_conv_kernel<false>;
   launch(args, grad_output, input, support, grad_kernel, workspace, where);
+}
+
+std::int64_t im2col_workspace(const Im2colArgs& args) {
+  const TapLayout layout = tap_table::longest_layout(args);
+  return args.dtype == DType::kFloat64 ? tap_table::bytes<double>(layout, args.ndim)
+                                       : tap_table::bytes<float>(layout, args.ndim);
+}
+
+void im2col(const Im2colArgs& args, void* columns, void* workspace, const Execution& where) {
+  dispatch_ndim(args.ndim,
+                [&](auto ndim) { launch_im2col<ndim()>(args, columns, workspace, where); });
+}
+
+void im2col_backward(const Im2colArgs& args, const void* grad_columns, const Im2colGrads& grads,
+                     void* workspace, const Execution& where) {
+  dispatch_ndim(args.ndim, [&](auto ndim) {
+    launch_im2col_backward<ndim()>(args, grad_columns, grads, workspace, where);
+  });
+}
+
+void im2col_finish(const Im2colArgs& args, const void* sums, std::int64_t parts,
+                   void* grad_position, void* grad_sigma, void* workspace, const Execution& where) {
+  dispatch_ndim(args.ndim, [&](auto ndim) {
+    launch_im2col_finish<ndim()>(args, sums, parts, grad_position, grad_sigma, workspace, where);
+  });
 }
 
 }  // namespace dcls::cuda

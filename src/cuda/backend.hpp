@@ -9,6 +9,7 @@
 
 #include "dcls/construct.hpp"
 #include "dcls/conv.hpp"
+#include "dcls/im2col.hpp"
 #include "dcls/runtime.hpp"
 
 namespace dcls::cuda {
@@ -31,5 +32,12 @@ void direct_conv_backward_input(const ConvArgs& args, const void* grad_output, c
 void direct_conv_backward_kernel(const ConvArgs& args, const void* grad_output, const void* input,
                                  const std::uint8_t* support, void* grad_kernel, void* workspace,
                                  const Execution& where);
+
+std::int64_t im2col_workspace(const Im2colArgs& args);
+void im2col(const Im2colArgs& args, void* columns, void* workspace, const Execution& where);
+void im2col_backward(const Im2colArgs& args, const void* grad_columns, const Im2colGrads& grads,
+                     void* workspace, const Execution& where);
+void im2col_finish(const Im2colArgs& args, const void* sums, std::int64_t parts,
+                   void* grad_position, void* grad_sigma, void* workspace, const Execution& where);
 
 }  // namespace dcls::cuda

@@ -38,4 +38,14 @@ void direct_conv_backward_kernel(const ConvArgs&, const void*, const void*, cons
   fail();
 }
 
+std::int64_t im2col_workspace(const Im2colArgs&) { fail(); }
+void im2col(const Im2colArgs&, void*, void*, const Execution&) { fail(); }
+void im2col_backward(const Im2colArgs&, const void*, const Im2colGrads&, void*, const Execution&) {
+  fail();
+}
+void im2col_finish(const Im2colArgs&, const void*, std::int64_t, void*, void*, void*,
+                   const Execution&) {
+  fail();
+}
+
 }  // namespace dcls::cuda

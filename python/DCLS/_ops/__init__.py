@@ -12,6 +12,8 @@ from DCLS._ops.construct import (
     construct_support,
 )
 from DCLS._ops.conv import direct_conv, direct_conv_backward
+from DCLS._ops.im2col import im2col, im2col_backward
+from DCLS._ops.im2col_conv import im2col_conv, im2col_conv_backward
 
 __all__ = [
     "construct_kernel",
@@ -19,4 +21,8 @@ __all__ = [
     "construct_support",
     "direct_conv",
     "direct_conv_backward",
+    "im2col",
+    "im2col_backward",
+    "im2col_conv",
+    "im2col_conv_backward",
 ]

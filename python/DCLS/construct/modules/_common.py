@@ -109,7 +109,7 @@ class _DclsModule(Module):
         inputs, outputs = self.in_channels, self.out_channels
         lead = (inputs, outputs // groups) if self.transposed else (outputs, inputs // groups)
         shape = (*lead, *self.dense_kernel_size, self.kernel_count)
-        rows = (len(self.dilated_kernel_size), *shape)
+        rows = (len(self.dilated_kernel_size), *self._rows_shape(shape))
         dtype = _arguments.parameter_dtype(dtype)
         # The order in which 0.1.1 registers them: optimizers number the parameters by it.
         self.weight = Parameter(torch.empty(shape, device=device, dtype=dtype))
@@ -170,6 +170,10 @@ class _DclsModule(Module):
                 f"{len(self.stride)} axes where padding='same', got {tuple(kernel_size)}"
             )
         return tuple(size for pair in reversed(pairs) for size in pair)
+
+    def _rows_shape(self, weight_shape: Sequence[int]) -> tuple[int, ...]:
+        """Returns the shape of a row of ``P`` and of ``SIG``: each weight has a position."""
+        return tuple(weight_shape)
 
     def _position_limits(self) -> tuple[tuple[int, int], ...]:
         """Returns the lowest and highest position on the grid for each row of ``P``."""

@@ -1,0 +1,84 @@
+#pragma once
+
+#include <cstdint>
+
+#include "dcls/types.hpp"
+
+namespace dcls {
+
+/// Columns of a convolution that samples its input at real-valued offsets and builds no kernel:
+///
+///   columns[n, i, k, o] = sum_x phi_{i,k}(x) * input[n, i, o * stride - padding + x],
+///   x in {0..size[0]-1} x ... x {0..size[ndim-1]-1}
+///
+/// where phi_{i,k} is an element of weight 1 as `ConstructArgs` defines it, and the input is zero
+/// outside of its size. The convolution's output is the product of the weights with the columns.
+///
+/// A part of the columns is a problem of its own: that of the outputs from r on, on axis d, has
+/// padding[d] - r * stride[d]; that of some of the input's points has an `input` further on, a
+/// smaller input_size and a correspondingly changed padding.
+struct Im2colArgs {
+  Version version = Version::kGauss;
+  DType dtype = DType::kFloat32;                   ///< of input, columns and their gradients
+  int ndim = 2;                                    ///< number of axes, 1 to 3
+  std::int64_t size[kMaxDims] = {1, 1, 1};         ///< grid points of the kernel, per axis
+  std::int64_t stride[kMaxDims] = {1, 1, 1};       ///< input steps between outputs
+  std::int64_t padding[kMaxDims] = {0, 0, 0};      ///< zeros before the input; may be negative
+  std::int64_t input_size[kMaxDims] = {1, 1, 1};   ///< points of the input
+  std::int64_t output_size[kMaxDims] = {1, 1, 1};  ///< outputs; any number: outside is zero
+  std::int64_t batch = 0;
+  std::int64_t channels = 0;
+  std::int64_t elements = 0;        ///< elements (K) of each channel
+  std::int64_t batch_stride = 0;    ///< values between two items of the batch of `input`
+  std::int64_t channel_stride = 0;  ///< values between two channels of `input`
+  double sigma_min = 0.0;           ///< added to |sigma|; finite and > 0 for kMax and kGauss
+  const void* input = nullptr;      ///< (batch, channels, input_size...); the last axes are dense
+  /// (ndim, channels, elements) in float32, or in float64 if `dtype` is; 0 is the grid's centre.
+  const void* position = nullptr;
+  const void* sigma = nullptr;  ///< as position; null for kV0 and kV1
+};
+
+/// Bytes of device memory, aligned to 16, that the calls below need for themselves; 0 on the CPU,
+/// where they allocate.
+/// @throws as im2col.
+DCLS_API std::int64_t im2col_workspace(const Im2colArgs& args, const Execution& where);
+
+/// Writes the columns, (batch, channels, elements, output_size...), dense.
+///
+/// An element whose position is not finite has NaN columns. Nothing else depends on it. Results do
+/// not depend on the thread count.
+/// @throws std::invalid_argument if an argument is out of range or a needed pointer is null.
+/// @throws std::runtime_error if `where` asks for CUDA and the library was built without it.
+/// @throws CudaError if a CUDA call fails.
+DCLS_API void im2col(const Im2colArgs& args, void* columns, void* workspace,
+                     const Execution& where);
+
+/// Gradients to compute; null skips one.
+struct Im2colGrads {
+  /// Gradient of the input, overwritten; as `input`, with strides of its own. The elements that are
+  /// not finite make that of their channel NaN.
+  void* input = nullptr;
+  std::int64_t batch_stride = 0;
+  std::int64_t channel_stride = 0;
+  /// Sums from which im2col_finish makes the gradients of position and sigma: (parts, channels,
+  /// elements, 1 + 2 * ndim), in the dtype of position. They are added to: zero before the first
+  /// part of a problem. The items n, n + parts, n + 2 * parts, ... of a batch make part n, so that
+  /// results do not depend on the thread count.
+  void* sums = nullptr;
+  std::int64_t parts = 1;
+  /// Whether the sums serve the gradient of sigma, too; must be false for kV0 and kV1.
+  bool sigma = false;
+};
+
+/// Gradients for `grad_columns`, as `columns`. Throws as im2col.
+DCLS_API void im2col_backward(const Im2colArgs& args, const void* grad_columns,
+                              const Im2colGrads& grads, void* workspace, const Execution& where);
+
+/// Turns the sums of im2col_backward into the gradients of position and sigma, as these; null skips
+/// one. Sub-gradients at the kinks are those of construct_backward. Reads of `args` version, dtype,
+/// ndim, size, channels, elements, sigma_min, position and sigma. Throws as im2col.
+DCLS_API void im2col_finish(const Im2colArgs& args, const void* sums, std::int64_t parts,
+                            void* grad_position, void* grad_sigma, void* workspace,
+                            const Execution& where);
+
+}  // namespace dcls

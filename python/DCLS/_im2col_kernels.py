@@ -1,0 +1,454 @@
+"""Im2col's part of :mod:`DCLS._kernels`: tensors to addresses, whole problems or pieces of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from DCLS import _C
+from DCLS._kernels import _DTYPES, _VERSION_INDEX, _address, _execution
+
+#: Into how many parts a batch's sums for the gradients of positions are cut at most. A fixed
+#: number: with one that followed the threads, results would follow them, too.
+_PARTS = 8
+
+
+class Spec(NamedTuple):
+    """What an im2col problem is, but for its tensors. All sequences have one int for each axis."""
+
+    size: Sequence[int]
+    stride: Sequence[int]
+    padding: Sequence[int]  #: zeros before the input
+    output_size: Sequence[int]
+    version: str
+    sigma_min: float
+
+
+class Piece(NamedTuple):
+    """A part of the columns: items of the batch, channels, and outputs of each axis."""
+
+    batch: range
+    channels: range
+    outputs: tuple[range, ...]
+
+    def shape(self, elements: int) -> tuple[int, ...]:
+        """The shape of its columns."""
+        lengths = (len(outputs) for outputs in self.outputs)
+        return (len(self.batch), len(self.channels), elements, *lengths)
+
+
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which tensors of ``dtype`` are computed, which is that of positions."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _ranges(length: int, step: int) -> list[range]:
+    """Cuts range(length) into ranges of at most ``step``, of nearly equal lengths."""
+    count = -(-length // step)
+    return [range(length * i // count, length * (i + 1) // count) for i in range(count)]
+
+
+def cut(
+    batch: int,
+    lanes: int,
+    output_size: Sequence[int],
+    lane_bytes: int,
+    workspace: int,
+    lanes_in_block: int = 1,
+) -> tuple[list[range], list[range], list[tuple[range, ...]]]:
+    """Cuts a problem into pieces whose columns take at most ``workspace`` bytes.
+
+    First the batch is cut, then the lanes, then the outputs from the first axis on: a cut through
+    the outputs has some rows of the input read twice.
+
+    Args:
+        batch: items of the batch.
+        lanes: what the pieces of the channels are made of: channels, or groups of them.
+        output_size: outputs on each axis.
+        lane_bytes: bytes of a lane's columns at one output.
+        workspace: most bytes of a piece.
+        lanes_in_block: no piece has lanes of several blocks of so many lanes, unless all of them.
+
+    Returns:
+        The ranges of the batch, of the lanes, and of the outputs on all axes.
+
+    Raises:
+        ValueError: the columns at one output alone take more than ``workspace``.
+    """
+    if lane_bytes > workspace:
+        raise ValueError(
+            f"workspace must be at least {lane_bytes} bytes, what the columns at one output take "
+            f"here, got {workspace}"
+        )
+    room = workspace // max(lane_bytes, 1)  # outputs of a lane
+    steps = []
+    for axis, length in enumerate(output_size):
+        below = math.prod(output_size[axis + 1 :])
+        steps.append(min(length, max(1, room // below)))
+    step_lanes = min(lanes, max(1, room // math.prod(output_size)))
+    step_batch = min(batch, max(1, room // max(1, lanes * math.prod(output_size))))
+    if step_lanes >= lanes_in_block:
+        blocks = _ranges(lanes // lanes_in_block, step_lanes // lanes_in_block)
+        of_lanes = [range(b.start * lanes_in_block, b.stop * lanes_in_block) for b in blocks]
+    else:
+        of_lanes = [
+            range(first + r.start, first + r.stop)
+            for first in range(0, lanes, lanes_in_block)
+            for r in _ranges(lanes_in_block, step_lanes)
+        ]
+    outputs: list[tuple[range, ...]] = [()]
+    for length, step in zip(output_size, steps, strict=True):
+        outputs = [(*before, r) for before in outputs for r in _ranges(length, step)]
+    return _ranges(batch, max(1, step_batch)), of_lanes, outputs
+
+
+class Columns:
+    """An im2col problem of checked arguments, whose columns are made piece by piece."""
+
+    def __init__(self, input: Tensor, P: Tensor, SIG: Tensor | None, spec: Spec) -> None:
+        self.input = input.contiguous()
+        dtype = compute_dtype(input.dtype)
+        self.P = P.to(dtype).contiguous()
+        self.SIG = None if SIG is None else SIG.to(dtype).contiguous()
+        self.spec = spec
+        self.elements = P.shape[-1]
+        self.where = _execution(input.device)
+
+    @property
+    def whole(self) -> Piece:
+        """All of the columns."""
+        batch, channels = self.input.shape[:2]
+        return Piece(
+            range(batch), range(channels), tuple(range(length) for length in self.spec.output_size)
+        )
+
+    def has_all_outputs(self, piece: Piece) -> bool:
+        """Whether a piece has a part of the batch or channels, but no part of the outputs."""
+        lengths = tuple(len(rows) for rows in piece.outputs)
+        return lengths == tuple(self.spec.output_size)
+
+    def _positions(self, channels: range) -> tuple[Tensor, Tensor | None]:
+        """P and SIG of some channels."""
+        chosen = slice(channels.start, channels.stop)
+        return (
+            self.P[:, chosen].contiguous(),
+            None if self.SIG is None else self.SIG[:, chosen].contiguous(),
+        )
+
+    def _window(self, piece: Piece) -> range:
+        """The points of the input's first axis that a piece with a part of the outputs reads."""
+        rows, length = piece.outputs[0], self.input.shape[2]
+        if len(rows) == self.spec.output_size[0]:
+            return range(length)
+        stride, padding = self.spec.stride[0], self.spec.padding[0]
+        first = min(max(0, rows.start * stride - padding), length)
+        end = (rows.stop - 1) * stride - padding + self.spec.size[0]
+        return range(first, max(first, min(end, length)))
+
+    def _problem(
+        self, piece: Piece, P: Tensor, SIG: Tensor | None, window: range
+    ) -> _C.Im2colProblem:
+        spec, strides = self.spec, self.input.stride()
+        start = [rows.start for rows in piece.outputs]
+        padding = [p - o * s for p, o, s in zip(spec.padding, start, spec.stride, strict=True)]
+        padding[0] += window.start
+        offset = sum(
+            at * stride
+            for at, stride in zip(
+                (piece.batch.start, piece.channels.start, window.start), strides, strict=False
+            )
+        )
+        return _C.Im2colProblem(
+            version=_VERSION_INDEX[spec.version],
+            dtype=_DTYPES[self.input.dtype],
+            size=list(spec.size),
+            stride=list(spec.stride),
+            padding=padding,
+            input_size=[len(window), *self.input.shape[3:]],
+            output_size=[len(rows) for rows in piece.outputs],
+            batch=len(piece.batch),
+            channels=len(piece.channels),
+            elements=self.elements,
+            batch_stride=strides[0],
+            channel_stride=strides[1],
+            sigma_min=spec.sigma_min,
+            input=_address(self.input) + offset * self.input.element_size(),
+            position=_address(P),
+            sigma=_address(SIG),
+        )
+
+    def _workspace(self, problem: _C.Im2colProblem) -> Tensor | None:
+        """Device memory that a call needs for itself."""
+        if not self.input.is_cuda:
+            return None
+        size = _C.im2col_workspace(problem, self.where)
+        return torch.empty(size, dtype=torch.uint8, device=self.input.device)
+
+    def make(self, piece: Piece, columns: Tensor) -> None:
+        """Writes the columns of a piece to ``columns``, contiguous and of its shape."""
+        P, SIG = self._positions(piece.channels)
+        problem = self._problem(piece, P, SIG, self._window(piece))
+        workspace = self._workspace(problem)
+        _C.im2col(problem, _address(columns), _address(workspace), self.where)
+
+    def new_sums(self, channels: range) -> Tensor:
+        """Zeros to which :meth:`backward` adds for the gradients of P and SIG."""
+        parts = max(1, min(_PARTS, self.input.shape[0]))
+        shape = (parts, len(channels), self.elements, 1 + 2 * len(self.spec.size))
+        return self.P.new_zeros(shape)
+
+    def backward(
+        self,
+        piece: Piece,
+        grad_columns: Tensor,
+        grad_input: Tensor | None,
+        sums: Tensor | None,
+        with_sigma: bool,
+    ) -> None:
+        """Takes the gradients of a piece's columns.
+
+        Args:
+            piece: a part of the columns.
+            grad_columns: the gradient of its columns, contiguous and of its shape.
+            grad_input: of the input's shape, or None. A piece with all outputs overwrites its part,
+                others add to it.
+            sums: of :meth:`new_sums` for the piece's channels, or None; added to.
+            with_sigma: whether the sums serve the gradient of SIG, too.
+        """
+        P, SIG = self._positions(piece.channels)
+        window = self._window(piece)
+        problem = self._problem(piece, P, SIG, window)
+        workspace = self._workspace(problem)
+        part = target = None
+        if grad_input is not None:
+            part = grad_input[
+                piece.batch.start : piece.batch.stop,
+                piece.channels.start : piece.channels.stop,
+                window.start : window.stop,
+            ]
+            all_outputs = self.has_all_outputs(piece)
+            target = part if all_outputs else part.new_empty(part.shape, dtype=self.input.dtype)
+        _C.im2col_backward(
+            problem,
+            _address(grad_columns),
+            _address(target),
+            0 if target is None else target.stride(0),
+            0 if target is None else target.stride(1),
+            _address(sums),
+            1 if sums is None else sums.shape[0],
+            with_sigma,
+            _address(workspace),
+            self.where,
+        )
+        if part is not None and target is not None and target is not part:
+            part += target
+
+    def finish(
+        self, channels: range, sums: Tensor, grad_P: Tensor | None, grad_SIG: Tensor | None
+    ) -> None:
+        """Writes the gradients of P and SIG of some channels to their place in ``grad_*``."""
+        P, SIG = self._positions(channels)
+        rows = tuple(range(length) for length in self.spec.output_size)
+        problem = self._problem(Piece(range(0), channels, rows), P, SIG, range(0))
+        workspace = self._workspace(problem)
+        own_P = None if grad_P is None else torch.empty_like(P)
+        own_SIG = None if grad_SIG is None else torch.empty_like(P)
+        _C.im2col_finish(
+            problem,
+            _address(sums),
+            sums.shape[0],
+            _address(own_P),
+            _address(own_SIG),
+            _address(workspace),
+            self.where,
+        )
+        for grad, own in ((grad_P, own_P), (grad_SIG, own_SIG)):
+            if grad is not None and own is not None:
+                grad[:, channels.start : channels.stop] = own
+
+
+def im2col(input: Tensor, P: Tensor, SIG: Tensor | None, spec: Spec) -> Tensor:
+    """The columns of checked arguments, ``(N, I, K, *output_size)``."""
+    columns = Columns(input, P, SIG, spec)
+    result = input.new_empty(columns.whole.shape(columns.elements))
+    columns.make(columns.whole, result)
+    return result
+
+
+def im2col_backward(
+    grad_columns: Tensor,
+    input: Tensor,
+    P: Tensor,
+    SIG: Tensor | None,
+    spec: Spec,
+    output_mask: Sequence[bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients of input, P and SIG of checked arguments; None where the mask is False."""
+    columns = Columns(input, P, SIG, spec)
+    whole = columns.whole
+    # Zeros: where there are no outputs or no elements nothing is written.
+    grad_input = torch.zeros_like(columns.input) if output_mask[0] else None
+    grad_P = torch.empty_like(P, memory_format=torch.contiguous_format) if output_mask[1] else None
+    grad_SIG = None
+    if output_mask[2] and SIG is not None:
+        grad_SIG = torch.empty_like(SIG, memory_format=torch.contiguous_format)
+    sums = None
+    if grad_P is not None or grad_SIG is not None:
+        sums = columns.new_sums(whole.channels)
+    columns.backward(whole, grad_columns.contiguous(), grad_input, sums, grad_SIG is not None)
+    if sums is not None:
+        columns.finish(whole.channels, sums, grad_P, grad_SIG)
+    return grad_input, grad_P, grad_SIG
+
+
+# ------------------------------------------------------------------------------- the convolution
+
+
+def _pieces(
+    columns: Columns, lanes: int, lane_channels: int, workspace: int, lanes_in_block: int
+) -> Iterator[tuple[range, list[Piece]]]:
+    """Yields channels, and the pieces that have them. Lanes: see :func:`cut`."""
+    lane_bytes = lane_channels * columns.elements * columns.input.element_size()
+    batches, of_lanes, outputs = cut(
+        columns.input.shape[0],
+        lanes,
+        columns.spec.output_size,
+        lane_bytes,
+        workspace,
+        lanes_in_block,
+    )
+    for chosen in of_lanes:
+        channels = range(chosen.start * lane_channels, chosen.stop * lane_channels)
+        yield channels, [Piece(batch, channels, rows) for batch in batches for rows in outputs]
+
+
+def _flat(piece: Piece, output_size: Sequence[int]) -> slice:
+    """The outputs of a piece, which :func:`cut` leaves next to each other."""
+    first = 0
+    for rows, length in zip(piece.outputs, output_size, strict=True):
+        first = first * length + rows.start
+    return slice(first, first + math.prod(len(rows) for rows in piece.outputs))
+
+
+def _buffer(columns: Columns, pieces: Sequence[tuple[range, list[Piece]]]) -> Tensor:
+    """Memory for the columns of the largest piece."""
+    sizes = [math.prod(piece.shape(columns.elements)) for _, every in pieces for piece in every]
+    return columns.input.new_empty(max(sizes, default=0))
+
+
+def im2col_conv(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    P: Tensor,
+    SIG: Tensor | None,
+    spec: Spec,
+    groups: int,
+    workspace: int,
+) -> Tensor:
+    """The convolution of checked arguments; its columns take at most ``workspace`` bytes."""
+    columns = Columns(input, P, SIG, spec)
+    batch, channels = input.shape[:2]
+    out_channels, per_group, elements = weight.shape
+    output = input.new_empty((batch, out_channels, *spec.output_size))
+    if output.numel() == 0:
+        return output
+    if channels == 0 or elements == 0:
+        output.zero_()
+        return output if bias is None else output.add_(bias.reshape(-1, *[1] * len(spec.size)))
+    matrices = weight.reshape(groups, out_channels // groups, per_group * elements)
+    pieces = list(_pieces(columns, groups, per_group, workspace, 1))
+    buffer = _buffer(columns, pieces)
+    out = output.view(batch, groups, out_channels // groups, -1)
+    biases = None if bias is None else bias.reshape(groups, -1, 1)
+    for chosen, every in pieces:
+        of_groups = slice(chosen.start // per_group, chosen.stop // per_group)
+        for piece in every:
+            shape = piece.shape(elements)
+            made = buffer[: math.prod(shape)].view(shape)
+            columns.make(piece, made)
+            made = made.view(len(piece.batch), -1, per_group * elements, math.prod(shape[3:]))
+            part = out[piece.batch.start : piece.batch.stop, of_groups]
+            part = part[..., _flat(piece, spec.output_size)]
+            for n in range(len(piece.batch)):
+                torch.bmm(matrices[of_groups], made[n], out=part[n])
+            if biases is not None:
+                part += biases[of_groups]
+    return output
+
+
+def im2col_conv_backward(
+    grad_output: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    P: Tensor,
+    SIG: Tensor | None,
+    spec: Spec,
+    groups: int,
+    workspace: int,
+    output_mask: Sequence[bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients of input, weight, P and SIG of checked arguments; None where the mask is False."""
+    columns = Columns(input, P, SIG, spec)
+    batch, channels = input.shape[:2]
+    out_channels, per_group, elements = weight.shape
+    # What several pieces add to is summed in at least float32.
+    sum_dtype = columns.P.dtype
+    matrices = weight.reshape(groups, out_channels // groups, per_group * elements)
+    pieces = list(_pieces(columns, channels, 1, workspace, per_group)) if channels else []
+    split = not all(columns.has_all_outputs(piece) for _, every in pieces for piece in every)
+    grad_input = None
+    if output_mask[0]:
+        grad_input = torch.zeros_like(columns.input, dtype=sum_dtype if split else input.dtype)
+    grad_weight = torch.zeros_like(matrices, dtype=sum_dtype) if output_mask[1] else None
+    grad_P = torch.zeros_like(columns.P) if output_mask[2] else None
+    with_sigma = output_mask[3] and columns.SIG is not None
+    grad_SIG = torch.zeros_like(columns.P) if with_sigma else None
+    for_columns = grad_input is not None or grad_P is not None or grad_SIG is not None
+    if batch and out_channels and elements:
+        grad = grad_output.reshape(batch, groups, out_channels // groups, -1)
+        buffer = _buffer(columns, pieces)
+        for chosen, every in pieces:
+            of_groups = slice(chosen.start // per_group, -(-chosen.stop // per_group))
+            rows = slice(
+                (chosen.start - of_groups.start * per_group) * elements,
+                (chosen.stop - (of_groups.stop - 1) * per_group) * elements,
+            )
+            sums = None
+            if grad_P is not None or grad_SIG is not None:
+                sums = columns.new_sums(chosen)
+            for piece in every:
+                shape = piece.shape(elements)
+                made = buffer[: math.prod(shape)].view(shape)
+                matrix = made.view(
+                    len(piece.batch),
+                    of_groups.stop - of_groups.start,
+                    rows.stop - rows.start,
+                    math.prod(shape[3:]),
+                )
+                part = grad[piece.batch.start : piece.batch.stop, of_groups]
+                part = part[..., _flat(piece, spec.output_size)]
+                if grad_weight is not None:
+                    columns.make(piece, made)
+                    target = grad_weight[of_groups, :, rows]
+                    for n in range(len(piece.batch)):
+                        if target.dtype == made.dtype:
+                            target.baddbmm_(part[n], matrix[n].mT)
+                        else:
+                            target += torch.bmm(part[n], matrix[n].mT)
+                if for_columns:
+                    for n in range(len(piece.batch)):
+                        torch.bmm(matrices[of_groups, :, rows].mT, part[n], out=matrix[n])
+                    columns.backward(piece, made, grad_input, sums, grad_SIG is not None)
+            if sums is not None:
+                columns.finish(chosen, sums, grad_P, grad_SIG)
+    return (
+        None if grad_input is None else grad_input.to(input.dtype),
+        None if grad_weight is None else grad_weight.to(weight.dtype).view(weight.shape),
+        None if grad_P is None else grad_P.to(P.dtype),
+        None if grad_SIG is None else grad_SIG.to(P.dtype),
+    )

@@ -1,0 +1,214 @@
+"""The operators ``dcls::im2col_conv`` and ``dcls::im2col_conv_backward``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from DCLS import _im2col_kernels, reference
+from DCLS._ops._im2col_checks import check_conv, check_gradient, check_spec
+from DCLS._ops._library import library as _library
+from DCLS._ops._library import register
+from DCLS._ops._transforms import (
+    merge,
+    register_autocast,
+    second_gradients,
+    split,
+    to_front,
+)
+
+__all__ = ["im2col_conv", "im2col_conv_backward"]
+
+_REST = (
+    "SymInt[] dilated_kernel_size, SymInt[] stride, SymInt[] padding, str version, "
+    "float sigma_min, SymInt groups, int workspace"
+)
+_library.define(
+    "im2col_conv(Tensor input, Tensor weight, Tensor? bias, Tensor P, Tensor? SIG, "
+    f"{_REST}) -> Tensor"
+)
+_library.define(
+    "im2col_conv_backward(Tensor grad_output, Tensor input, Tensor weight, Tensor P, Tensor? SIG, "
+    f"{_REST}, bool[4] output_mask) -> (Tensor, Tensor, Tensor, Tensor)"
+)
+
+
+# ---------------------------------------------------------------------------------- kernels, fakes
+
+
+def _checked(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    P: Tensor,
+    SIG: Tensor | None,
+    rest: Sequence[Any],
+) -> tuple[_im2col_kernels.Spec, int, int]:
+    *rest_of_spec, groups, workspace = rest
+    spec = check_spec(input, P, SIG, *rest_of_spec)
+    check_conv(input, weight, bias, P, groups, workspace)
+    return spec, groups, workspace
+
+
+def _im2col_conv(
+    input: Tensor, weight: Tensor, bias: Tensor | None, P: Tensor, SIG: Tensor | None, *rest: Any
+) -> Tensor:
+    checked = _checked(input, weight, bias, P, SIG, rest)
+    return _im2col_kernels.im2col_conv(input, weight, bias, P, SIG, *checked)
+
+
+def _im2col_conv_fake(
+    input: Tensor, weight: Tensor, bias: Tensor | None, P: Tensor, SIG: Tensor | None, *rest: Any
+) -> Tensor:
+    spec, *_ = _checked(input, weight, bias, P, SIG, rest)
+    return input.new_empty((input.shape[0], weight.shape[0], *spec.output_size))
+
+
+def _checked_backward(
+    grad_output: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    P: Tensor,
+    SIG: Tensor | None,
+    rest: Sequence[Any],
+) -> tuple[_im2col_kernels.Spec, int, int]:
+    spec, groups, workspace = _checked(input, weight, None, P, SIG, rest)
+    expected = (input.shape[0], weight.shape[0], *spec.output_size)
+    check_gradient("grad_output", grad_output, expected, input)
+    return spec, groups, workspace
+
+
+def _im2col_conv_backward(
+    grad_output: Tensor, input: Tensor, weight: Tensor, P: Tensor, SIG: Tensor | None, *rest: Any
+) -> tuple[Tensor, ...]:
+    *rest_, mask = rest
+    checked = _checked_backward(grad_output, input, weight, P, SIG, rest_)
+    grads = _im2col_kernels.im2col_conv_backward(
+        grad_output, input, weight, P, SIG, *checked, output_mask=mask
+    )
+    return tuple(input.new_empty(0) if grad is None else grad for grad in grads)
+
+
+def _im2col_conv_backward_fake(
+    grad_output: Tensor, input: Tensor, weight: Tensor, P: Tensor, SIG: Tensor | None, *rest: Any
+) -> tuple[Tensor, ...]:
+    *rest_, mask = rest
+    _checked_backward(grad_output, input, weight, P, SIG, rest_)
+    return tuple(
+        input.new_empty(0) if tensor is None or not wanted else tensor.new_empty(tensor.shape)
+        for tensor, wanted in zip((input, weight, P, SIG), mask, strict=True)
+    )
+
+
+register_autocast("im2col_conv", low=(0, 1, 2), full=(3, 4))
+register_autocast("im2col_conv_backward", low=(), full=())
+
+
+# ---------------------------------------------------------------------------------------- autograd
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG001
+    ctx.save_for_backward(*inputs[:2], *inputs[3:5])  # not the bias
+    ctx.rest = inputs[5:]
+
+
+def _backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+    needs = ctx.needs_input_grad
+    mask = [needs[0], needs[1], needs[3], needs[4]]
+    grads: Sequence[Tensor | None] = (None,) * 4
+    if any(mask):
+        grads = im2col_conv_backward(grad_output, *ctx.saved_tensors, *ctx.rest, mask)
+    wanted = [grad if needed else None for grad, needed in zip(grads, mask, strict=True)]
+    bias = grad_output.sum((0, *range(2, grad_output.ndim))) if needs[2] else None
+    return (*wanted[:2], bias, *wanted[2:], *(None for _ in ctx.rest))
+
+
+def _setup_double_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:  # noqa: ARG001
+    ctx.save_for_backward(*inputs[:5])
+    ctx.rest = inputs[5:]
+
+
+def _double_backward(ctx: Any, *grad_grads: Tensor) -> tuple[Tensor | None, ...]:
+    size, stride, padding, version, sigma_min, groups, _, mask = ctx.rest
+    grad_output, *primals = ctx.saved_tensors
+
+    def build(input: Tensor, weight: Tensor, P: Tensor, SIG: Tensor | None) -> Tensor:
+        return reference.im2col_conv(
+            input,
+            weight,
+            None,
+            P,
+            SIG,
+            dilated_kernel_size=size,
+            stride=stride,
+            padding=padding,
+            groups=groups,
+            version=version,
+            sigma_min=None if SIG is None else sigma_min,
+        )
+
+    grads = second_gradients(build, primals, mask, grad_output, grad_grads)
+    return (*grads, *(None for _ in ctx.rest))
+
+
+# -------------------------------------------------------------------------------------------- vmap
+
+#: Which dimension of input, weight, P and SIG the copies are merged into: they become groups.
+_MERGED = (1, 0, 1, 1)
+
+
+def _grouped(rest: Sequence[Any], batch: int) -> tuple[Any, ...]:
+    """The arguments behind the tensors, with as many groups as all copies have."""
+    *spec, groups, workspace = rest
+    return (*spec, groups * batch, workspace)
+
+
+def _im2col_conv_vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
+    """The copies are groups of one convolution."""
+    batch = info.batch_size
+    tensors = (
+        merge(to_front(tensor, dim, batch), at)
+        for tensor, dim, at in zip(args[:5], in_dims[:5], (1, 0, 0, 1, 1), strict=True)
+    )
+    output = im2col_conv(*tensors, *_grouped(args[5:], batch))
+    return split(output, 1, batch), 0
+
+
+def _im2col_conv_backward_vmap(
+    info: Any, in_dims: tuple[int | None, ...], *args: Any
+) -> tuple[tuple[Tensor, ...], tuple[int | None, ...]]:
+    batch = info.batch_size
+    tensors = (
+        merge(to_front(tensor, dim, batch), at)
+        for tensor, dim, at in zip(args[:5], in_dims[:5], (1, *_MERGED), strict=True)
+    )
+    *rest, mask = args[5:]
+    grads = im2col_conv_backward(*tensors, *_grouped(rest, batch), mask)
+    mask = [wanted and tensor is not None for wanted, tensor in zip(mask, args[1:5], strict=True)]
+    return (
+        tuple(
+            split(grad, at, batch) if wanted else grad
+            for grad, wanted, at in zip(grads, mask, _MERGED, strict=True)
+        ),
+        tuple(0 if wanted else None for wanted in mask),
+    )
+
+
+im2col_conv = register(
+    "im2col_conv",
+    kernel=_im2col_conv,
+    fake=_im2col_conv_fake,
+    vmap=_im2col_conv_vmap,
+    setup_context=_setup_context,
+    backward=_backward,
+)
+im2col_conv_backward = register(
+    "im2col_conv_backward",
+    kernel=_im2col_conv_backward,
+    fake=_im2col_conv_backward_fake,
+    vmap=_im2col_conv_backward_vmap,
+    setup_context=_setup_double_context,
+    backward=_double_backward,
+)

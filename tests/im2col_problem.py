@@ -1,0 +1,160 @@
+"""Random im2col problems, and the comparison with the float64 reference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from support import SIGMA_VERSIONS, relative_error
+from torch import Tensor
+
+from DCLS import reference
+from DCLS.functional import im2col, im2col_conv
+
+
+@dataclass
+class Im2colProblem:
+    """Arguments of im2col and im2col_conv."""
+
+    input: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    P: Tensor
+    SIG: Tensor | None
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    groups: int
+    version: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {
+            "dilated_kernel_size": self.size,
+            "stride": self.stride,
+            "padding": self.padding,
+            "version": self.version,
+        }
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors of the convolution that are there."""
+        names = ("input", "weight", "bias", "P", "SIG")
+        return {n: getattr(self, n) for n in names if getattr(self, n) is not None}
+
+    @property
+    def column_tensors(self) -> dict[str, Tensor]:
+        """Those of im2col."""
+        return {n: t for n, t in self.tensors.items() if n not in ("weight", "bias")}
+
+    def to(self, dtype: torch.dtype, position_dtype: torch.dtype | None = None) -> Im2colProblem:
+        changed = {
+            name: tensor.detach()
+            .to(position_dtype or dtype if name in ("P", "SIG") else dtype)
+            .requires_grad_()
+            for name, tensor in self.tensors.items()
+        }
+        return replace(self, **changed)
+
+    def columns(self, **more: Any) -> Tensor:
+        return im2col(self.input, self.P, self.SIG, **{**self.options, **more})
+
+    def conv(self, **more: Any) -> Tensor:
+        tensors = (self.input, self.weight, self.bias, self.P, self.SIG)
+        return im2col_conv(*tensors, groups=self.groups, **{**self.options, **more})
+
+    def _reference_options(self) -> dict[str, Any]:
+        both = [side for p in self.padding for side in (p, p)]
+        return {**self.options, "padding": both}
+
+    def reference_columns(self) -> Tensor:
+        return reference.im2col(self.input, self.P, self.SIG, **self._reference_options())
+
+    def reference_conv(self) -> Tensor:
+        tensors = (self.input, self.weight, self.bias, self.P, self.SIG)
+        return reference.im2col_conv(*tensors, groups=self.groups, **self._reference_options())
+
+
+def make_im2col(
+    version: str,
+    input_size: Sequence[int],
+    size: Sequence[int],
+    stride: Sequence[int] | None = None,
+    padding: Sequence[int] | None = None,
+    batch: int = 2,
+    channels: int = 4,
+    out_channels: int = 6,
+    elements: int = 3,
+    groups: int = 2,
+    dtype: torch.dtype = torch.float64,
+    device: str = "cpu",
+    seed: int = 0,
+) -> Im2colProblem:
+    """A problem with ordinary positions, exact grid points, and ones outside of the grid."""
+    generator = torch.Generator().manual_seed(seed)
+    D = len(size)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    P = normal(D, channels, elements)
+    P *= torch.tensor(size, dtype=torch.float64).reshape(D, 1, 1) / 4
+    P.view(-1)[::7] = P.view(-1)[::7].round()  # the kinks
+    P.view(-1)[5::23] *= 1000  # far outside
+    SIG = normal(D, channels, elements) if version in SIGMA_VERSIONS else None
+    problem = Im2colProblem(
+        normal(batch, channels, *input_size),
+        normal(out_channels, channels // groups, elements),
+        normal(out_channels),
+        P,
+        SIG,
+        tuple(size),
+        tuple(stride or [1] * D),
+        tuple(padding if padding is not None else [length // 2 for length in size]),
+        groups,
+        version,
+    )
+    # Rounded first, so that the float64 reference can be given the very same numbers.
+    for name, tensor in problem.tensors.items():
+        setattr(problem, name, tensor.to(device, dtype))
+    return problem.to(dtype)
+
+
+def results(output: Tensor, tensors: dict[str, Tensor], seed: int = 1) -> dict[str, Tensor]:
+    """The output, and the gradients of all tensors for a random cotangent."""
+    generator = torch.Generator().manual_seed(seed)
+    cotangent = torch.randn(output.shape, generator=generator, dtype=torch.float64)
+    cotangent = cotangent.to(torch.bfloat16).to(output.device, output.dtype)  # exact in all dtypes
+    grads = torch.autograd.grad(output, list(tensors.values()), cotangent)
+    return {"output": output.detach(), **dict(zip(tensors, grads, strict=True))}
+
+
+def assert_same(
+    got: dict[str, Tensor], want: dict[str, Tensor], tolerance: float, floor: float = 0.0
+) -> None:
+    """Compares norm-wise; P and SIG with at least ``floor`` as the scale of an error."""
+    assert got.keys() == want.keys()
+    for name, value in got.items():
+        error = relative_error(value, want[name], floor if name in ("P", "SIG") else 0.0)
+        assert error <= tolerance, f"{name}: relative error {error:.2e} > {tolerance:.0e}"
+
+
+def assert_matches_reference(problem: Im2colProblem, tolerance: float, **more: Any) -> None:
+    """Columns and convolution, values and all gradients, against the float64 reference."""
+    exact = problem.to(torch.float64)
+    # On an axis of one point a normalised tap is constant but for the 1e-7.
+    floor = 1.0 if 1 in problem.size else 0.0
+    assert_same(
+        results(problem.columns(), problem.column_tensors),
+        results(exact.reference_columns(), exact.column_tensors),
+        tolerance,
+        floor,
+    )
+    assert_same(
+        results(problem.conv(**more), problem.tensors),
+        results(exact.reference_conv(), exact.tensors),
+        tolerance,
+        floor,
+    )
