@@ -340,7 +340,7 @@ def test_every_operator_is_run():
         capture_output=True,
         text=True,
     )
-    assert done.stdout == "232 problems forward and backward on cpu, 0 wrong\n", done.stderr
+    assert done.stdout == "328 problems forward and backward on cpu, 0 wrong\n", done.stderr
     assert done.returncode == 0
 
 
