@@ -69,8 +69,8 @@ void register_conv(py::module_& m) {
       "direct_conv_backward_input",
       [](const ConvArgs& args, Address grad_output, Address kernel, Address grad_input,
          Address workspace, const Execution& where) {
-        direct_conv_backward_input(args, pointer(grad_output), pointer(kernel),
-                                   pointer(grad_input), pointer(workspace), where);
+        direct_conv_backward_input(args, pointer(grad_output), pointer(kernel), pointer(grad_input),
+                                   pointer(workspace), where);
       },
       "problem"_a, "grad_output"_a, "kernel"_a, "grad_input"_a, "workspace"_a, "where"_a, release);
   m.def(
