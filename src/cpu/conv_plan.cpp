@@ -10,13 +10,15 @@ namespace {
 // Scratch of a thread, so that it stays in a second-level cache of 1 MiB, and the planes that a
 // patch of the destination reads, some kilobytes, in the first.
 constexpr std::int64_t kPlaneBytes = 192 << 10;
-constexpr std::int64_t kSourceBytes = 256 << 10;
+constexpr std::int64_t kLinePlaneBytes = 32 << 10;  // with kLineChannels of them at once
 // Planes of many channels, each of which few cells read: in the first-level cache.
 constexpr std::int64_t kManyBytes = 24 << 10;
 constexpr std::int64_t kDestBytes = 256 << 10;
 constexpr std::int64_t kSumBytes = 512 << 10;
-/// Channels handled together in the channels-last layout: a cache line of float32.
+/// Channels handled together in the channels-last layout: a cache line of float32. Half as many are
+/// still a square of float64 values to transpose.
 constexpr std::int64_t kLineChannels = 16;
+constexpr std::int64_t kLineBytes = 768 << 10;
 /// Units that keep many threads busy. Part of what fixes a result, so not the machine's number.
 constexpr std::int64_t kEnoughUnits = 64;
 
@@ -116,7 +118,8 @@ void PlannedConv::choose_tiles() {
     const auto odd_lines = [&](std::int64_t values) { return (values / lanes | 1) * lanes; };
     p.source_plane = odd_lines(p.source_extent[0] * p.source_extent[1] * p.source_pitch);
     p.dest_plane = odd_lines(p.tile[0] * (p.tile[1] + 2 * p.dest_margin) * p.dest_pitch);
-    if (p.source_plane * p.source.phase_count() * value_bytes() <= kPlaneBytes) break;
+    const std::int64_t most = channels_last_ ? kLinePlaneBytes : kPlaneBytes;
+    if (p.source_plane * p.source.phase_count() * value_bytes() <= most) break;
     // A tile reads its halo anew: a cut pays while it is no smaller than that.
     int cut = -1;
     for (int d = 0; d < kMaxDims && cut < 0; ++d) {
@@ -136,8 +139,9 @@ std::int64_t PlannedConv::choose_group_block(std::int64_t source_bytes,
   const ConvPlan& p = plan_;
   if (!channels_last_ || p.source_blocks() > 1 || p.dest_blocks() > 1) return 1;
   const std::int64_t bytes = source_bytes * p.source.channels + dest_bytes * p.dest.channels;
-  return std::min(fitting(kLineChannels, std::max(p.source.channels, p.dest.channels), p.groups),
-                  fitting(kSourceBytes + kDestBytes, bytes, p.groups));
+  const std::int64_t channels = std::max(p.source.channels, p.dest.channels);
+  const bool fits = kLineChannels / at_least_one(channels) * bytes <= kLineBytes;
+  return fitting(fits ? kLineChannels : kLineChannels / 2, channels, p.groups);
 }
 
 void PlannedConv::choose_correlation_blocks() {
