@@ -16,6 +16,10 @@ METHODS: Final[tuple[str, ...]] = ("auto", "direct", "conv")
 _REACH: Final[dict[str, int]] = {"v0": 2, "v1": 2, "max": 3, "gauss": 7}
 
 
+#: Points of an input from which on the padding of its planes no longer weighs: 28 x 28.
+_MAP: Final = 784
+
+
 def check_method(method: object) -> str:
     """Returns ``method`` if it names one, else raises.
 
@@ -60,12 +64,26 @@ def prefers_direct(input: Tensor, kernel: Tensor, cells: int) -> bool:
     # On CUDA it has not been measured yet.
     if input.device.type != "cpu" or input.dtype != kernel.dtype or kernel.numel() == 0:
         return False
+    ndim = kernel.ndim - 2
     size = math.prod(kernel.shape[2:])
+    points = math.prod(input.shape[-ndim:])
     per_group = kernel.shape[1]
+    large_map = points >= _MAP
+    if ndim == 1:
+        if per_group <= 4:
+            return size >= 25 or (size >= 3 and large_map)
+        return size >= 25 and (cells * 4 <= size or (size >= 100 and large_map))
+    channels_last = not input.is_contiguous()
     if per_group > 4:
         # torch multiplies matrices here, at several times the speed of a direct convolution.
-        return size >= 16 and cells * 8 <= size
-    channels_last = input.ndim >= 4 and not input.is_contiguous()
-    if channels_last and not (torch.is_grad_enabled() and kernel.requires_grad):
-        return size >= 225  # the one case where torch's depthwise kernels are fast: inference
-    return size >= 25
+        if channels_last:
+            return size >= 81 and cells * 10 <= size
+        return size >= 49 and cells * (4 if large_map else 10) <= size
+    if per_group > 1:
+        return size >= (169 if channels_last else 9)
+    if torch.is_grad_enabled() and kernel.requires_grad:
+        return size >= 25
+    # Inference is what torch's depthwise kernels are fast at.
+    if channels_last:
+        return size >= 169 or (size >= 81 and large_map)
+    return size >= 225 or (size >= 25 and large_map)

@@ -134,6 +134,13 @@ void PlannedConv::choose_tiles() {
   if (p.tile[1] == 1) cells_[1].neighbour = 0;
 }
 
+/// A block of channels, grown in the channels-last layout to what a transposition takes at once.
+std::int64_t PlannedConv::whole_lines(std::int64_t block, const Side& side) const {
+  if (!channels_last_) return block;
+  return std::min((block + kLineChannels - 1) / kLineChannels * kLineChannels,
+                  at_least_one(side.channels));
+}
+
 std::int64_t PlannedConv::choose_group_block(std::int64_t source_bytes,
                                              std::int64_t dest_bytes) const {
   const ConvPlan& p = plan_;
@@ -148,14 +155,15 @@ void PlannedConv::choose_correlation_blocks() {
   ConvPlan& p = plan_;
   const std::int64_t source_bytes = p.source_plane * p.source.phase_count() * value_bytes();
   const std::int64_t dest_bytes = p.dest_plane * value_bytes();
-  p.source_block = fitting(kManyBytes, source_bytes, p.source.channels);
-  p.dest_block = fitting(kDestBytes, dest_bytes, p.dest.channels);
+  p.source_block = whole_lines(fitting(kManyBytes, source_bytes, p.source.channels), p.source);
+  p.dest_block = whole_lines(fitting(kDestBytes, dest_bytes, p.dest.channels), p.dest);
   p.group_block = choose_group_block(source_bytes, dest_bytes);
   p.splits = 1;
   const std::int64_t units = p.tile_count() * at_least_one(p.batch) * p.group_blocks();
   if (units < kEnoughUnits && p.group_block == 1) {
     const std::int64_t parts = (kEnoughUnits - 1) / units + 1;
-    p.dest_block = std::min(p.dest_block, at_least_one(p.dest.channels / parts));
+    p.dest_block =
+        std::min(p.dest_block, whole_lines(at_least_one(p.dest.channels / parts), p.dest));
   }
 }
 
@@ -166,8 +174,8 @@ void PlannedConv::choose_contraction_blocks(std::int64_t listed_cells) {
   const std::int64_t pairs = at_least_one(p.groups * p.source.channels * p.dest.channels);
   const std::int64_t sum_bytes = (listed_cells / pairs + 1) * kRowBytes;
   // Square, so that a plane that is loaded serves as many others as can be.
-  p.source_block = fitting(kManyBytes, source_bytes, p.source.channels);
-  p.dest_block = fitting(kManyBytes, dest_bytes, p.dest.channels);
+  p.source_block = whole_lines(fitting(kManyBytes, source_bytes, p.source.channels), p.source);
+  p.dest_block = whole_lines(fitting(kManyBytes, dest_bytes, p.dest.channels), p.dest);
   while (p.source_block * p.dest_block > 1 &&
          p.source_block * p.dest_block * sum_bytes > kSumBytes) {
     std::int64_t& larger = p.source_block > p.dest_block ? p.source_block : p.dest_block;

@@ -51,6 +51,7 @@ class PlannedConv {
   void choose_contraction_blocks(std::int64_t listed_cells);
   std::int64_t value_bytes() const { return plan_.dtype == DType::kFloat64 ? 8 : 4; }
 
+  std::int64_t whole_lines(std::int64_t block, const Side& side) const;
   std::int64_t choose_group_block(std::int64_t source_bytes, std::int64_t dest_bytes) const;
 
   // In conv_lists.cpp.
