@@ -32,7 +32,7 @@ def change(**changes):
 BAD = {
     "weight: not a tensor": (change(weight=[1.0]), TypeError, r"weight must be a Tensor, got list"),
     "P: not a tensor": (change(P=None), TypeError, r"P must be a Tensor, got NoneType"),
-    "SIG: not a tensor": (change(SIG=1.0), TypeError, r"SIG must be a Tensor, got float"),
+    "SIG: not a tensor": (change(SIG=1.0), TypeError, r"SIG must be a Tensor or None, got float"),
     "weight: integer": (
         change(weight=torch.ones(3, 2, 4, dtype=torch.int64)),
         TypeError,

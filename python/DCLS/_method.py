@@ -85,5 +85,7 @@ def prefers_direct(input: Tensor, kernel: Tensor, cells: int) -> bool:
         return size >= 25
     # Inference is what torch's depthwise kernels are fast at.
     if channels_last:
+        if size >= 225 and cells * 2 > size:
+            return False
         return size >= 169 or (size >= 81 and large_map)
     return size >= 225 or (size >= 25 and large_map)

@@ -2,7 +2,6 @@
 // that the kernels of conv_kernels.cpp need.
 
 #include <algorithm>
-#include <cstring>
 #include <type_traits>
 
 #include "common/dispatch.hpp"
@@ -21,11 +20,13 @@ struct NonZero {
   const Storage* kernel;
 
   bool operator()(std::int64_t cell) const { return bits(cell) != 0; }
-  /// Whether there is one among kBlock cells.
-  bool any(std::int64_t cell) const {
-    std::uint64_t all = 0;
-    for (std::int64_t i = 0; i < kBlock; ++i) all |= bits(cell + i);
-    return all != 0;
+  /// A bit for each of kBlock cells. No branches: which cells are taken cannot be foreseen.
+  std::uint64_t mask(std::int64_t cell) const {
+    std::uint64_t taken = 0;
+    for (std::int64_t i = 0; i < kBlock; ++i) {
+      taken |= static_cast<std::uint64_t>(bits(cell + i) != 0) << i;
+    }
+    return taken;
   }
 
  private:
@@ -43,12 +44,12 @@ struct Marked {
   const std::uint8_t* support;
 
   bool operator()(std::int64_t cell) const { return support == nullptr || support[cell] != 0; }
-  bool any(std::int64_t cell) const {
-    if (support == nullptr) return true;
-    std::uint64_t marks;
-    static_assert(sizeof(marks) == kBlock, "a block is a word");
-    std::memcpy(&marks, support + cell, sizeof(marks));
-    return marks != 0;
+  std::uint64_t mask(std::int64_t cell) const {
+    std::uint64_t taken = 0;
+    for (std::int64_t i = 0; i < kBlock; ++i) {
+      taken |= static_cast<std::uint64_t>((*this)(cell + i)) << i;
+    }
+    return taken;
   }
 };
 
@@ -126,14 +127,17 @@ void PlannedConv::visit_channel(std::int64_t dest_channel, const IsActive& activ
     const std::int64_t base = row * row_cells;
     const auto take = [&](std::int64_t cell) {
       const std::int64_t rank = rank_[static_cast<std::size_t>(cell)];
-      if (rank >= 0 && active(base + cell)) taken[rank / 64] |= std::uint64_t{1} << rank % 64;
+      if (rank >= 0) taken[rank / 64] |= std::uint64_t{1} << rank % 64;
     };
     std::int64_t cell = 0;
     for (; cell + kBlock <= row_cells; cell += kBlock) {
-      if (!active.any(base + cell)) continue;
-      for (std::int64_t i = 0; i < kBlock; ++i) take(cell + i);
+      for (std::uint64_t mask = active.mask(base + cell); mask != 0; mask &= mask - 1) {
+        take(cell + __builtin_ctzll(mask));
+      }
     }
-    for (; cell < row_cells; ++cell) take(cell);
+    for (; cell < row_cells; ++cell) {
+      if (active(base + cell)) take(cell);
+    }
 
     const std::int64_t planes = source % p.source_block * channel_planes;
     const std::int64_t block = source / p.source_block;
