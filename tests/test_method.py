@@ -183,3 +183,10 @@ def test_transposed_layers_have_one_method() -> None:
     assert DclsTranspose2d(2, 2, 1).method == "auto"
     with pytest.raises(TypeError, match="method"):
         DclsTranspose2d(2, 2, 1, method="direct")
+
+
+def test_a_wrong_input_gets_torchs_own_error() -> None:
+    module = Dcls2d(4, 4, 3, dilated_kernel_size=9, groups=4)
+    for wrong in (torch.randn(8), torch.randn(1, 3, 12, 12), torch.randn(1, 4, 12, 12).double()):
+        with pytest.raises(RuntimeError):
+            module(wrong)

@@ -256,6 +256,9 @@ class _DclsModule(Module):
         """Whether to convolve with :func:`DCLS.functional.direct_conv`."""
         if self.method != "auto":
             return self.method == "direct"
+        ndim = len(self.stride)
+        if input.ndim not in (ndim + 1, ndim + 2) or input.shape[-ndim - 1] != self.in_channels:
+            return False  # torch's convolution says what is wrong, as it did in 0.1.1
         cells = math.prod(kernel.shape[2:])
         if isinstance(self.DCK, _ConstructKernel):
             cells = expected_cells(
