@@ -78,7 +78,8 @@ class Dcls3_1d(_DclsConvN_M):
         version: interpolation, ``v0``, ``v1``, ``max`` or ``gauss``; may be changed later.
         method: how it convolves. ``direct`` visits only the cells of the kernel that are not zero
             (:func:`DCLS.functional.direct_conv`), ``conv`` is torch's convolution with the dense
-            kernel, ``auto`` takes the one that measured faster for such shapes; may be changed
+            kernel, ``auto`` takes the one that measured faster for such shapes, which may be
+            another for training than for inference: they then agree to rounding; may be changed
             later.
         device: where to create the parameters; None for torch's default.
         dtype: float32, float64, float16 or bfloat16; None for torch's default.
