@@ -8,7 +8,7 @@ from torch import Tensor
 
 from DCLS import _ops
 from DCLS._ops._im2col_checks import check_input
-from DCLS._spec import check_version, resolve_sigma_min
+from DCLS._spec import check_version, is_int, resolve_sigma_min
 
 __all__ = ["im2col", "im2col_conv"]
 
@@ -17,17 +17,11 @@ __all__ = ["im2col", "im2col_conv"]
 DEFAULT_WORKSPACE = {"cpu": 8 << 20, "cuda": 256 << 20}
 
 
-def _is_int(value: object) -> bool:
-    """Whether it is an int, perhaps one of numpy or, while torch compiles, a symbol; no bool."""
-    # In this order: of a symbol torch.compile knows the type, but not whether it has __index__.
-    return not isinstance(value, bool) and (isinstance(value, int) or hasattr(value, "__index__"))
-
-
 def _ints(name: str, value: int | Sequence[int], count: int) -> list[int]:
     """Returns one int for each axis; an int stands for equal ones."""
     values = [value] * count if not isinstance(value, Sequence) else list(value)
     for item in values:
-        if not _is_int(item):
+        if not is_int(item):
             raise TypeError(f"{name} must be an int or a sequence of ints, got {value!r}")
     if len(values) != count:
         raise ValueError(
@@ -202,11 +196,11 @@ def im2col_conv(
         version,
         sigma_min,
     )
-    if not _is_int(groups):
+    if not is_int(groups):
         raise TypeError(f"groups must be an int, got {groups!r}")
     if workspace is None:
         workspace = DEFAULT_WORKSPACE.get(input.device.type, DEFAULT_WORKSPACE["cpu"])
-    elif not _is_int(workspace):
+    elif not is_int(workspace):
         raise TypeError(f"workspace must be an int or None, got {workspace!r}")
     output: Tensor = _ops.im2col_conv(
         input, weight, bias, P, SIG, size, steps, sides, version, sigma_min, groups, workspace

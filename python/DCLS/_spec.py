@@ -18,6 +18,12 @@ SIGMA_MIN: Final[dict[str, float]] = {"v0": 0.0, "v1": 0.0, "max": 1.0, "gauss":
 NORM_EPS: Final[float] = 1e-7
 
 
+def is_int(value: object) -> bool:
+    """Whether it is an int, perhaps one of numpy or, while torch compiles, a symbol; no bool."""
+    # In this order: of a symbol torch.compile knows the type, but not whether it has __index__.
+    return not isinstance(value, bool) and (isinstance(value, int) or hasattr(value, "__index__"))
+
+
 def check_version(version: object) -> str:
     """Returns ``version`` if it names an interpolation, else raises.
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from DCLS import _ops
 from DCLS._im2col_functional import im2col, im2col_conv
-from DCLS._spec import check_version, resolve_sigma_min
+from DCLS._spec import check_version, is_int, resolve_sigma_min
 
 __all__ = ["construct_kernel", "construct_support", "direct_conv", "im2col", "im2col_conv"]
 
@@ -31,7 +31,7 @@ def _check_size(dilated_kernel_size: int | Sequence[int]) -> list[int]:
             f"got {type(dilated_kernel_size).__name__}"
         )
     for length in dilated_kernel_size:
-        if isinstance(length, bool) or not hasattr(length, "__index__"):
+        if not is_int(length):
             raise TypeError(
                 f"dilated_kernel_size must hold ints, got {tuple(dilated_kernel_size)!r}"
             )
@@ -177,11 +177,11 @@ def construct_support(
 
 def _per_axis(name: str, value: int | Sequence[int], ndim: int) -> list[int]:
     """An int for all axes, or an int for each."""
-    if hasattr(value, "__index__") and not isinstance(value, bool):
+    if is_int(value):
         return [value] * ndim  # type: ignore[list-item]
     if not isinstance(value, Sequence) or isinstance(value, str):
         raise TypeError(f"{name} must be an int or a sequence of ints, got {value!r}")
-    if any(isinstance(entry, bool) or not hasattr(entry, "__index__") for entry in value):
+    if not all(is_int(entry) for entry in value):
         raise TypeError(f"{name} must hold ints, got {tuple(value)!r}")
     if len(value) not in (1, ndim):
         raise ValueError(f"{name} must have 1 or {ndim} entries, got {len(value)}")
@@ -272,7 +272,7 @@ def direct_conv(
             "kernel must have shape (out_channels, in_channels // groups, *kernel_size) with 1 to "
             f"3 axes, got {tuple(kernel.shape)}"
         )
-    if isinstance(groups, bool) or not hasattr(groups, "__index__"):
+    if not is_int(groups):
         raise TypeError(f"groups must be an int, got {groups!r}")
     strides = _per_axis("stride", stride, ndim)
     dilations = _per_axis("dilation", dilation, ndim)
