@@ -6,11 +6,10 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from DCLS import _kernels
 from DCLS._im2col_kernels import Spec, compute_dtype
-from DCLS._spec import SIGMA_VERSIONS, check_version, resolve_sigma_min
+from DCLS._ops._checks import MAX_AXIS_SIZE, check_device, check_dtype, check_like, check_widths
+from DCLS._spec import check_version
 
-_MAX_AXIS_SIZE = 1 << 24
 _MAX_PLACE = 1 << 30
 
 
@@ -18,7 +17,7 @@ def _check_lists(
     ndim: int, size: Sequence[int], stride: Sequence[int], padding: Sequence[int]
 ) -> None:
     for name, values, count, least, most in (
-        ("dilated_kernel_size", size, ndim, 1, _MAX_AXIS_SIZE),
+        ("dilated_kernel_size", size, ndim, 1, MAX_AXIS_SIZE),
         ("stride", stride, ndim, 1, _MAX_PLACE),
         ("padding", padding, 2 * ndim, 0, _MAX_PLACE),
     ):
@@ -36,9 +35,7 @@ def _check_lists(
 
 def check_input(input: Tensor) -> None:
     """Checks dtype and number of axes of the input."""
-    if input.dtype not in _kernels.DTYPES:
-        takes = ", ".join(sorted(str(dtype) for dtype in _kernels.DTYPES))
-        raise TypeError(f"input must have a dtype out of {takes}, got {input.dtype}")
+    check_dtype("input", input)
     if not 3 <= input.ndim <= 5:
         raise ValueError(
             f"input must have shape (N, I, *spatial) with 1 to 3 spatial axes, "
@@ -61,13 +58,7 @@ def check_spec(
     check_input(input)
     ndim = input.ndim - 2
     _check_lists(ndim, size, stride, padding)
-    has_sigma = version in SIGMA_VERSIONS
-    if has_sigma and SIG is None:
-        raise ValueError(f"SIG must be given for version {version!r}, got None")
-    if not has_sigma and SIG is not None:
-        raise ValueError(f"SIG must be None for version {version!r}, which has no widths")
-    if has_sigma:
-        resolve_sigma_min(version, sigma_min)
+    check_widths(SIG, version, sigma_min)
     allowed = {input.dtype, compute_dtype(input.dtype)}
     for name, tensor in (("P", P), ("SIG", SIG)):
         if tensor is None:
@@ -82,10 +73,7 @@ def check_spec(
             raise TypeError(
                 f"{name} must have dtype {takes} for an input of {input.dtype}, got {tensor.dtype}"
             )
-        if tensor.device != input.device:
-            raise ValueError(
-                f"{name} must be on the device of input, {input.device}, got {tensor.device}"
-            )
+        check_device(name, tensor, "input", input)
     if SIG is not None and (SIG.shape != P.shape or SIG.dtype != P.dtype):
         raise ValueError(
             f"SIG must have shape and dtype of P, {tuple(P.shape)} and {P.dtype}, "
@@ -108,12 +96,7 @@ def check_gradient(name: str, grad: Tensor, expected: Sequence[int], input: Tens
     """Checks shape, dtype and device of the gradient of a result."""
     if tuple(grad.shape) != tuple(expected):
         raise ValueError(f"{name} must have shape {tuple(expected)}, got {tuple(grad.shape)}")
-    if grad.dtype != input.dtype:
-        raise TypeError(f"{name} must have the dtype of input, {input.dtype}, got {grad.dtype}")
-    if grad.device != input.device:
-        raise ValueError(
-            f"{name} must be on the device of input, {input.device}, got {grad.device}"
-        )
+    check_like(name, grad, "input", input)
 
 
 def check_conv(
@@ -146,15 +129,7 @@ def check_conv(
             f"bias must have shape (out_channels,) = {(weight.shape[0],)}, got {tuple(bias.shape)}"
         )
     for name, tensor in (("weight", weight), ("bias", bias)):
-        if tensor is None:
-            continue
-        if tensor.dtype != input.dtype:
-            raise TypeError(
-                f"{name} must have the dtype of input, {input.dtype}, got {tensor.dtype}"
-            )
-        if tensor.device != input.device:
-            raise ValueError(
-                f"{name} must be on the device of input, {input.device}, got {tensor.device}"
-            )
+        if tensor is not None:
+            check_like(name, tensor, "input", input)
     if workspace < 1:
         raise ValueError(f"workspace must be a positive number of bytes, got {workspace}")

@@ -1,4 +1,4 @@
-"""What the operators of im2col share: autocast by argument, second derivatives, batching."""
+"""What the operators share: autocast by argument, second derivatives, batching."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from DCLS._ops._library import library
 _AUTOCAST = {"cpu": torch._C.DispatchKey.AutocastCPU, "cuda": torch._C.DispatchKey.AutocastCUDA}
 
 
-def register_autocast(name: str, low: Sequence[int], full: Sequence[int]) -> None:
+def register_autocast(name: str, low: Sequence[int] = (), full: Sequence[int] = ()) -> None:
     """Casts the arguments of an operator under autocast, which torch.library can do to all alike.
 
     Args:
@@ -95,11 +95,13 @@ def second_gradients(
     return tuple(grads)
 
 
-def to_front(tensor: Tensor | None, dim: int | None, batch: int) -> Tensor | None:
-    """Moves the dimension that vmap added to the front, or makes one."""
+def to_front(tensor: Tensor | None, dim: int | None, batch: int, at: int = 0) -> Tensor | None:
+    """Moves the dimension that vmap added to the front, or to ``at``, or makes one there."""
     if tensor is None:
         return None
-    return tensor.expand(batch, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
+    if dim is None:
+        return tensor.unsqueeze(at).expand(*tensor.shape[:at], batch, *tensor.shape[at:])
+    return tensor.movedim(dim, at)
 
 
 def merge(tensor: Tensor | None, at: int) -> Tensor | None:

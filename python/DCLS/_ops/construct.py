@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from DCLS import _kernels, reference
+from DCLS._ops._checks import MAX_AXIS_SIZE, check_dtype, check_like, check_widths
 from DCLS._ops._library import library, register
-from DCLS._spec import SIGMA_VERSIONS, check_version, resolve_sigma_min
+from DCLS._ops._transforms import register_autocast, second_gradients, to_front
+from DCLS._spec import check_version
 
 __all__ = ["construct_kernel", "construct_kernel_backward", "construct_support"]
-
-_MAX_AXIS_SIZE = 1 << 24
 
 library.define(
     "construct_kernel(Tensor weight, Tensor P, Tensor? SIG, SymInt[] dilated_kernel_size, "
@@ -46,31 +46,12 @@ def _check_grid(
             f"dilated_kernel_size must have 1 to 3 entries, one a learnable axis, got {len(size)}"
         )
     for length in size:
-        if not 1 <= length <= _MAX_AXIS_SIZE:
+        if not 1 <= length <= MAX_AXIS_SIZE:
             raise ValueError(
                 f"dilated_kernel_size must have entries between 1 and 2**24, got {tuple(size)}"
             )
-    if tensor.dtype not in _kernels.DTYPES:
-        takes = ", ".join(sorted(str(dtype) for dtype in _kernels.DTYPES))
-        raise TypeError(f"{name} must have a dtype out of {takes}, got {tensor.dtype}")
-    has_sigma = version in SIGMA_VERSIONS
-    if has_sigma and SIG is None:
-        raise ValueError(f"SIG must be given for version {version!r}, got None")
-    if not has_sigma and SIG is not None:
-        raise ValueError(f"SIG must be None for version {version!r}, which has no widths")
-    if has_sigma:
-        resolve_sigma_min(version, sigma_min)
-
-
-def _check_like(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
-    if tensor.dtype != other.dtype:
-        raise TypeError(
-            f"{name} must have the dtype of {other_name}, {other.dtype}, got {tensor.dtype}"
-        )
-    if tensor.device != other.device:
-        raise ValueError(
-            f"{name} must be on the device of {other_name}, {other.device}, got {tensor.device}"
-        )
+    check_dtype(name, tensor)
+    check_widths(SIG, version, sigma_min)
 
 
 def _check_construct(
@@ -93,7 +74,7 @@ def _check_construct(
                 f"{name} must have shape (axes, *weight.shape) = {expected}, "
                 f"got {tuple(tensor.shape)}"
             )
-        _check_like(name, tensor, "weight", weight)
+        check_like(name, tensor, "weight", weight)
 
 
 def _check_support(
@@ -110,7 +91,7 @@ def _check_support(
             raise ValueError(
                 f"SIG must have the shape of P, {tuple(P.shape)}, got {tuple(SIG.shape)}"
             )
-        _check_like("SIG", SIG, "P", P)
+        check_like("SIG", SIG, "P", P)
 
 
 def _check_backward(grad_kernel: Tensor, weight: Tensor, size: Sequence[int]) -> None:
@@ -120,7 +101,7 @@ def _check_backward(grad_kernel: Tensor, weight: Tensor, size: Sequence[int]) ->
             f"grad_kernel must have shape (*weight.shape[:-1], *dilated_kernel_size) = {expected}, "
             f"got {tuple(grad_kernel.shape)}"
         )
-    _check_like("grad_kernel", grad_kernel, "weight", weight)
+    check_like("grad_kernel", grad_kernel, "weight", weight)
 
 
 # ---------------------------------------------------------------------------------- kernels, fakes
@@ -234,50 +215,24 @@ def _setup_double_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> Non
 
 
 def _double_backward(ctx: Any, *grad_grads: Tensor) -> tuple[Tensor | None, ...]:
-    """Second derivatives, by differentiating the reference: rare, so simple before fast."""
     size, version, sigma_min, mask = ctx.rest
     grad_kernel, *primals = ctx.saved_tensors
-    present = [tensor is not None for tensor in primals]
 
-    def first_gradients(grad_kernel: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
-        def build(*tensors: Tensor) -> Tensor:
-            given = iter(tensors)
-            weight, P, SIG = (next(given) if p else None for p in present)
-            assert weight is not None
-            assert P is not None
-            return reference.construct_kernel(
-                weight,
-                P,
-                SIG,
-                dilated_kernel_size=size,
-                version=version,
-                sigma_min=sigma_min if SIG is not None else None,
-            )
+    def build(weight: Tensor, P: Tensor, SIG: Tensor | None) -> Tensor:
+        return reference.construct_kernel(
+            weight,
+            P,
+            SIG,
+            dilated_kernel_size=size,
+            version=version,
+            sigma_min=None if SIG is None else sigma_min,
+        )
 
-        grads = iter(torch.func.vjp(build, *tensors)[1](grad_kernel))
-        every = [next(grads) if p else None for p in present]
-        return tuple(g for g, wanted in zip(every, mask, strict=True) if wanted and g is not None)
-
-    tensors = [tensor for tensor in primals if tensor is not None]
-    cotangents = tuple(
-        g for g, wanted, p in zip(grad_grads, mask, present, strict=True) if wanted and p
-    )
-    pullback: Any = torch.func.vjp(first_gradients, grad_kernel, *tensors)[1]
-    second = iter(pullback(cotangents))
-    grads = [next(second), *(next(second) if p else None for p in present)]
+    grads = second_gradients(build, primals, mask, grad_kernel, grad_grads)
     return (*grads, None, None, None, None)
 
 
 # -------------------------------------------------------------------------------------------- vmap
-
-
-def _to_front(tensor: Tensor | None, dim: int | None, batch: int, at: int) -> Tensor | None:
-    """Moves the batch dimension to ``at``, or makes one."""
-    if tensor is None:
-        return None
-    if dim is None:
-        return tensor.unsqueeze(at).expand(*tensor.shape[:at], batch, *tensor.shape[at:])
-    return tensor.movedim(dim, at)
 
 
 def _construct_vmap(
@@ -290,7 +245,7 @@ def _construct_vmap(
 ) -> tuple[Tensor, int]:
     """A batch is one more leading dimension of the rows."""
     weight_, P_, SIG_ = (
-        _to_front(tensor, dim, info.batch_size, at)
+        to_front(tensor, dim, info.batch_size, at)
         for tensor, dim, at in zip((weight, P, SIG), in_dims[:3], (0, 1, 1), strict=True)
     )
     return construct_kernel(weight_, P_, SIG_, *rest), 0
@@ -307,7 +262,7 @@ def _construct_backward_vmap(
 ) -> tuple[tuple[Tensor, ...], tuple[int | None, ...]]:
     tensors = (grad_kernel, weight, P, SIG)
     batched = (
-        _to_front(tensor, dim, info.batch_size, at)
+        to_front(tensor, dim, info.batch_size, at)
         for tensor, dim, at in zip(tensors, in_dims[:4], (0, 0, 1, 1), strict=True)
     )
     grads = construct_kernel_backward(*batched, *rest)
@@ -320,7 +275,7 @@ def _support_vmap(
     info: Any, in_dims: tuple[int | None, ...], P: Tensor, SIG: Tensor | None, *rest: Any
 ) -> tuple[Tensor, int]:
     P_, SIG_ = (
-        _to_front(tensor, dim, info.batch_size, 1)
+        to_front(tensor, dim, info.batch_size, 1)
         for tensor, dim in zip((P, SIG), in_dims[:2], strict=True)
     )
     return construct_support(P_, SIG_, *rest), 0
@@ -347,10 +302,8 @@ construct_kernel_backward = register(
 _construct_support = register(
     "construct_support", kernel=_support, fake=_support_fake, vmap=_support_vmap
 )
-# Positions need float32: bfloat16 resolves a position of 8 grid steps to 1/16 of a step only.
-for _device in ("cpu", "cuda"):
-    for _name in ("construct_kernel", "construct_support"):
-        torch.library.register_autocast(f"dcls::{_name}", _device, torch.float32, lib=library)
+register_autocast("construct_kernel", full=(0, 1, 2))
+register_autocast("construct_support", full=(0, 1))
 
 
 def construct_support(P: Tensor | None, SIG: Tensor | None, *rest: Any) -> Any:

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from DCLS import _kernels
+from DCLS._ops._checks import check_device, check_dtype, check_like
 from DCLS._ops._library import library, register
+from DCLS._ops._transforms import merge, register_autocast, split, to_front
 
 __all__ = ["direct_conv", "direct_conv_backward"]
 
@@ -22,15 +24,6 @@ library.define(
     "direct_conv_backward(Tensor grad_output, Tensor input, Tensor kernel, Tensor? support, "
     f"{_GEOMETRY}, bool[3] output_mask) -> (Tensor, Tensor, Tensor)"
 )
-
-
-def _check_same(name: str, tensor: Tensor, like: Tensor) -> None:
-    if tensor.dtype != like.dtype:
-        raise TypeError(f"{name} must have the dtype of input, {like.dtype}, got {tensor.dtype}")
-    if tensor.device != like.device:
-        raise ValueError(
-            f"{name} must be on the device of input, {like.device}, got {tensor.device}"
-        )
 
 
 def _check_conv(
@@ -55,10 +48,8 @@ def _check_conv(
             f"input must have shape (batch, in_channels, *size) with {ndim} axes, as kernel, "
             f"got {tuple(input.shape)}"
         )
-    if input.dtype not in _kernels.DTYPES:
-        takes = ", ".join(sorted(str(dtype) for dtype in _kernels.DTYPES))
-        raise TypeError(f"input must have a dtype out of {takes}, got {input.dtype}")
-    _check_same("kernel", kernel, input)
+    check_dtype("input", input)
+    check_like("kernel", kernel, "input", input)
     for name, sizes, least in (
         ("stride", stride, 1),
         ("padding", padding, 0),
@@ -78,7 +69,7 @@ def _check_conv(
             f"got {input.shape[1]}"
         )
     if bias is not None:
-        _check_same("bias", bias, input)
+        check_like("bias", bias, "input", input)
         if tuple(bias.shape) != (kernel.shape[0],):
             raise ValueError(
                 f"bias must have shape (out_channels,) = ({kernel.shape[0]},), "
@@ -92,10 +83,7 @@ def _check_conv(
                 f"support must have the shape of kernel, {tuple(kernel.shape)}, "
                 f"got {tuple(support.shape)}"
             )
-        if support.device != input.device:
-            raise ValueError(
-                f"support must be on the device of input, {input.device}, got {support.device}"
-            )
+        check_device("support", support, "input", input)
     shape = [input.shape[0], kernel.shape[0]]
     for d in range(ndim):
         reach = dilation[d] * (kernel.shape[2 + d] - 1) + 1
@@ -112,7 +100,7 @@ def _check_backward(
     grad_output: Tensor, input: Tensor, kernel: Tensor, support: Tensor | None, *geometry: Any
 ) -> None:
     shape = _check_conv(input, kernel, None, support, *geometry)
-    _check_same("grad_output", grad_output, input)
+    check_like("grad_output", grad_output, "input", input)
     if list(grad_output.shape) != shape:
         raise ValueError(f"grad_output must have shape {shape}, got {list(grad_output.shape)}")
 
@@ -244,25 +232,14 @@ def _double_backward(
 # -------------------------------------------------------------------------------------------- vmap
 
 
-def _to_front(tensor: Tensor, dim: int | None, batch: int) -> Tensor:
-    if dim is None:
-        return tensor.unsqueeze(0).expand(batch, *tensor.shape)
-    return tensor.movedim(dim, 0)
-
-
-def _fold_channels(tensor: Tensor, dim: int | None, batch: int) -> Tensor:
-    """``(N, C, ...)`` in a batch of B to ``(N, B * C, ...)``."""
-    return _to_front(tensor, dim, batch).movedim(0, 1).flatten(1, 2)
-
-
-def _fold_rows(tensor: Tensor | None, dim: int | None, batch: int) -> Tensor | None:
-    """``(O, ...)`` in a batch of B to ``(B * O, ...)``."""
-    return None if tensor is None else _to_front(tensor, dim, batch).flatten(0, 1)
-
-
-def _unfold_channels(tensor: Tensor, batch: int) -> Tensor:
-    unfolded: Tensor = tensor.unflatten(1, (batch, -1))
-    return unfolded.movedim(1, 0)
+def _fold(
+    tensors: Sequence[Tensor | None], in_dims: Sequence[int | None], batch: int, at: int
+) -> list[Tensor | None]:
+    """Merges the copies into the dimension ``at``."""
+    return [
+        merge(to_front(tensor, dim, batch), at)
+        for tensor, dim in zip(tensors, in_dims, strict=True)
+    ]
 
 
 def _conv_vmap(
@@ -271,17 +248,12 @@ def _conv_vmap(
     kernel, bias, support, *sizes, groups = rest
     batch = info.batch_size
     if in_dims[1] is None and in_dims[2] is None:  # a batch of inputs only
-        folded = _to_front(input, in_dims[0], batch)
-        output = direct_conv(folded.flatten(0, 1), *rest)
-        unfolded: Tensor = output.unflatten(0, (batch, -1))
-        return unfolded, 0
+        (folded,) = _fold([input], in_dims[:1], batch, 0)
+        return split(direct_conv(folded, *rest), 0, batch), 0
     # A batch of kernels: one more level of groups.
-    rows = (
-        _fold_rows(tensor, dim, batch)
-        for tensor, dim in zip((kernel, bias, support), in_dims[1:4], strict=True)
-    )
-    folded = _fold_channels(input, in_dims[0], batch)
-    return _unfold_channels(direct_conv(folded, *rows, *sizes, batch * groups), batch), 0
+    (folded,) = _fold([input], in_dims[:1], batch, 1)
+    rows = _fold([kernel, bias, support], in_dims[1:4], batch, 0)
+    return split(direct_conv(folded, *rows, *sizes, batch * groups), 1, batch), 0
 
 
 def _conv_backward_vmap(
@@ -289,22 +261,16 @@ def _conv_backward_vmap(
 ) -> tuple[tuple[Tensor, ...], tuple[int | None, ...]]:
     kernel, support, *sizes, groups, mask = rest
     batch = info.batch_size
-    grads = direct_conv_backward(
-        _fold_channels(grad_output, in_dims[0], batch),
-        _fold_channels(input, in_dims[1], batch),
-        _fold_rows(kernel, in_dims[2], batch),
-        _fold_rows(support, in_dims[3], batch),
-        *sizes,
-        batch * groups,
-        mask,
+    channels = _fold([grad_output, input], in_dims[:2], batch, 1)
+    rows = _fold([kernel, support], in_dims[2:4], batch, 0)
+    grads = direct_conv_backward(*channels, *rows, *sizes, batch * groups, mask)
+    return (
+        tuple(
+            split(grad, at, batch) if wanted else grad
+            for grad, wanted, at in zip(grads, mask, (1, 0, 0), strict=True)
+        ),
+        tuple(0 if wanted else None for wanted in mask),
     )
-    grad_input, grad_kernel, grad_bias = grads
-    unfolded = (
-        _unfold_channels(grad_input, batch) if mask[0] else grad_input,
-        grad_kernel.unflatten(0, (batch, -1)) if mask[1] else grad_kernel,
-        grad_bias.unflatten(0, (batch, -1)) if mask[2] else grad_bias,
-    )
-    return unfolded, tuple(0 if wanted else None for wanted in mask)
 
 
 # ------------------------------------------------------------------------- registration, autocast
@@ -325,28 +291,5 @@ direct_conv_backward = register(
     setup_context=_setup_double_context,
     backward=_double_backward,
 )
-
-
-def _register_autocast(device: str) -> None:
-    """Casts as torch's own convolutions: to autocast's dtype, which is known at the call only."""
-    key = f"Autocast{device.upper()}"
-    keys = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))
-
-    def cast(tensor: Tensor | None) -> Tensor | None:
-        floating = tensor is not None and tensor.is_floating_point()
-        if not floating or tensor is None or tensor.dtype == torch.float64:
-            return tensor
-        return tensor.to(torch.get_autocast_dtype(device))
-
-    def conv(input: Tensor, kernel: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:
-        with torch._C._ExcludeDispatchKeyGuard(keys):
-            output: Tensor = torch.ops.dcls.direct_conv(
-                cast(input), cast(kernel), cast(bias), *rest
-            )
-            return output
-
-    library.impl("direct_conv", conv, key)
-
-
-_register_autocast("cpu")
-_register_autocast("cuda")
+# As torch's own convolutions.
+register_autocast("direct_conv", low=(0, 1, 2))

@@ -74,7 +74,7 @@ def _im2col_backward_fake(
 
 # As unfold: columns serve a matrix product in autocast's dtype.
 register_autocast("im2col", low=(0,), full=(1, 2))
-register_autocast("im2col_backward", low=(), full=())
+register_autocast("im2col_backward")
 
 
 # ---------------------------------------------------------------------------------------- autograd

@@ -103,7 +103,7 @@ def _im2col_conv_backward_fake(
 
 
 register_autocast("im2col_conv", low=(0, 1, 2), full=(3, 4))
-register_autocast("im2col_conv_backward", low=(), full=())
+register_autocast("im2col_conv_backward")
 
 
 # ---------------------------------------------------------------------------------------- autograd
