@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -119,24 +120,26 @@ def memory_format(input: Tensor) -> torch.memory_format:
     channels_last = _CHANNELS_LAST.get(input.ndim)
     if channels_last is None or input.is_contiguous():
         return torch.contiguous_format
-    return (
-        channels_last
-        if input.is_contiguous(memory_format=channels_last)
-        else torch.contiguous_format
-    )
+    if input.is_contiguous(memory_format=channels_last):
+        return channels_last
+    return torch.contiguous_format
 
 
-def _conv_problem(
+def _run_conv(
+    run: Callable[..., None],
+    conv_pass: int,
     input_shape: Sequence[int],
     output_shape: Sequence[int],
     kernel: Tensor,
+    layout: torch.memory_format,
+    tensors: Sequence[Tensor | None],
     stride: Sequence[int],
     padding: Sequence[int],
     dilation: Sequence[int],
     groups: int,
-    layout: torch.memory_format,
-) -> _C.ConvProblem:
-    return _C.ConvProblem(
+) -> None:
+    """Runs one pass on contiguous ``tensors``, in the order in which it takes them."""
+    problem = _C.ConvProblem(
         _DTYPES[kernel.dtype],
         int(layout != torch.contiguous_format),
         input_shape[0],
@@ -150,73 +153,37 @@ def _conv_problem(
         list(padding),
         list(dilation),
     )
-
-
-def _workspace(
-    problem: _C.ConvProblem, conv_pass: int, where: _C.Execution, like: Tensor
-) -> Tensor | None:
-    """Device memory for one pass; None where it needs none, as on the CPU."""
-    if not like.is_cuda:
-        return None
-    size = _C.direct_conv_workspace(problem, conv_pass, where)
-    return torch.empty(size, dtype=torch.uint8, device=like.device) if size > 0 else None
+    where = _execution(kernel.device)
+    workspace = None
+    if kernel.is_cuda:  # a CPU needs none
+        size = _C.direct_conv_workspace(problem, conv_pass, where)
+        workspace = torch.empty(size, dtype=torch.uint8, device=kernel.device) if size > 0 else None
+    run(problem, *(_address(tensor) for tensor in tensors), _address(workspace), where)
 
 
 def direct_conv(
-    input: Tensor,
-    kernel: Tensor,
-    bias: Tensor | None,
-    output: Tensor,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
+    input: Tensor, kernel: Tensor, bias: Tensor | None, output: Tensor, *geometry: Any
 ) -> None:
-    """Writes the convolution of checked arguments to ``output``, whose layout is that of input."""
+    """Writes the convolution of checked arguments to ``output``, whose layout is that of input.
+
+    ``geometry`` is stride, padding and dilation, an int for each axis, and the number of groups.
+    """
     layout = memory_format(input)
     input, kernel = input.contiguous(memory_format=layout), kernel.contiguous()
     bias = None if bias is None else bias.contiguous()
-    problem = _conv_problem(
-        input.shape, output.shape, kernel, stride, padding, dilation, groups, layout
-    )
-    where = _execution(input.device)
-    workspace = _workspace(problem, _FORWARD, where, input)
-    _C.direct_conv(
-        problem,
-        _address(input),
-        _address(kernel),
-        _address(bias),
-        _address(output),
-        _address(workspace),
-        where,
-    )
+    shapes = (input.shape, output.shape, kernel, layout)
+    _run_conv(_C.direct_conv, _FORWARD, *shapes, (input, kernel, bias, output), *geometry)
 
 
 def direct_conv_backward_input(
-    grad_output: Tensor,
-    kernel: Tensor,
-    grad_input: Tensor,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
+    grad_output: Tensor, kernel: Tensor, grad_input: Tensor, *geometry: Any
 ) -> None:
     """Writes the gradient of the input, in whose layout the gradient of the output is read."""
     layout = memory_format(grad_input)
     grad_output, kernel = grad_output.contiguous(memory_format=layout), kernel.contiguous()
-    problem = _conv_problem(
-        grad_input.shape, grad_output.shape, kernel, stride, padding, dilation, groups, layout
-    )
-    where = _execution(kernel.device)
-    workspace = _workspace(problem, _BACKWARD_INPUT, where, kernel)
-    _C.direct_conv_backward_input(
-        problem,
-        _address(grad_output),
-        _address(kernel),
-        _address(grad_input),
-        _address(workspace),
-        where,
-    )
+    shapes = (grad_input.shape, grad_output.shape, kernel, layout)
+    tensors = (grad_output, kernel, grad_input)
+    _run_conv(_C.direct_conv_backward_input, _BACKWARD_INPUT, *shapes, tensors, *geometry)
 
 
 def direct_conv_backward_kernel(
@@ -224,27 +191,13 @@ def direct_conv_backward_kernel(
     input: Tensor,
     support: Tensor | None,
     grad_kernel: Tensor,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
+    *geometry: Any,
 ) -> None:
     """Writes the gradient of the kernel where ``support`` is True, zero elsewhere."""
     layout = memory_format(input)
     input = input.contiguous(memory_format=layout)
     grad_output = grad_output.contiguous(memory_format=layout)
     support = None if support is None else support.contiguous()
-    problem = _conv_problem(
-        input.shape, grad_output.shape, grad_kernel, stride, padding, dilation, groups, layout
-    )
-    where = _execution(input.device)
-    workspace = _workspace(problem, _BACKWARD_KERNEL, where, input)
-    _C.direct_conv_backward_kernel(
-        problem,
-        _address(grad_output),
-        _address(input),
-        _address(support),
-        _address(grad_kernel),
-        _address(workspace),
-        where,
-    )
+    shapes = (input.shape, grad_output.shape, grad_kernel, layout)
+    tensors = (grad_output, input, support, grad_kernel)
+    _run_conv(_C.direct_conv_backward_kernel, _BACKWARD_KERNEL, *shapes, tensors, *geometry)
