@@ -7,15 +7,7 @@
 namespace dcls::cpu {
 namespace {
 
-const ConstructKernels& kernels() {
-  switch (simd_level()) {
-#if defined(DCLS_SIMD_X86)
-    case SimdLevel::kAvx512: return avx512::construct_kernels;
-    case SimdLevel::kAvx2: return avx2::construct_kernels;
-#endif
-    default: return baseline::construct_kernels;
-  }
-}
+const ConstructKernels& kernels() { return DCLS_OF_SIMD_LEVEL(construct_kernels); }
 
 /// Rows that make a chunk worth handing to a thread: some tens of microseconds of work.
 std::int64_t row_grain(const ConstructArgs& args) {

@@ -11,15 +11,7 @@
 namespace dcls::cpu {
 namespace {
 
-const ConvKernels& kernels() {
-  switch (simd_level()) {
-#if defined(DCLS_SIMD_X86)
-    case SimdLevel::kAvx512: return avx512::conv_kernels;
-    case SimdLevel::kAvx2: return avx2::conv_kernels;
-#endif
-    default: return baseline::conv_kernels;
-  }
-}
+const ConvKernels& kernels() { return DCLS_OF_SIMD_LEVEL(conv_kernels); }
 
 /// Calls function(kernels, begin, end, scratch) for chunks of units.
 template <typename Function>

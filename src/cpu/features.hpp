@@ -12,6 +12,17 @@ enum class SimdLevel { kBaseline, kAvx2, kAvx512 };
 /// @throws std::invalid_argument if DCLS_SIMD names a level that is not to be had.
 SimdLevel simd_level();
 
+/// The `name` of the level in use: baseline::name, avx2::name or avx512::name, all of one type. A
+/// macro, since the other two are no names at all where they are not compiled.
+#if defined(DCLS_SIMD_X86)
+#define DCLS_OF_SIMD_LEVEL(name)                                               \
+  (::dcls::cpu::simd_level() == ::dcls::cpu::SimdLevel::kAvx512 ? avx512::name \
+   : ::dcls::cpu::simd_level() == ::dcls::cpu::SimdLevel::kAvx2 ? avx2::name   \
+                                                                : baseline::name)
+#else
+#define DCLS_OF_SIMD_LEVEL(name) (baseline::name)
+#endif
+
 const char* simd_name(SimdLevel level);
 
 /// Levels compiled in, lowest first.

@@ -7,15 +7,7 @@
 namespace dcls::cpu {
 namespace {
 
-const Im2colKernels& kernels() {
-  switch (simd_level()) {
-#if defined(DCLS_SIMD_X86)
-    case SimdLevel::kAvx512: return avx512::im2col_kernels;
-    case SimdLevel::kAvx2: return avx2::im2col_kernels;
-#endif
-    default: return baseline::im2col_kernels;
-  }
-}
+const Im2colKernels& kernels() { return DCLS_OF_SIMD_LEVEL(im2col_kernels); }
 
 /// The taps of a problem, evaluated.
 class Table {
