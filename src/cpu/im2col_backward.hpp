@@ -198,7 +198,7 @@ void backward_planes(const Im2colArgs& args, const TapLayout& layout, void* memo
           if (in_place) grad = column;
         }
         for (std::int64_t row = 0; row < p.rows && !in_place; ++row) {
-          load_row(s.grad + row * p.pitch, column + row * p.width, p.width);
+          load_row(column + row * p.width, s.grad + row * p.pitch, p.width);
         }
         T* const sums = kOrder >= kPosition ? static_cast<T*>(grads.sums) +
                                                   (part * layout.elements + element) * kSums

@@ -125,7 +125,7 @@ void forward_planes(const Im2colArgs& args, const TapLayout& layout, void* memor
       }
       make_column(p, s, table, element, s.column);
       for (std::int64_t row = 0; row < p.rows; ++row) {
-        store_row(column + row * p.width, s.column + row * p.pitch, p.width);
+        store_row(s.column + row * p.pitch, column + row * p.width, p.width);
       }
     }
   }

@@ -7,6 +7,7 @@
 
 #include "common/numeric.hpp"
 #include "common/tap_table.hpp"
+#include "cpu/rows.hpp"
 #include "cpu/simd.hpp"
 #include "dcls/im2col.hpp"
 
@@ -90,14 +91,6 @@ DCLS_HD Vector<T> first_lanes(Vector<T> v, std::int64_t count) {
   return v;
 }
 
-template <typename T, typename Storage>
-DCLS_HD void load_row(T* to, const Storage* from, std::int64_t count) {
-  for (std::int64_t x = 0; x < count; ++x) to[x] = numeric::load(from[x]);
-}
-template <typename T, typename Storage>
-DCLS_HD void store_row(Storage* to, const T* from, std::int64_t count) {
-  for (std::int64_t x = 0; x < count; ++x) numeric::store(to + x, from[x]);
-}
 template <typename T>
 DCLS_HD void clear(T* to, std::int64_t count) {
   for (std::int64_t x = 0; x < count; ++x) to[x] = T(0);
@@ -163,7 +156,7 @@ DCLS_HD void load_plane(T* plane, const Storage* input, std::int64_t lines, cons
       T* const to = plane + line * phases.line + value;
       const Storage* const from = input + line * last.input + point;
       if (last.stride == 1) {
-        load_row(to, from, count);
+        load_row(from, to, count);
       } else {
         for (std::int64_t j = 0; j < count; ++j) to[j] = numeric::load(from[j * last.stride]);
       }
@@ -181,7 +174,7 @@ DCLS_HD void store_plane(Storage* input, const T* plane, std::int64_t lines, con
       const T* const from = plane + line * phases.line + value;
       Storage* const to = input + line * last.input + point;
       if (last.stride == 1) {
-        store_row(to, from, count);
+        store_row(from, to, count);
       } else {
         for (std::int64_t j = 0; j < count; ++j) numeric::store(to + j * last.stride, from[j]);
       }
