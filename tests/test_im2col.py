@@ -18,7 +18,7 @@ from im2col_problem import (
 )
 from support import VERSIONS
 
-from DCLS import _im2col_kernels
+from DCLS import _im2col_pieces
 from DCLS.functional import construct_kernel, im2col, im2col_conv
 
 #: Input, grid, stride, padding: rows shorter and longer than a vector, even grids, grids larger
@@ -200,7 +200,7 @@ def test_pieces_keep_to_the_workspace():
         (2, 6, 3, (5, 5), 10, 1_000_000),
         (5, 8, 2, (10,), 10, 650),
     ]:
-        ranges, chosen, boxes = _im2col_kernels.cut(
+        ranges, chosen, boxes = _im2col_pieces.cut(
             batch, lanes, outputs, lane_bytes, workspace, block
         )
         assert [i for r in ranges for i in r] == list(range(batch))
