@@ -112,6 +112,13 @@ struct ConvKernels {
   /// grad_kernel[i] = the sum of partial[0 ... splits)[i], for the cells [begin, end).
   void (*reduce)(const ConvPlan& plan, const void* partial, void* grad_kernel, std::int64_t cells,
                  std::int64_t begin, std::int64_t end);
+  /// Sets bits[c / 64] for the cells c of [begin, end), `begin` a multiple of 64: a bit is 1 if the
+  /// kernel's cell is not zero. All cells that share a word are in one range.
+  void (*mark_weights)(DType dtype, const void* kernel, std::int64_t begin, std::int64_t end,
+                       std::uint64_t* bits);
+  /// The same for the bytes of a support.
+  void (*mark_support)(const void* support, std::int64_t begin, std::int64_t end,
+                       std::uint64_t* bits);
 };
 
 namespace baseline {

@@ -4,6 +4,7 @@
 
 #include "common/dispatch.hpp"
 #include "cpu/conv.hpp"
+#include "cpu/conv_mark.hpp"
 #include "cpu/conv_patch.hpp"
 #include "cpu/planes.hpp"
 #include "cpu/simd.hpp"
@@ -335,6 +336,6 @@ void reduce(const ConvPlan& plan, const void* partial, void* grad_kernel, std::i
 
 }  // namespace
 
-const ConvKernels conv_kernels = {&correlate, &contract, &reduce};
+const ConvKernels conv_kernels = {&correlate, &contract, &reduce, &mark_weights, &mark_support};
 
 }  // namespace dcls::cpu::DCLS_SIMD_NAMESPACE

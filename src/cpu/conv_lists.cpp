@@ -2,56 +2,21 @@
 // that the kernels of conv_kernels.cpp need.
 
 #include <algorithm>
-#include <type_traits>
 
 #include "common/dispatch.hpp"
 #include "cpu/conv_plan.hpp"
+#include "cpu/features.hpp"
 #include "cpu/parallel.hpp"
 
 namespace dcls::cpu {
 namespace {
 
-/// Cells that are looked at together: most kernels are mostly zero.
-constexpr std::int64_t kBlock = 8;
-
-/// The cells of kernels that are not zero.
-template <typename Storage>
-struct NonZero {
-  const Storage* kernel;
-
-  bool operator()(std::int64_t cell) const { return bits(cell) != 0; }
-  /// A bit for each of kBlock cells. No branches: which cells are taken cannot be foreseen.
-  std::uint64_t mask(std::int64_t cell) const {
-    std::uint64_t taken = 0;
-    for (std::int64_t i = 0; i < kBlock; ++i) {
-      taken |= static_cast<std::uint64_t>(bits(cell + i) != 0) << i;
-    }
-    return taken;
-  }
-
- private:
-  /// All but the sign: 0 for both zeros. Cheaper than a conversion.
-  std::uint64_t bits(std::int64_t cell) const {
-    using Bits =
-        std::conditional_t<sizeof(Storage) == 2, std::uint16_t,
-                           std::conditional_t<sizeof(Storage) == 4, std::uint32_t, std::uint64_t>>;
-    return static_cast<Bits>(numeric::bit_cast<Bits>(kernel[cell]) << 1);
-  }
-};
-
-/// The cells that are marked, or all.
-struct Marked {
-  const std::uint8_t* support;
-
-  bool operator()(std::int64_t cell) const { return support == nullptr || support[cell] != 0; }
-  std::uint64_t mask(std::int64_t cell) const {
-    std::uint64_t taken = 0;
-    for (std::int64_t i = 0; i < kBlock; ++i) {
-      taken |= static_cast<std::uint64_t>((*this)(cell + i)) << i;
-    }
-    return taken;
-  }
-};
+/// Bits [at, at + 64) of a row of words that has a word more than it needs.
+std::uint64_t bits_from(const std::uint64_t* words, std::int64_t at) {
+  const std::uint64_t* const word = words + at / 64;
+  const int low = static_cast<int>(at % 64);
+  return low == 0 ? word[0] : word[0] >> low | word[1] << (64 - low);
+}
 
 }  // namespace
 
@@ -110,46 +75,73 @@ void PlannedConv::order_cells() {
   }
 }
 
+/// Marks the cells of the kernel that are to be visited: the others cost no more than their bit.
+void PlannedConv::mark_cells(const void* values, int num_threads) {
+  const std::int64_t cells = kernel_cells();
+  marked_.assign(static_cast<std::size_t>(cells / 64 + 2), 0);
+  const ConvKernels& simd = DCLS_OF_SIMD_LEVEL(conv_kernels);
+  const bool support = pass_ == ConvPass::kBackwardKernel;
+  constexpr std::int64_t kGrain = 1 << 12;  // words
+  const std::int64_t words = cells / 64 + 1;
+  parallel_for(words, kGrain, useful_threads(words, kGrain, num_threads),
+               [&](std::int64_t begin, std::int64_t end, int) {
+                 const std::int64_t last = std::min(end * 64, cells);
+                 if (support && values == nullptr) {
+                   for (std::int64_t c = begin * 64; c < last; c += 64) {
+                     marked_[static_cast<std::size_t>(c / 64)] =
+                         last - c < 64 ? (std::uint64_t{1} << (last - c)) - 1 : ~std::uint64_t{0};
+                   }
+                 } else if (support) {
+                   simd.mark_support(values, begin * 64, last, marked_.data());
+                 } else {
+                   simd.mark_weights(plan_.dtype, values, begin * 64, last, marked_.data());
+                 }
+               });
+}
+
 /// Calls visit(list, length, offset, cell) for the runs of all lists of one destination channel.
 /// `taken` has a bit for each cell of order_, all of them 0, as they are afterwards.
-template <typename IsActive, typename Visit>
-void PlannedConv::visit_channel(std::int64_t dest_channel, const IsActive& active,
-                                std::uint64_t* taken, const Visit& visit) const {
+template <typename Visit>
+void PlannedConv::visit_channel(std::int64_t dest_channel, std::uint64_t* taken,
+                                const Visit& visit) const {
   const ConvPlan& p = plan_;
   const std::int64_t group = dest_channel / p.dest.channels;
   const std::int64_t row_cells = static_cast<std::int64_t>(rank_.size());
   const std::int64_t channel_planes = p.source.phase_count() * p.source_plane;
-  for (std::int64_t source = 0; source < p.source.channels; ++source) {
-    const std::int64_t row = pass_ == ConvPass::kBackwardInput
-                                 ? (group * p.source.channels + source) * p.dest.channels +
-                                       dest_channel % p.dest.channels
-                                 : dest_channel * p.source.channels + source;
-    const std::int64_t base = row * row_cells;
-    const auto take = [&](std::int64_t cell) {
-      const std::int64_t rank = rank_[static_cast<std::size_t>(cell)];
-      if (rank >= 0) taken[rank / 64] |= std::uint64_t{1} << rank % 64;
-    };
-    std::int64_t cell = 0;
-    for (; cell + kBlock <= row_cells; cell += kBlock) {
-      for (std::uint64_t mask = active.mask(base + cell); mask != 0; mask &= mask - 1) {
-        take(cell + __builtin_ctzll(mask));
+  const std::int64_t blocks = p.source_blocks();
+  const bool backward = pass_ == ConvPass::kBackwardInput;
+  const std::int64_t row_step = row_cells * (backward ? p.dest.channels : 1);
+  std::int64_t base =
+      backward ? (group * p.source.channels * p.dest.channels + dest_channel % p.dest.channels) *
+                     row_cells
+               : dest_channel * p.source.channels * row_cells;
+  std::int64_t block = 0;
+  std::int64_t in_block = 0;
+  for (std::int64_t source = 0; source < p.source.channels; ++source, base += row_step) {
+    if (in_block == p.source_block) {
+      in_block = 0;
+      ++block;
+    }
+    const std::int64_t planes = in_block++ * channel_planes;
+    for (std::int64_t cell = 0; cell < row_cells; cell += 64) {
+      std::uint64_t bits = bits_from(marked_.data(), base + cell);
+      if (row_cells - cell < 64) bits &= (std::uint64_t{1} << (row_cells - cell)) - 1;
+      for (; bits != 0; bits &= bits - 1) {
+        const std::int64_t rank = rank_[static_cast<std::size_t>(cell + __builtin_ctzll(bits))];
+        if (rank >= 0) taken[rank / 64] |= std::uint64_t{1} << rank % 64;
       }
     }
-    for (; cell < row_cells; ++cell) {
-      if (active(base + cell)) take(cell);
-    }
-
-    const std::int64_t planes = source % p.source_block * channel_planes;
-    const std::int64_t block = source / p.source_block;
     const auto flush = [&](const OrderedCell* first, std::int64_t length) {
-      const std::int64_t list = p.list_index(dest_channel, first->phase, block);
-      // Cut into the fewest pieces, of about equal length.
-      for (std::int64_t pieces = (length + kMaxRun - 1) / kMaxRun; pieces > 0; --pieces) {
+      const std::int64_t list =
+          (dest_channel * p.dest.phase_count() + first->phase) * blocks + block;
+      while (length > kMaxRun) {  // the fewest pieces, of about equal length
+        const std::int64_t pieces = (length + kMaxRun - 1) / kMaxRun;
         const std::int64_t piece = (length + pieces - 1) / pieces;
         visit(list, static_cast<int>(piece), planes + first->offset, base + first->cell);
         first += piece;
         length -= piece;
       }
+      visit(list, static_cast<int>(length), planes + first->offset, base + first->cell);
     };
     const OrderedCell* end = order_.data();  // of the run so far
     std::int64_t length = 0;
@@ -169,10 +161,11 @@ void PlannedConv::visit_channel(std::int64_t dest_channel, const IsActive& activ
   }
 }
 
-/// Counts the runs, allocates their arrays, and calls write(slot, length, offset, cell) for each.
-template <typename IsActive, typename Write>
-void PlannedConv::list_runs(const IsActive& active, const std::int64_t (&run_bytes)[kMaxRun],
-                            int num_threads, const Write& write) {
+/// Counts the runs of the marked cells, allocates their arrays, and calls write(slot, length,
+/// offset, cell) for each.
+template <typename Write>
+void PlannedConv::list_runs(const std::int64_t (&run_bytes)[kMaxRun], int num_threads,
+                            const Write& write) {
   const ConvPlan& p = plan_;
   order_cells();
   const std::int64_t channels = p.groups * p.dest.channels;
@@ -188,7 +181,7 @@ void PlannedConv::list_runs(const IsActive& active, const std::int64_t (&run_byt
     parallel_for(channels, grain, threads, [&](std::int64_t first, std::int64_t last, int thread) {
       std::uint64_t* const own = static_cast<std::uint64_t*>(taken.of(thread));
       std::fill(own, own + words, 0);
-      for (std::int64_t c = first; c < last; ++c) visit_channel(c, active, own, visit);
+      for (std::int64_t c = first; c < last; ++c) visit_channel(c, own, visit);
     });
   };
   for_channels([&](std::int64_t list, int length, std::int64_t, std::int64_t) {
@@ -217,7 +210,7 @@ void PlannedConv::list_weights_of(const Storage* kernel, int num_threads) {
   const std::int64_t step = cells_[1].neighbour * kernel_size_[2];
   const std::int64_t run_bytes[kMaxRun] = {sizeof(WeightRun<T, 1>), sizeof(WeightRun<T, 2>),
                                            sizeof(WeightRun<T, 3>), sizeof(WeightRun<T, 4>)};
-  list_runs(NonZero<Storage>{kernel}, run_bytes, num_threads,
+  list_runs(run_bytes, num_threads,
             [=](std::byte* slot, int length, std::int64_t offset, std::int64_t cell) {
               const auto fill = [&](auto* run) {
                 run->offset = offset;
@@ -235,6 +228,7 @@ void PlannedConv::list_weights_of(const Storage* kernel, int num_threads) {
 }
 
 void PlannedConv::list_weights(const void* kernel, int num_threads) {
+  mark_cells(kernel, num_threads);
   dispatch_dtype(plan_.dtype, [&](auto tag) {
     using Storage = typename decltype(tag)::type;
     list_weights_of(static_cast<const Storage*>(kernel), num_threads);
@@ -242,11 +236,12 @@ void PlannedConv::list_weights(const void* kernel, int num_threads) {
 }
 
 void PlannedConv::list_cells(const std::uint8_t* support, int num_threads) {
-  const std::int64_t cells = kernel_cells();
-  choose_contraction_blocks(
-      support == nullptr ? cells : cells - std::count(support, support + cells, std::uint8_t{0}));
+  mark_cells(support, num_threads);
+  std::int64_t listed = 0;
+  for (const std::uint64_t word : marked_) listed += __builtin_popcountll(word);
+  choose_contraction_blocks(listed);
   constexpr std::int64_t kBytes = sizeof(CellRun);
-  list_runs(Marked{support}, {kBytes, kBytes, kBytes, kBytes}, num_threads,
+  list_runs({kBytes, kBytes, kBytes, kBytes}, num_threads,
             [](std::byte* slot, int, std::int64_t offset, std::int64_t cell) {
               *reinterpret_cast<CellRun*>(slot) = {offset, cell};
             });

@@ -58,12 +58,11 @@ class PlannedConv {
   void order_cells();
   template <typename Storage>
   void list_weights_of(const Storage* kernel, int num_threads);
-  template <typename IsActive, typename Write>
-  void list_runs(const IsActive& active, const std::int64_t (&run_bytes)[kMaxRun], int num_threads,
-                 const Write& write);
-  template <typename IsActive, typename Visit>
-  void visit_channel(std::int64_t dest_channel, const IsActive& active, std::uint64_t* taken,
-                     const Visit& visit) const;
+  void mark_cells(const void* values, int num_threads);
+  template <typename Write>
+  void list_runs(const std::int64_t (&run_bytes)[kMaxRun], int num_threads, const Write& write);
+  template <typename Visit>
+  void visit_channel(std::int64_t dest_channel, std::uint64_t* taken, const Visit& visit) const;
   void count_unit_cells();
 
   ConvPlan plan_{};
@@ -72,7 +71,8 @@ class PlannedConv {
   std::int64_t kernel_size_[kMaxDims] = {1, 1, 1};
   AxisCells cells_[kMaxDims];
   std::vector<OrderedCell> order_;
-  std::vector<std::int64_t> rank_;  ///< place in order_ of a cell; -1 if it reads no input
+  std::vector<std::int64_t> rank_;     ///< place in order_ of a cell; -1 if it reads no input
+  std::vector<std::uint64_t> marked_;  ///< a bit for each cell of the kernel that is to be listed
   std::vector<std::int64_t> begin_[kMaxRun];
   std::unique_ptr<std::byte[]> runs_[kMaxRun];
 };
