@@ -112,6 +112,10 @@ USUAL = [
     Case((6, 16, 18), (5, 5, 5), groups=3, padding=2, density=0.2),
     Case((20, 21), (5, 4), inputs=6, outputs=7, groups=2, stride=(2, 3), padding=(2, 1)),
     Case((30, 31), (5, 3), groups=3, dilation=(2, 3), stride=(2, 1), padding=4),
+    # Batches that are worth a vector, which the CPU takes for columns.
+    Case((100,), (25,), inputs=40, outputs=33, padding=12, density=0.08, batch=33),
+    Case((7, 7), (17, 17), groups=18, padding=8, density=0.4, batch=16),
+    Case((5, 6), (4, 5), inputs=3, outputs=5, groups=6, padding=2, batch=20, channels_last=True),
 ]
 
 ODD = [
@@ -128,6 +132,10 @@ ODD = [
     Case((12, 12), (3, 3), stride=5, groups=2),  # cells that some phases lack
     Case((9, 9), (3, 3), batch=1, groups=1, inputs=200, outputs=3),  # blocks of channels
     Case((9, 9), (3, 3), batch=1, groups=1, inputs=2, outputs=150, channels_last=True),
+    Case((3000,), (5,), inputs=3, outputs=2, padding=2, batch=40),  # the batch as columns, in tiles
+    Case((70, 4), (5, 3), groups=2, stride=(3, 1), dilation=(2, 1), padding=(4, 1), batch=150),
+    Case((1, 1), (3, 3), padding=7, groups=3, batch=17, channels_last=True),
+    Case((23,), (11,), inputs=2, outputs=3, padding=30, dilation=4, batch=16),
 ]
 
 
@@ -153,7 +161,7 @@ def cases(draw: st.DrawFn) -> Case:
     return Case(
         size,
         kernel_size,
-        batch=draw(st.integers(1, 3)),
+        batch=draw(st.integers(1, 3) | st.integers(8, 40)),
         groups=draw(st.integers(1, 19 if depthwise else 3)),
         inputs=1 if depthwise else draw(st.integers(1, 5)),
         outputs=draw(st.integers(1, 3)),
@@ -259,9 +267,11 @@ def results(threads: int) -> list[Tensor]:
         one = run(lambda *args: direct_conv(*args, tensors[3]), case, tensors)
         dense = Case((60,), (9,), inputs=20, outputs=24, padding=4, batch=9)
         two = run(direct_conv, dense, dense.tensors(torch.float32, "cpu"))
+        folded = Case((60,), (9,), inputs=20, outputs=24, padding=4, batch=32)
+        three = run(direct_conv, folded, folded.tensors(torch.float32, "cpu"))
     finally:
         torch.set_num_threads(before)
-    return [*one.values(), *two.values()]
+    return [*one.values(), *two.values(), *three.values()]
 
 
 def test_results_do_not_depend_on_the_thread_count() -> None:

@@ -78,7 +78,7 @@ struct ConvPlan {
   std::int64_t group_block;
   std::int64_t source_block;
   std::int64_t dest_block;
-  std::int64_t splits;      ///< parts of the batch, for contractions
+  std::int64_t splits;      ///< parts of the tiles of all images, for contractions
   std::int64_t unit_cells;  ///< most cells of a unit, for contractions
   std::int64_t cell_step;   ///< from a cell of a CellRun to the next one
 

@@ -237,7 +237,11 @@ void contract_units(const ConvPlan& p, const Storage* source, const Storage* des
       }
     };
     for (std::int64_t i = 0; i < p.unit_cells * kLanes<T>; ++i) sums[i] = T(0);
-    for (std::int64_t tile = 0; tile < p.tile_count(); ++tile) {
+    const std::int64_t items = p.tile_count() * p.batch;  // the images of the tiles
+    std::int64_t zeroed_tile = -1;
+    for (std::int64_t i = items * split / p.splits; i < items * (split + 1) / p.splits; ++i) {
+      const std::int64_t tile = i / p.batch;
+      const std::int64_t n = i % p.batch;
       std::int64_t origin[kMaxDims];
       tile_origin(p, tile, origin);
       const PlaneBox from = source_box(p, origin);
@@ -247,32 +251,29 @@ void contract_units(const ConvPlan& p, const Storage* source, const Storage* des
         points[d] = clamp(p.dest.size[d] - origin[d], 0, p.tile[d]);
       }
       const std::int64_t vectors = (points[2] + kLanes<T> - 1) / kLanes<T>;
-      const std::int64_t n_begin = p.batch * split / p.splits;
-      const std::int64_t n_end = p.batch * (split + 1) / p.splits;
-      for (std::int64_t n = n_begin; n < n_end; ++n) {
-        const std::int64_t ready = n > n_begin ? source_count + dest_count : 0;
-        load_planes(p.source, from,
-                    source + n * p.source.batch_step + source_first * p.source.channel_step,
-                    source_count, ready, source_planes);
-        load_planes(p.dest, at, dest + n * p.dest.batch_step + dest_first * p.dest.channel_step,
-                    dest_count, ready, dest_planes);
-        T* next = sums;
-        for_lists([&](std::int64_t list, std::int64_t group, std::int64_t slot) {
-          T* list_end = next;
-          for (std::int64_t z = 0; z < points[0]; ++z) {
-            const T* const from_slice = source_planes + group * group_planes + z * source_slab;
-            const T* const at_slice =
-                dest_planes + slot * p.dest_plane + z * dest_slab + p.dest_margin * p.dest_pitch;
-            // One row: its vectors are the rows.
-            const Slice<T> slice =
-                lines ? Slice<T>{from_slice, kLanes<T>, at_slice, kLanes<T>, 0, 0, false, 1}
-                      : Slice<T>{from_slice, p.source_pitch, at_slice, p.dest_pitch, 0,
-                                 0,          false,          vectors};
-            list_end = contract_slice(p.lists, list, slice, lines ? vectors : points[1], next);
-          }
-          next = list_end;
-        });
-      }
+      const std::int64_t ready = tile == zeroed_tile ? source_count + dest_count : 0;
+      zeroed_tile = tile;
+      load_planes(p.source, from,
+                  source + n * p.source.batch_step + source_first * p.source.channel_step,
+                  source_count, ready, source_planes);
+      load_planes(p.dest, at, dest + n * p.dest.batch_step + dest_first * p.dest.channel_step,
+                  dest_count, ready, dest_planes);
+      T* next = sums;
+      for_lists([&](std::int64_t list, std::int64_t group, std::int64_t slot) {
+        T* list_end = next;
+        for (std::int64_t z = 0; z < points[0]; ++z) {
+          const T* const from_slice = source_planes + group * group_planes + z * source_slab;
+          const T* const at_slice =
+              dest_planes + slot * p.dest_plane + z * dest_slab + p.dest_margin * p.dest_pitch;
+          // One row: its vectors are the rows.
+          const Slice<T> slice =
+              lines ? Slice<T>{from_slice, kLanes<T>, at_slice, kLanes<T>, 0, 0, false, 1}
+                    : Slice<T>{from_slice, p.source_pitch, at_slice, p.dest_pitch, 0,
+                               0,          false,          vectors};
+          list_end = contract_slice(p.lists, list, slice, lines ? vectors : points[1], next);
+        }
+        next = list_end;
+      });
     }
     const T* sum = sums;
     for_lists([&](std::int64_t list, std::int64_t, std::int64_t) {

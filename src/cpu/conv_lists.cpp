@@ -99,66 +99,92 @@ void PlannedConv::mark_cells(const void* values, int num_threads) {
                });
 }
 
-/// Calls visit(list, length, offset, cell) for the runs of all lists of one destination channel.
-/// `taken` has a bit for each cell of order_, all of them 0, as they are afterwards.
+/// Calls visit(list, length, offset, cell) for the runs of all lists of the destination channels
+/// [first, last): those of a list in the order of the source channels. `taken` has a bit for each
+/// cell of order_, all of them 0, as they are afterwards.
 template <typename Visit>
-void PlannedConv::visit_channel(std::int64_t dest_channel, std::uint64_t* taken,
-                                const Visit& visit) const {
-  const ConvPlan& p = plan_;
-  const std::int64_t group = dest_channel / p.dest.channels;
-  const std::int64_t row_cells = static_cast<std::int64_t>(rank_.size());
-  const std::int64_t channel_planes = p.source.phase_count() * p.source_plane;
-  const std::int64_t blocks = p.source_blocks();
-  const bool backward = pass_ == ConvPass::kBackwardInput;
-  const std::int64_t row_step = row_cells * (backward ? p.dest.channels : 1);
-  std::int64_t base =
-      backward ? (group * p.source.channels * p.dest.channels + dest_channel % p.dest.channels) *
-                     row_cells
-               : dest_channel * p.source.channels * row_cells;
-  std::int64_t block = 0;
-  std::int64_t in_block = 0;
-  for (std::int64_t source = 0; source < p.source.channels; ++source, base += row_step) {
-    if (in_block == p.source_block) {
-      in_block = 0;
-      ++block;
-    }
-    const std::int64_t planes = in_block++ * channel_planes;
-    for (std::int64_t cell = 0; cell < row_cells; cell += 64) {
-      std::uint64_t bits = bits_from(marked_.data(), base + cell);
-      if (row_cells - cell < 64) bits &= (std::uint64_t{1} << (row_cells - cell)) - 1;
-      for (; bits != 0; bits &= bits - 1) {
-        const std::int64_t rank = rank_[static_cast<std::size_t>(cell + __builtin_ctzll(bits))];
-        if (rank >= 0) taken[rank / 64] |= std::uint64_t{1} << rank % 64;
+void PlannedConv::visit_channels(std::int64_t first, std::int64_t last, std::uint64_t* taken,
+                                 const Visit& visit) const {
+  const std::int64_t sources = plan_.source.channels;
+  const std::int64_t dests = plan_.dest.channels;
+  if (pass_ != ConvPass::kBackwardInput) {
+    for (std::int64_t dest = first; dest < last; ++dest) {
+      RowOfCells row{dest * sources, 0, 0};
+      for (std::int64_t source = 0; source < sources; ++source, next_source(row)) {
+        visit_row(dest, row, taken, visit);
+        ++row.index;
       }
     }
-    const auto flush = [&](const OrderedCell* first, std::int64_t length) {
-      const std::int64_t list =
-          (dest_channel * p.dest.phase_count() + first->phase) * blocks + block;
-      while (length > kMaxRun) {  // the fewest pieces, of about equal length
-        const std::int64_t pieces = (length + kMaxRun - 1) / kMaxRun;
-        const std::int64_t piece = (length + pieces - 1) / pieces;
-        visit(list, static_cast<int>(piece), planes + first->offset, base + first->cell);
-        first += piece;
-        length -= piece;
-      }
-      visit(list, static_cast<int>(length), planes + first->offset, base + first->cell);
-    };
-    const OrderedCell* end = order_.data();  // of the run so far
-    std::int64_t length = 0;
-    for (std::size_t word = 0; word * 64 < order_.size(); ++word) {
-      for (std::uint64_t bits = taken[word]; bits != 0; bits &= bits - 1) {
-        const OrderedCell* const next = order_.data() + word * 64 + __builtin_ctzll(bits);
-        if (length > 0 && (next != end || next->starts)) {
-          flush(end - length, length);
-          length = 0;
-        }
-        end = next + 1;
-        ++length;
-      }
-      taken[word] = 0;
-    }
-    if (length > 0) flush(end - length, length);
+    return;
   }
+  // In the order in which the kernel lies in memory.
+  while (first < last) {
+    const std::int64_t group = first / dests;
+    const std::int64_t end = std::min(last, (group + 1) * dests);
+    RowOfCells row{group * sources * dests + first % dests, 0, 0};
+    for (std::int64_t source = 0; source < sources; ++source, next_source(row)) {
+      for (std::int64_t dest = first; dest < end; ++dest) {
+        visit_row(dest, row, taken, visit);
+        ++row.index;
+      }
+      row.index += dests - (end - first);
+    }
+    first = end;
+  }
+}
+
+void PlannedConv::next_source(RowOfCells& row) const {
+  if (++row.in_block < plan_.source_block) return;
+  row.in_block = 0;
+  ++row.block;
+}
+
+/// The part of visit_channels for one pair of channels.
+template <typename Visit>
+void PlannedConv::visit_row(std::int64_t dest, const RowOfCells& row, std::uint64_t* taken,
+                            const Visit& visit) const {
+  const std::int64_t row_cells = static_cast<std::int64_t>(rank_.size());
+  const std::int64_t base = row.index * row_cells;
+  bool any = false;
+  for (std::int64_t cell = 0; cell < row_cells; cell += 64) {
+    std::uint64_t bits = bits_from(marked_.data(), base + cell);
+    if (row_cells - cell < 64) bits &= (std::uint64_t{1} << (row_cells - cell)) - 1;
+    for (; bits != 0; bits &= bits - 1) {
+      const std::int64_t rank = rank_[static_cast<std::size_t>(cell + __builtin_ctzll(bits))];
+      if (rank < 0) continue;
+      taken[rank / 64] |= std::uint64_t{1} << rank % 64;
+      any = true;
+    }
+  }
+  if (!any) return;
+  const std::int64_t planes = row.in_block * plan_.source.phase_count() * plan_.source_plane;
+  const std::int64_t first_list = dest * plan_.dest.phase_count() * source_blocks_ + row.block;
+  const auto flush = [&](const OrderedCell* first, std::int64_t length) {
+    const std::int64_t list = first_list + first->phase * source_blocks_;
+    while (length > kMaxRun) {  // the fewest pieces, of about equal length
+      const std::int64_t pieces = (length + kMaxRun - 1) / kMaxRun;
+      const std::int64_t piece = (length + pieces - 1) / pieces;
+      visit(list, static_cast<int>(piece), planes + first->offset, base + first->cell);
+      first += piece;
+      length -= piece;
+    }
+    visit(list, static_cast<int>(length), planes + first->offset, base + first->cell);
+  };
+  const OrderedCell* end = order_.data();  // of the run so far
+  std::int64_t length = 0;
+  for (std::size_t word = 0; word * 64 < order_.size(); ++word) {
+    for (std::uint64_t bits = taken[word]; bits != 0; bits &= bits - 1) {
+      const OrderedCell* const next = order_.data() + word * 64 + __builtin_ctzll(bits);
+      if (length > 0 && (next != end || next->starts)) {
+        flush(end - length, length);
+        length = 0;
+      }
+      end = next + 1;
+      ++length;
+    }
+    taken[word] = 0;
+  }
+  flush(end - length, length);
 }
 
 /// Counts the runs of the marked cells, allocates their arrays, and calls write(slot, length,
@@ -168,6 +194,7 @@ void PlannedConv::list_runs(const std::int64_t (&run_bytes)[kMaxRun], int num_th
                             const Write& write) {
   const ConvPlan& p = plan_;
   order_cells();
+  source_blocks_ = p.source_blocks();
   const std::int64_t channels = p.groups * p.dest.channels;
   const std::int64_t lists = channels * p.dest.phase_count() * p.source_blocks();
   for (auto& begin : begin_) begin.assign(static_cast<std::size_t>(lists + 1), 0);
@@ -181,7 +208,7 @@ void PlannedConv::list_runs(const std::int64_t (&run_bytes)[kMaxRun], int num_th
     parallel_for(channels, grain, threads, [&](std::int64_t first, std::int64_t last, int thread) {
       std::uint64_t* const own = static_cast<std::uint64_t*>(taken.of(thread));
       std::fill(own, own + words, 0);
-      for (std::int64_t c = first; c < last; ++c) visit_channel(c, own, visit);
+      visit_channels(first, last, own, visit);
     });
   };
   for_channels([&](std::int64_t list, int length, std::int64_t, std::int64_t) {

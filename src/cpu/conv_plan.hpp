@@ -27,6 +27,13 @@ struct OrderedCell {
   bool starts;          ///< whether it does not read the row after that of the cell before it
 };
 
+/// A kernel plane among all, and its source channel.
+struct RowOfCells {
+  std::int64_t index;
+  std::int64_t block;     ///< of source channels
+  std::int64_t in_block;  ///< the channel's place in it
+};
+
 /// A ConvPlan, and the memory of its lists.
 class PlannedConv {
  public:
@@ -62,16 +69,23 @@ class PlannedConv {
   template <typename Write>
   void list_runs(const std::int64_t (&run_bytes)[kMaxRun], int num_threads, const Write& write);
   template <typename Visit>
-  void visit_channel(std::int64_t dest_channel, std::uint64_t* taken, const Visit& visit) const;
+  void visit_channels(std::int64_t first, std::int64_t last, std::uint64_t* taken,
+                      const Visit& visit) const;
+  void next_source(RowOfCells& row) const;
+  template <typename Visit>
+  void visit_row(std::int64_t dest, const RowOfCells& row, std::uint64_t* taken,
+                 const Visit& visit) const;
   void count_unit_cells();
 
   ConvPlan plan_{};
   ConvPass pass_;
   bool channels_last_;
+  bool folded_;  ///< whether the batch is the last axis of the plan
   std::int64_t kernel_size_[kMaxDims] = {1, 1, 1};
   AxisCells cells_[kMaxDims];
   std::vector<OrderedCell> order_;
   std::vector<std::int64_t> rank_;     ///< place in order_ of a cell; -1 if it reads no input
+  std::int64_t source_blocks_ = 1;     ///< of the plan, of which it is a quotient
   std::vector<std::uint64_t> marked_;  ///< a bit for each cell of the kernel that is to be listed
   std::vector<std::int64_t> begin_[kMaxRun];
   std::unique_ptr<std::byte[]> runs_[kMaxRun];

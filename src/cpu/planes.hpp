@@ -65,6 +65,17 @@ DCLS_HD void for_rows(const Window& w, const PlaneBox& box, const Function& func
   }
 }
 
+/// Calls function(offset in scratch, offset in the tensor, rows) for the first points of the
+/// slices.
+template <typename Function>
+DCLS_HD void for_slices(const Window& w, const PlaneBox& box, const Function& function) {
+  for (std::int64_t z = w.begin[0]; z < w.end[0]; ++z) {
+    function((z * box.extent[1] + w.begin[1]) * box.pitch + w.begin[2],
+             w.first + z * w.step[0] + w.begin[1] * w.step[1] + w.begin[2] * w.step[2],
+             w.end[1] - w.begin[1]);
+  }
+}
+
 /// Writes zeros around the points of the tensor.
 template <typename T>
 void zero_surroundings(const Window& w, const PlaneBox& box, T* plane) {
@@ -90,64 +101,84 @@ DCLS_HD void for_phases(const Side& side, const Function& function) {
   }
 }
 
-/// planes[c * stride + x] = tensor[x * step + c], a square of values at a time.
-template <typename Storage, typename T>
+/// planes[c * stride + x] = tensor[x * step + c], a square of values at a time. With kPadded the
+/// planes have room for a vector behind the last of the points, which is set to zero.
+template <bool kPadded, typename Storage, typename T>
 void load_transposed(const Storage* tensor, std::int64_t step, std::int64_t points,
                      std::int64_t channels, T* planes, std::int64_t stride) {
   constexpr std::int64_t kSide = kLanes<T>;
-  std::int64_t c = 0;
-  for (; c + kSide <= channels; c += kSide) {
-    for (std::int64_t x = 0; x < points; x += kSide) {
-      if (x + kSide > points) {
-        if (points < kSide) break;
-        x = points - kSide;  // the last ones, some of them once more
-      }
-      Vector<T> rows[kSide];
-#pragma GCC unroll 16
-      for (std::int64_t i = 0; i < kSide; ++i) {
-        rows[i] = load_lanes(tensor + (x + i) * step + c);
-      }
-      transpose<T>(rows);
-#pragma GCC unroll 16
-      for (std::int64_t i = 0; i < kSide; ++i) {
-        store_vector(planes + (c + i) * stride + x, rows[i]);
+  if (!kPadded && points < kSide) {
+    for (std::int64_t x = 0; x < points; ++x) {
+      for (std::int64_t c = 0; c < channels; ++c) {
+        planes[c * stride + x] = numeric::load(tensor[x * step + c]);
       }
     }
+    return;
   }
-  const std::int64_t done = points < kSide ? 0 : c;
-  for (std::int64_t x = 0; x < points; ++x) {
-    for (std::int64_t k = done; k < channels; ++k) {
-      planes[k * stride + x] = numeric::load(tensor[x * step + k]);
+  for (std::int64_t c = 0; c < channels; c += kSide) {
+    const std::int64_t lanes = channels - c < kSide ? channels - c : kSide;
+    for (std::int64_t x = 0; x < points; x += kSide) {
+      if (!kPadded && x + kSide > points) x = points - kSide;  // some of them once more
+      const std::int64_t count = points - x < kSide ? points - x : kSide;
+      const Storage* from = tensor + x * step + c;
+      Vector<T> rows[kSide];
+      if (lanes == kSide && count == kSide) {
+#pragma GCC unroll 16
+        for (std::int64_t i = 0; i < kSide; ++i, from += step) rows[i] = load_lanes(from);
+      } else {
+        for (std::int64_t i = 0; i < kSide; ++i, from += step) {
+          rows[i] = i < count ? load_some(from, lanes) : Vector<T>{};
+        }
+      }
+      transpose<T>(rows);
+      T* to = planes + c * stride + x;
+      if (lanes == kSide) {
+#pragma GCC unroll 16
+        for (std::int64_t i = 0; i < kSide; ++i, to += stride) store_vector(to, rows[i]);
+      } else {
+        for (std::int64_t i = 0; i < lanes; ++i, to += stride) store_vector(to, rows[i]);
+      }
     }
   }
 }
 
-/// tensor[x * step + c] = planes[c * stride + x].
-template <typename Storage, typename T>
+/// tensor[x * step + c] = planes[c * stride + x]. With kPadded there may be a vector read behind
+/// the last of the points.
+template <bool kPadded, typename Storage, typename T>
 void store_transposed(const T* planes, std::int64_t stride, std::int64_t points,
                       std::int64_t channels, Storage* tensor, std::int64_t step) {
   constexpr std::int64_t kSide = kLanes<T>;
-  std::int64_t c = 0;
-  for (; c + kSide <= channels; c += kSide) {
-    for (std::int64_t x = 0; x < points; x += kSide) {
-      if (x + kSide > points) {
-        if (points < kSide) break;
-        x = points - kSide;
-      }
-      Vector<T> rows[kSide];
-#pragma GCC unroll 16
-      for (std::int64_t i = 0; i < kSide; ++i) rows[i] = load_vector(planes + (c + i) * stride + x);
-      transpose<T>(rows);
-#pragma GCC unroll 16
-      for (std::int64_t i = 0; i < kSide; ++i) {
-        store_lanes(tensor + (x + i) * step + c, rows[i]);
+  if (!kPadded && points < kSide) {
+    for (std::int64_t x = 0; x < points; ++x) {
+      for (std::int64_t c = 0; c < channels; ++c) {
+        numeric::store(tensor + x * step + c, planes[c * stride + x]);
       }
     }
+    return;
   }
-  const std::int64_t done = points < kSide ? 0 : c;
-  for (std::int64_t x = 0; x < points; ++x) {
-    for (std::int64_t k = done; k < channels; ++k) {
-      numeric::store(tensor + x * step + k, planes[k * stride + x]);
+  for (std::int64_t c = 0; c < channels; c += kSide) {
+    const std::int64_t lanes = channels - c < kSide ? channels - c : kSide;
+    for (std::int64_t x = 0; x < points; x += kSide) {
+      if (!kPadded && x + kSide > points) x = points - kSide;
+      const std::int64_t count = points - x < kSide ? points - x : kSide;
+      const T* from = planes + c * stride + x;
+      Vector<T> rows[kSide];
+      if (lanes == kSide) {
+#pragma GCC unroll 16
+        for (std::int64_t i = 0; i < kSide; ++i, from += stride) rows[i] = load_vector(from);
+      } else {
+        for (std::int64_t i = 0; i < kSide; ++i, from += stride) {
+          rows[i] = i < lanes ? load_vector(from) : Vector<T>{};
+        }
+      }
+      transpose<T>(rows);
+      Storage* to = tensor + x * step + c;
+      if (lanes == kSide && count == kSide) {
+#pragma GCC unroll 16
+        for (std::int64_t i = 0; i < kSide; ++i, to += step) store_lanes(to, rows[i]);
+      } else {
+        for (std::int64_t i = 0; i < count; ++i, to += step) store_some(to, rows[i], lanes);
+      }
     }
   }
 }
@@ -165,7 +196,7 @@ void load_planes(const Side& side, const PlaneBox& box, const Storage* tensor,
     for (std::int64_t c = ready; c < channels; ++c) zero_surroundings(w, box, first + c * stride);
     if (side.channel_step == 1 && channels > 1) {  // channels last
       for_rows(w, box, [&](std::int64_t to, std::int64_t from) {
-        load_transposed(tensor + from, w.step[2], points, channels, first + to, stride);
+        load_transposed<false>(tensor + from, w.step[2], points, channels, first + to, stride);
       });
       return;
     }
@@ -175,6 +206,12 @@ void load_planes(const Side& side, const PlaneBox& box, const Storage* tensor,
       if (w.step[2] == 1) {
         for_rows(w, box, [&](std::int64_t to, std::int64_t from) {
           load_row(source + from, to_plane + to, points);
+        });
+        continue;
+      }
+      if (w.step[1] == 1) {  // the batch as columns: the rows' first points are neighbours
+        for_slices(w, box, [&](std::int64_t to, std::int64_t from, std::int64_t rows) {
+          load_transposed<true>(source + from, w.step[2], points, rows, to_plane + to, box.pitch);
         });
         continue;
       }
@@ -195,7 +232,7 @@ void store_planes(const Side& side, const PlaneBox& box, const std::int64_t (&ph
   const std::int64_t points = w.end[2] - w.begin[2];
   if (side.channel_step == 1 && channels > 1) {
     for_rows(w, box, [&](std::int64_t from, std::int64_t to) {
-      store_transposed(planes + from, box.plane, points, channels, tensor + to, w.step[2]);
+      store_transposed<false>(planes + from, box.plane, points, channels, tensor + to, w.step[2]);
     });
     return;
   }
@@ -205,6 +242,12 @@ void store_planes(const Side& side, const PlaneBox& box, const std::int64_t (&ph
     if (w.step[2] == 1) {
       for_rows(w, box, [&](std::int64_t from, std::int64_t to) {
         store_row(from_plane + from, target + to, points);
+      });
+      continue;
+    }
+    if (w.step[1] == 1) {
+      for_slices(w, box, [&](std::int64_t from, std::int64_t to, std::int64_t rows) {
+        store_transposed<true>(from_plane + from, box.pitch, points, rows, target + to, w.step[2]);
       });
       continue;
     }

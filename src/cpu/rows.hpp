@@ -91,6 +91,33 @@ DCLS_HD void store_lanes(Storage* to, Vector<Compute<Storage>> v) {
   }
 }
 
+/// Copies `count` values, less than a vector has, by pieces of fixed size.
+template <typename Storage, std::int64_t kPiece = kLanes<Compute<Storage>> / 2>
+DCLS_HD void copy_some(Storage* to, const Storage* from, std::int64_t count) {
+  if ((count & kPiece) != 0) {
+    memcpy(to, from, kPiece * sizeof(Storage));
+    to += kPiece;
+    from += kPiece;
+  }
+  if constexpr (kPiece > 1) copy_some<Storage, kPiece / 2>(to, from, count);
+}
+
+/// The first `count` lanes of a vector, or all; the others are zero, and their memory is not read.
+template <typename Storage>
+DCLS_HD Vector<Compute<Storage>> load_some(const Storage* from, std::int64_t count) {
+  if (count >= kLanes<Compute<Storage>>) return load_lanes(from);
+  Storage values[kLanes<Compute<Storage>>] = {};
+  copy_some(values, from, count);
+  return load_lanes(static_cast<const Storage*>(values));
+}
+template <typename Storage>
+DCLS_HD void store_some(Storage* to, Vector<Compute<Storage>> v, std::int64_t count) {
+  if (count >= kLanes<Compute<Storage>>) return store_lanes(to, v);
+  Storage values[kLanes<Compute<Storage>>];
+  store_lanes(values, v);
+  copy_some(to, static_cast<const Storage*>(values), count);
+}
+
 /// Calls block(i) for vectors that cover [0, count), the last of which may overlap the one before,
 /// or single(i) where there are fewer values than a vector has.
 template <typename T, typename Block, typename Single>
