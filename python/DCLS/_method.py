@@ -19,6 +19,9 @@ _REACH: Final[dict[str, int]] = {"v0": 2, "v1": 2, "max": 3, "gauss": 7}
 #: Points of an input from which on the padding of its planes no longer weighs: 28 x 28.
 _MAP: Final = 784
 
+#: Below 14 x 14, most of what a direct convolution reads is padding.
+_SMALL_MAP: Final = 196
+
 
 def check_method(method: object) -> str:
     """Returns ``method`` if it names one, else raises.
@@ -72,6 +75,8 @@ def prefers_direct(input: Tensor, kernel: Tensor, cells: int) -> bool:
     if ndim == 1:
         if per_group <= 4:
             return size >= 25 or (size >= 3 and large_map)
+        if _fills_vectors(input.shape[0] if input.ndim == 3 else 1, points):
+            return size >= 9 and cells * 10 <= size * (8 if size >= 25 else 3)
         return size >= 25 and (cells * 4 <= size or (size >= 100 and large_map))
     channels_last = not input.is_contiguous()
     if per_group > 4:
@@ -82,10 +87,19 @@ def prefers_direct(input: Tensor, kernel: Tensor, cells: int) -> bool:
     if per_group > 1:
         return size >= (169 if channels_last else 9)
     if torch.is_grad_enabled() and kernel.requires_grad:
-        return size >= 25
+        return size >= (81 if channels_last and points < _SMALL_MAP else 25)
     # Inference is what torch's depthwise kernels are fast at.
     if channels_last:
-        if size >= 225 and cells * 2 > size:
-            return False
-        return size >= 169 or (size >= 81 and large_map)
+        if size >= 225:
+            return large_map and cells * 2 <= size
+        return (size >= 81 and large_map) or (size >= 169 and points >= _SMALL_MAP)
     return size >= 225 or (size >= 25 and large_map)
+
+
+def _fills_vectors(batch: int, points: int) -> bool:
+    """Whether a batch fills vectors of 16 as well as the rows of its images would.
+
+    It then takes their place: aligned, and with cells that share what they load. The condition is
+    that of ``batch_as_columns`` in src/cpu/conv_plan.cpp.
+    """
+    return batch * (-(-points // 16)) >= points * (-(-batch // 16))
