@@ -45,6 +45,8 @@ DCLS_HD constexpr bool has_sigma(Version version) {
   return version == Version::kMax || version == Version::kGauss;
 }
 DCLS_HD constexpr bool is_normalised(Version version) { return version != Version::kV0; }
+/// Whether the taps of an axis are those of floor(p) and the point after it, the others zero.
+DCLS_HD constexpr bool has_two_taps(Version version) { return !has_sigma(version); }
 
 /// A gaussian tap less than exp(-kRelativeCut) of the element's largest one on the grid is dropped:
 /// 1e-10 in float32 and 3e-20 in float64. Its derivatives by position and width are larger than it

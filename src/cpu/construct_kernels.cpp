@@ -1,8 +1,8 @@
 // The construct operator on the CPU, compiled once per instruction set.
 //
 // A row's kernel is built in a padded scratch copy: the last axis is a whole number of vectors, so
-// that no loop has a remainder. All versions take one path: an element touches only the grid points
-// of its support, which is two per axis for v0 and v1.
+// that no loop has a remainder. An element touches only the grid points of its support. The
+// versions with two taps on an axis have a path of their own, in construct_pairs.hpp.
 
 #include <cstddef>
 #include <cstdint>
@@ -12,6 +12,7 @@
 #include "common/interp.hpp"
 #include "common/numeric.hpp"
 #include "cpu/construct.hpp"
+#include "cpu/construct_pairs.hpp"
 #include "cpu/rows.hpp"
 #include "cpu/simd.hpp"
 
@@ -132,7 +133,9 @@ DCLS_HD void fill_taps(const ConstructArgs& args, std::int64_t index, Workspace<
   interp::spread_nan(elements);
   for (int d = 0; d < D; ++d) {
     interp::dispatch_version(args.version, [&](auto v) {
-      fill_axis<kOrder, v.value>(w.axis[d], elements[d], args.size[d]);
+      if constexpr (!interp::has_two_taps(v.value)) {
+        fill_axis<kOrder, v.value>(w.axis[d], elements[d], args.size[d]);
+      }
     });
     sums[d] = {};
     if (!normalised) continue;
@@ -357,7 +360,11 @@ void forward(const ConstructArgs& args, void* kernel, std::int64_t begin, std::i
   dispatch_dtype(args.dtype, [&](auto tag) {
     using Storage = typename decltype(tag)::type;
     dispatch_ndim(args.ndim, [&](auto ndim) {
-      forward_rows<Storage, ndim()>(args, static_cast<Storage*>(kernel), begin, end, scratch);
+      Storage* const to = static_cast<Storage*>(kernel);
+      if (interp::has_two_taps(args.version)) {
+        return pairs::forward_rows<Storage, ndim()>(args, to, begin, end, scratch);
+      }
+      forward_rows<Storage, ndim()>(args, to, begin, end, scratch);
     });
   });
 }
@@ -368,9 +375,12 @@ void backward(const ConstructArgs& args, const void* grad_kernel, const Construc
   dispatch_dtype(args.dtype, [&](auto tag) {
     using Storage = typename decltype(tag)::type;
     dispatch_ndim(args.ndim, [&](auto ndim) {
+      const Storage* const grad = static_cast<const Storage*>(grad_kernel);
+      if (interp::has_two_taps(args.version)) {
+        return pairs::backward_rows<Storage, ndim()>(args, grad, grads, begin, end);
+      }
       const auto run = [&](auto order) {
-        backward_rows<order(), Storage, ndim()>(args, static_cast<const Storage*>(grad_kernel),
-                                                grads, begin, end, scratch);
+        backward_rows<order(), Storage, ndim()>(args, grad, grads, begin, end, scratch);
       };
       if (grads.sigma != nullptr) return run(std::integral_constant<int, kSigma>{});
       if (grads.position != nullptr) return run(std::integral_constant<int, kPosition>{});
@@ -385,6 +395,9 @@ void support(const ConstructArgs& args, std::uint8_t* marks, std::int64_t begin,
   dispatch_dtype(args.dtype, [&](auto tag) {
     using Storage = typename decltype(tag)::type;
     dispatch_ndim(args.ndim, [&](auto ndim) {
+      if (interp::has_two_taps(args.version)) {
+        return pairs::support_rows<Storage, ndim()>(args, marks, begin, end);
+      }
       support_rows<Storage, ndim()>(args, marks, begin, end, scratch);
     });
   });
