@@ -18,6 +18,8 @@ inline constexpr int kMaxRun = 4;
 
 /// Bytes to which the rows of the scratch planes are padded: the longest vector.
 inline constexpr std::int64_t kRowBytes = 64;
+/// Its values, at most.
+inline constexpr std::int64_t kMostLanes = 16;
 
 /// kLength cells of a kernel column that read neighbouring rows: the j-th reads the row y + j of
 /// the source, counted from `offset` in the scratch planes.
@@ -79,7 +81,7 @@ struct ConvPlan {
   std::int64_t source_block;
   std::int64_t dest_block;
   std::int64_t splits;      ///< parts of the tiles of all images, for contractions
-  std::int64_t unit_cells;  ///< most cells of a unit, for contractions
+  std::int64_t unit_cells;  ///< most cells of a unit, in whole vectors, for contractions
   std::int64_t cell_step;   ///< from a cell of a CellRun to the next one
 
   /// List of (destination channel, destination phase, source block), the last fastest.

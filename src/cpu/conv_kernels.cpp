@@ -275,17 +275,19 @@ void contract_units(const ConvPlan& p, const Storage* source, const Storage* des
         next = list_end;
       });
     }
+    for (std::int64_t i = 0; i < p.unit_cells; i += kLanes<T>) {
+      store_vector(sums + i, sum_rows<T>(sums + i * kLanes<T>));
+    }
     const T* sum = sums;
     for_lists([&](std::int64_t list, std::int64_t, std::int64_t) {
       for_runs(p.lists, list, [&](auto length, const CellRun* runs, std::int64_t count) {
         for (std::int64_t k = 0; k < count; ++k) {
-          for (int j = 0; j < length(); ++j, sum += kLanes<T>) {
+          for (int j = 0; j < length(); ++j, ++sum) {
             const std::int64_t cell = runs[k].cell + j * p.cell_step;
-            const T value = sum_lanes<T>(load_vector(sum));
             if (partial == nullptr) {
-              numeric::store(grad_kernel + cell, value);
+              numeric::store(grad_kernel + cell, *sum);
             } else {
-              partial[split * cells + cell] = value;
+              partial[split * cells + cell] = *sum;
             }
           }
         }

@@ -292,7 +292,8 @@ void PlannedConv::count_unit_cells() {
       }
     }
   }
-  plan_.unit_cells = cells.empty() ? 0 : *std::max_element(cells.begin(), cells.end());
+  const std::int64_t most = cells.empty() ? 0 : *std::max_element(cells.begin(), cells.end());
+  plan_.unit_cells = (most + kMostLanes - 1) / kMostLanes * kMostLanes;
 }
 
 }  // namespace dcls::cpu

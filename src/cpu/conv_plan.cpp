@@ -29,6 +29,8 @@ constexpr std::int64_t kLineBytes = 768 << 10;
 /// Units that keep many threads busy. Part of what fixes a result, so not the machine's number.
 constexpr std::int64_t kEnoughUnits = 64;
 constexpr std::int64_t kEnoughFoldedUnits = 16;
+/// Fewer, since those that share cells have to be added up.
+constexpr std::int64_t kEnoughContractions = 32;
 
 std::int64_t round_up(std::int64_t value, std::int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
@@ -215,7 +217,7 @@ void PlannedConv::choose_contraction_blocks(std::int64_t listed_cells) {
   // Square, so that a plane that is loaded serves as many others as can be.
   const std::int64_t most = folded_ ? kFoldedPairBytes : kManyBytes;
   const std::int64_t most_sums = folded_ ? kFoldedSumBytes : kSumBytes;
-  const std::int64_t enough = folded_ ? kEnoughFoldedUnits : kEnoughUnits;
+  const std::int64_t enough = folded_ ? kEnoughFoldedUnits : kEnoughContractions;
   p.source_block = whole_lines(fitting(most, source_bytes, p.source.channels), p.source);
   p.dest_block = whole_lines(fitting(most, dest_bytes, p.dest.channels), p.dest);
   while (p.source_block * p.dest_block > 1 &&

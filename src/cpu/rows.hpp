@@ -169,5 +169,20 @@ DCLS_HD void transpose(Vector<T> (&rows)[kLanes<T>]) {
   transpose_steps<static_cast<int>(kLanes<T>) / 2, T>(rows);
 }
 
+/// The sums over the lanes of kLanes vectors, added in the order of sum_lanes.
+template <typename T>
+DCLS_HD Vector<T> sum_rows(const T* from) {
+  Vector<T> rows[kLanes<T>];
+#pragma GCC unroll 16
+  for (std::int64_t i = 0; i < kLanes<T>; ++i) rows[i] = load_vector(from + i * kLanes<T>);
+  transpose<T>(rows);
+#pragma GCC unroll 4
+  for (std::int64_t width = kLanes<T> / 2; width > 0; width /= 2) {
+#pragma GCC unroll 8
+    for (std::int64_t i = 0; i < width; ++i) rows[i] += rows[i + width];
+  }
+  return rows[0];
+}
+
 }  // namespace DCLS_SIMD_NAMESPACE
 }  // namespace dcls::cpu
