@@ -100,18 +100,17 @@ void PlannedConv::mark_cells(const void* values, int num_threads) {
 }
 
 /// Calls visit(list, length, offset, cell) for the runs of all lists of the destination channels
-/// [first, last): those of a list in the order of the source channels. `taken` has a bit for each
-/// cell of order_, all of them 0, as they are afterwards.
-template <typename Visit>
-void PlannedConv::visit_channels(std::int64_t first, std::int64_t last, std::uint64_t* taken,
-                                 const Visit& visit) const {
+/// [first, last): those of a list in the order of the source channels. kFirst: for the first time,
+/// when the marked cells are yet to be brought into the order of visiting.
+template <bool kFirst, typename Visit>
+void PlannedConv::visit_channels(std::int64_t first, std::int64_t last, const Visit& visit) {
   const std::int64_t sources = plan_.source.channels;
   const std::int64_t dests = plan_.dest.channels;
   if (pass_ != ConvPass::kBackwardInput) {
     for (std::int64_t dest = first; dest < last; ++dest) {
       RowOfCells row{dest * sources, 0, 0};
       for (std::int64_t source = 0; source < sources; ++source, next_source(row)) {
-        visit_row(dest, row, taken, visit);
+        visit_row<kFirst>(dest, row, visit);
         ++row.index;
       }
     }
@@ -124,7 +123,7 @@ void PlannedConv::visit_channels(std::int64_t first, std::int64_t last, std::uin
     RowOfCells row{group * sources * dests + first % dests, 0, 0};
     for (std::int64_t source = 0; source < sources; ++source, next_source(row)) {
       for (std::int64_t dest = first; dest < end; ++dest) {
-        visit_row(dest, row, taken, visit);
+        visit_row<kFirst>(dest, row, visit);
         ++row.index;
       }
       row.index += dests - (end - first);
@@ -140,23 +139,19 @@ void PlannedConv::next_source(RowOfCells& row) const {
 }
 
 /// The part of visit_channels for one pair of channels.
-template <typename Visit>
-void PlannedConv::visit_row(std::int64_t dest, const RowOfCells& row, std::uint64_t* taken,
-                            const Visit& visit) const {
+template <bool kFirst, typename Visit>
+void PlannedConv::visit_row(std::int64_t dest, const RowOfCells& row, const Visit& visit) {
   const std::int64_t row_cells = static_cast<std::int64_t>(rank_.size());
   const std::int64_t base = row.index * row_cells;
-  bool any = false;
-  for (std::int64_t cell = 0; cell < row_cells; cell += 64) {
+  std::uint64_t* const taken = ordered_.data() + row.index * order_words_;
+  for (std::int64_t cell = 0; cell < row_cells && kFirst; cell += 64) {
     std::uint64_t bits = bits_from(marked_.data(), base + cell);
     if (row_cells - cell < 64) bits &= (std::uint64_t{1} << (row_cells - cell)) - 1;
     for (; bits != 0; bits &= bits - 1) {
       const std::int64_t rank = rank_[static_cast<std::size_t>(cell + __builtin_ctzll(bits))];
-      if (rank < 0) continue;
-      taken[rank / 64] |= std::uint64_t{1} << rank % 64;
-      any = true;
+      if (rank >= 0) taken[rank / 64] |= std::uint64_t{1} << rank % 64;
     }
   }
-  if (!any) return;
   const std::int64_t planes = row.in_block * plan_.source.phase_count() * plan_.source_plane;
   const std::int64_t first_list = dest * plan_.dest.phase_count() * source_blocks_ + row.block;
   const auto flush = [&](const OrderedCell* first, std::int64_t length) {
@@ -172,7 +167,7 @@ void PlannedConv::visit_row(std::int64_t dest, const RowOfCells& row, std::uint6
   };
   const OrderedCell* end = order_.data();  // of the run so far
   std::int64_t length = 0;
-  for (std::size_t word = 0; word * 64 < order_.size(); ++word) {
+  for (std::int64_t word = 0; word < order_words_; ++word) {
     for (std::uint64_t bits = taken[word]; bits != 0; bits &= bits - 1) {
       const OrderedCell* const next = order_.data() + word * 64 + __builtin_ctzll(bits);
       if (length > 0 && (next != end || next->starts)) {
@@ -182,9 +177,8 @@ void PlannedConv::visit_row(std::int64_t dest, const RowOfCells& row, std::uint6
       end = next + 1;
       ++length;
     }
-    taken[word] = 0;
   }
-  flush(end - length, length);
+  if (length > 0) flush(end - length, length);
 }
 
 /// Counts the runs of the marked cells, allocates their arrays, and calls write(slot, length,
@@ -202,17 +196,13 @@ void PlannedConv::list_runs(const std::int64_t (&run_bytes)[kMaxRun], int num_th
   const std::int64_t cells = kernel_cells() / std::max<std::int64_t>(1, channels);
   const std::int64_t grain = 1 + kWork / std::max<std::int64_t>(1, cells);
   const int threads = useful_threads(channels, grain, num_threads);
-  const std::int64_t words = static_cast<std::int64_t>(order_.size() / 64 + 1);
-  const ThreadScratch taken(words * 8, threads);
-  const auto for_channels = [&](const auto& visit) {
-    parallel_for(channels, grain, threads, [&](std::int64_t first, std::int64_t last, int thread) {
-      std::uint64_t* const own = static_cast<std::uint64_t*>(taken.of(thread));
-      std::fill(own, own + words, 0);
-      visit_channels(first, last, own, visit);
-    });
-  };
-  for_channels([&](std::int64_t list, int length, std::int64_t, std::int64_t) {
-    ++begin_[length - 1][static_cast<std::size_t>(list + 1)];
+  order_words_ = static_cast<std::int64_t>((order_.size() + 63) / 64);
+  ordered_.assign(static_cast<std::size_t>(channels * p.source.channels * order_words_), 0);
+  parallel_for(channels, grain, threads, [&](std::int64_t first, std::int64_t last, int) {
+    visit_channels<true>(first, last,
+                         [&](std::int64_t list, int length, std::int64_t, std::int64_t) {
+                           ++begin_[length - 1][static_cast<std::size_t>(list + 1)];
+                         });
   });
   for (int n = 0; n < kMaxRun; ++n) {
     std::vector<std::int64_t>& begin = begin_[n];
@@ -224,10 +214,13 @@ void PlannedConv::list_runs(const std::int64_t (&run_bytes)[kMaxRun], int num_th
   // Where the next run of a list and a length goes; only the thread of its channel moves it.
   std::vector<std::int64_t> next[kMaxRun];
   for (int n = 0; n < kMaxRun; ++n) next[n] = begin_[n];
-  for_channels([&](std::int64_t list, int length, std::int64_t offset, std::int64_t cell) {
-    const int n = length - 1;
-    const std::int64_t at = next[n][static_cast<std::size_t>(list)]++;
-    write(runs_[n].get() + at * run_bytes[n], length, offset, cell);
+  parallel_for(channels, grain, threads, [&](std::int64_t first, std::int64_t last, int) {
+    visit_channels<false>(
+        first, last, [&](std::int64_t list, int length, std::int64_t offset, std::int64_t cell) {
+          const int n = length - 1;
+          const std::int64_t at = next[n][static_cast<std::size_t>(list)]++;
+          write(runs_[n].get() + at * run_bytes[n], length, offset, cell);
+        });
   });
 }
 

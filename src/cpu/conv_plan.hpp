@@ -68,13 +68,11 @@ class PlannedConv {
   void mark_cells(const void* values, int num_threads);
   template <typename Write>
   void list_runs(const std::int64_t (&run_bytes)[kMaxRun], int num_threads, const Write& write);
-  template <typename Visit>
-  void visit_channels(std::int64_t first, std::int64_t last, std::uint64_t* taken,
-                      const Visit& visit) const;
+  template <bool kFirst, typename Visit>
+  void visit_channels(std::int64_t first, std::int64_t last, const Visit& visit);
   void next_source(RowOfCells& row) const;
-  template <typename Visit>
-  void visit_row(std::int64_t dest, const RowOfCells& row, std::uint64_t* taken,
-                 const Visit& visit) const;
+  template <bool kFirst, typename Visit>
+  void visit_row(std::int64_t dest, const RowOfCells& row, const Visit& visit);
   void count_unit_cells();
 
   ConvPlan plan_{};
@@ -87,6 +85,9 @@ class PlannedConv {
   std::vector<std::int64_t> rank_;     ///< place in order_ of a cell; -1 if it reads no input
   std::int64_t source_blocks_ = 1;     ///< of the plan, of which it is a quotient
   std::vector<std::uint64_t> marked_;  ///< a bit for each cell of the kernel that is to be listed
+  /// The same in the order of visiting: order_words_ words for each kernel plane.
+  std::vector<std::uint64_t> ordered_;
+  std::int64_t order_words_ = 0;
   std::vector<std::int64_t> begin_[kMaxRun];
   std::unique_ptr<std::byte[]> runs_[kMaxRun];
 };
