@@ -59,13 +59,11 @@ class _ConstructKernel(Module):
     @property
     def version(self) -> str:
         """The interpolation: ``v0``, ``v1``, ``max`` or ``gauss``; may be set at any time."""
-        # Kept under its public name, where whole modules that 0.1.1 pickled have it too.
-        version: str = self.__dict__["version"]
-        return version
+        return self._own_version
 
     @version.setter
     def version(self, value: str) -> None:
-        self.__dict__["version"] = check_version(value)
+        self._own_version = check_version(value)
 
     def forward(self, W: Tensor, P: Tensor, SIG: Tensor | None = None) -> Tensor:
         """Builds the dense kernel.
@@ -183,7 +181,10 @@ class _ConstructKernel(Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
-        for name in _OLD_GRID:  # of modules that 0.1.1 pickled
+        # Of modules that 0.1.1 pickled.
+        if "version" in self.__dict__:
+            self._own_version = self.__dict__.pop("version")
+        for name in _OLD_GRID:
             self.__dict__.pop(name, None)
             self._buffers.pop(name, None)
 
