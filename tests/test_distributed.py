@@ -128,7 +128,9 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def of_both(saved: Path, work: Callable[[int], dict[str, Tensor]]) -> list[dict[str, Tensor]]:
-    return [torch.load(saved / f"{work.__name__}-{rank}.pt") for rank in range(WORLD)]
+    return [
+        torch.load(saved / f"{work.__name__}-{rank}.pt", weights_only=True) for rank in range(WORLD)
+    ]
 
 
 def test_data_parallel_training_equals_that_of_one_process(saved: Path) -> None:
