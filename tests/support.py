@@ -104,9 +104,10 @@ def assert_matches_oracle(problem: Problem, tolerance: float) -> None:
     got = problem.run()
     expected = problem.to(torch.float64).run(reference.construct_kernel)
     # On an axis of one point the normalised tap is constant but for the 1e-7: its derivative is the
-    # difference of two numbers of size weight * cotangent, and neither side knows it better.
+    # difference of two numbers of size weight * cotangent, and neither side knows it better than to
+    # a few roundings of these: four in float32.
     floor = (problem.weight.double().norm() * problem.cotangent.double().norm()).item()
-    floors = [0.0, 0.0, 1e-2 * floor, 1e-2 * floor] if 1 in problem.size else [0.0] * 4
+    floors = [0.0, 0.0, 5e-2 * floor, 5e-2 * floor] if 1 in problem.size else [0.0] * 4
     for name, a, b, least in zip(
         ("kernel", "weight", "P", "SIG"), got, expected, floors, strict=False
     ):

@@ -258,7 +258,7 @@ def test_two_processes_train_the_same_networks_as_one_and_speak_once(tmp_path: P
     for number, contestant in enumerate(experiment.contestants(REDUCED)):
         alone = experiment.compete(contestant, digits, REDUCED, ALONE)
         for rank in range(2):
-            parameters, epochs = torch.load(tmp_path / f"result.{rank}")[number]
+            parameters, epochs = torch.load(tmp_path / f"result.{rank}", weights_only=True)[number]
             torch.testing.assert_close(
                 parameters, alone.network.state_dict(), rtol=1e-8, atol=1e-10
             )

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -86,6 +89,56 @@ def test_a_cuda_call_without_a_gpu_says_what_is_missing():
         assert "device" in done.stdout or "driver" in done.stdout
     else:
         assert "built without CUDA" in done.stdout
+
+
+# What libcudart asks a driver for before it compares versions; this one is of CUDA 11.4.
+OLD_DRIVER = """
+int cuDriverGetVersion(int* version) { *version = 11040; return 0; }
+int cuInit(unsigned int flags) { return 0; }
+"""
+
+
+@pytest.fixture(scope="module")
+def old_driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a libcuda.so.1 that is too old."""
+    if not _C.build_info()["cuda"]:
+        pytest.skip("this DCLS was built without CUDA")
+    compiler = shutil.which(os.environ.get("CC", "cc"))
+    if compiler is None:
+        pytest.skip("there is no C compiler")
+    directory = tmp_path_factory.mktemp("driver")
+    source = directory / "driver.c"
+    source.write_text(OLD_DRIVER)
+    library = directory / "libcuda.so.1"
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", str(library), str(source)], check=True)
+    return directory
+
+
+def test_an_old_driver_is_named_and_the_cpu_works(old_driver: Path) -> None:
+    done = run(
+        # A torch with CUDA says itself what it thinks of the driver.
+        "import warnings; warnings.filterwarnings('ignore', 'CUDA initialization')\n"
+        "import torch, DCLS\n"
+        "m = DCLS.Dcls2d(2, 3, kernel_count=2, dilated_kernel_size=5)\n"
+        "m(torch.ones(1, 2, 8, 8)).sum().backward()\n"
+        "assert m.P.grad.shape == (2, 3, 2, 2)\n"
+        "status = DCLS._C.cuda_status()\n"
+        "assert not status['available'] and status['devices'] == []\n"
+        "print(status['driver'], status['reason'])",
+        LD_LIBRARY_PATH=str(old_driver),
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("11.4 cudaErrorInsufficientDriver: ")
+    assert "driver version is insufficient" in done.stdout
+
+
+def test_a_cuda_call_on_an_old_driver_says_so(old_driver: Path) -> None:
+    done = run(CUDA_CALL, LD_LIBRARY_PATH=str(old_driver))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("CudaError ")
+    page = (Path(__file__).parents[1] / "docs" / "install.md").read_text()
+    (documented,) = re.findall(r"`(cudaErrorInsufficientDriver)`", page)
+    assert documented in done.stdout
 
 
 def test_torch_itself_refuses_a_module_on_a_gpu_that_is_not_there():

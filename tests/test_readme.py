@@ -49,6 +49,16 @@ def test_every_dcls_command_that_is_named_exists() -> None:
         assert parser.parse_args(arguments).command in ("demo", "info")
 
 
+def test_the_front_page_of_the_site(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    exec(compile(code, "docs/index.md", "exec"), {})
+    assert capsys.readouterr().out == code.rsplit("  # ", 1)[1]
+    links = set(re.findall(r"\]\(([^)#:]+)\)", page))
+    assert all((ROOT / "docs" / link).is_file() for link in links), links
+    assert {p.name for p in (ROOT / "docs").glob("*.md")} - {"index.md"} <= links
+
+
 def test_links_lead_to_files() -> None:
     links = re.findall(r"\]\(([^)#]+)\)", TEXT)
     files = [link for link in links if "://" not in link]

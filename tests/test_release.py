@@ -24,6 +24,14 @@ def test_citation_has_the_version() -> None:
     assert re.findall(r"^version: (.*)$", citation, re.MULTILINE) == [project_version()]
 
 
+def test_the_oldest_torch_is_the_same_everywhere() -> None:
+    project = (ROOT / "pyproject.toml").read_text()
+    oldest = re.findall(r'^dependencies = \["torch>=(.*)"\]$', project, re.MULTILINE)
+    for page in ("README.md", "docs/install.md"):
+        named = re.findall(r"PyTorch[ |]+([\d.]+) or newer", (ROOT / page).read_text())
+        assert named == oldest, page
+
+
 def test_changelog_has_the_version_or_what_is_unreleased() -> None:
     headings = re.findall(r"^## \[(.*?)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert headings

@@ -131,15 +131,13 @@ class _DclsModule(Module):
         It is that of ``DCK``: setting either sets both. A ``DCK`` that has no version of its own,
         as a subclass may build, leaves it to the module.
         """
-        # Kept under its public name, where whole modules that 0.1.1 pickled have it too.
-        own: str = self.__dict__["version"]
         builder = getattr(self, "DCK", None)
-        version: str = getattr(builder, "version", own)
+        version: str = getattr(builder, "version", self._own_version)
         return version
 
     @version.setter
     def version(self, value: str) -> None:
-        self.__dict__["version"] = check_version(value)
+        self._own_version = check_version(value)
         builder: Any = getattr(self, "DCK", None)
         if hasattr(builder, "version"):
             builder.version = value
@@ -147,12 +145,11 @@ class _DclsModule(Module):
     @property
     def method(self) -> str:
         """How the layer convolves: ``auto``, ``direct`` or ``conv``; may be set at any time."""
-        method: str = self.__dict__["method"]
-        return method
+        return self._own_method
 
     @method.setter
     def method(self, value: str) -> None:
-        self.__dict__["method"] = check_method(value)
+        self._own_method = check_method(value)
 
     def _explicit_padding(self, kernel_size: Sequence[int]) -> tuple[int, ...]:
         """Returns the padding as :func:`torch.nn.functional.pad` takes it, last axis first."""
@@ -398,7 +395,10 @@ class _DclsModule(Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self.__dict__.setdefault("padding_mode", "zeros")
-        # Modules that 0.1.1 pickled know its switch between two convolutions instead.
-        direct = self.__dict__.pop("use_implicit_gemm", True)
-        self.__dict__.setdefault("method", "auto" if direct else "conv")
+        # Of modules that 0.1.1 pickled; they know its switch between two convolutions, no method.
+        own = self.__dict__
+        own.setdefault("padding_mode", "zeros")
+        if "version" in own:
+            self._own_version = own.pop("version")
+        direct = own.pop("use_implicit_gemm", True)
+        own.setdefault("_own_method", "auto" if direct else "conv")

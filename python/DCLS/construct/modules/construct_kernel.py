@@ -59,13 +59,11 @@ class _ConstructKernel(Module):
     @property
     def version(self) -> str:
         """The interpolation: ``v0``, ``v1``, ``max`` or ``gauss``; may be set at any time."""
-        # Kept under its public name, where whole modules that 0.1.1 pickled have it too.
-        version: str = self.__dict__["version"]
-        return version
+        return self._own_version
 
     @version.setter
     def version(self, value: str) -> None:
-        self.__dict__["version"] = check_version(value)
+        self._own_version = check_version(value)
 
     def forward(self, W: Tensor, P: Tensor, SIG: Tensor | None = None) -> Tensor:
         """Builds the dense kernel.
@@ -101,7 +99,7 @@ class _ConstructKernel(Module):
             A bool tensor of the kernel's shape, without a gradient. None if a subclass or a hook
             makes of the kernel something that this class does not know.
         """
-        own = type(self).forward is _ConstructKernel.forward and "forward" not in vars(self)
+        own = type(self).forward is _ConstructKernel.forward and "forward" not in self.__dict__
         if not own or self._forward_hooks or self._forward_pre_hooks:
             return None
         return self._build(W, P, SIG, return_support=True)
@@ -133,8 +131,8 @@ class _ConstructKernel(Module):
         """Gives all tensors the shapes that :func:`DCLS.functional.construct_kernel` takes."""
         if not isinstance(W, Tensor):
             raise TypeError(f"weight must be a tensor, got {type(W).__name__}")
-        rows = [P] if SIG is None else [P, SIG]
-        for name, value in zip(("P", "SIG"), rows, strict=False):
+        named = {"P": P} if SIG is None else {"P": P, "SIG": SIG}
+        for name, value in named.items():
             if not isinstance(value, Tensor):
                 raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
             if value.ndim != W.ndim + 1 or value.shape[0] != len(self.dilated_kernel_size):
@@ -143,6 +141,7 @@ class _ConstructKernel(Module):
                     f"(learnable axes, *weight.shape), or one that broadcasts to it, "
                     f"got {tuple(value.shape)}"
                 )
+        rows = list(named.values())
         if any(value.shape[1:] != W.shape for value in rows):
             try:
                 shape = torch.broadcast_shapes(W.shape, *(value.shape[1:] for value in rows))
@@ -183,7 +182,10 @@ class _ConstructKernel(Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
-        for name in _OLD_GRID:  # of modules that 0.1.1 pickled
+        # Of modules that 0.1.1 pickled.
+        if "version" in self.__dict__:
+            self._own_version = self.__dict__.pop("version")
+        for name in _OLD_GRID:
             self.__dict__.pop(name, None)
             self._buffers.pop(name, None)
 
