@@ -101,16 +101,27 @@ def relative_error(got: Tensor, expected: Tensor, floor: float = 0.0) -> float:
 
 
 def assert_matches_oracle(problem: Problem, tolerance: float) -> None:
+    """Compares with plain torch in float64.
+
+    Where a tap is alone on its axis and small, the normalised derivative is the difference of two
+    nearly equal numbers, and no float32 arithmetic knows it to the tolerance. So an error may also
+    be as large as three times that of plain torch in the compute type.
+    """
     got = problem.run()
     expected = problem.to(torch.float64).run(reference.construct_kernel)
     # On an axis of one point the normalised tap is constant but for the 1e-7: its derivative is the
-    # difference of two numbers of size weight * cotangent, and neither side knows it better than to
-    # a few roundings of these: four in float32.
+    # difference of two numbers of size weight * cotangent, and neither side knows it better.
     floor = (problem.weight.double().norm() * problem.cotangent.double().norm()).item()
-    floors = [0.0, 0.0, 5e-2 * floor, 5e-2 * floor] if 1 in problem.size else [0.0] * 4
-    for name, a, b, least in zip(
-        ("kernel", "weight", "P", "SIG"), got, expected, floors, strict=False
-    ):
-        assert a.dtype == problem.weight.dtype
-        error = relative_error(a, b, least)
-        assert error <= tolerance, f"{name}: relative error {error:.2e} > {tolerance:.0e}"
+    floors = [0.0, 0.0, 1e-2 * floor, 1e-2 * floor] if 1 in problem.size else [0.0] * 4
+    dtype = problem.weight.dtype
+    plain: tuple[Tensor, ...] = ()
+    for i, name in enumerate(("kernel", "weight", "P", "SIG")[: len(got)]):
+        assert got[i].dtype == dtype
+        error = relative_error(got[i], expected[i], floors[i])
+        if error <= tolerance:
+            continue
+        if not plain:
+            compute = torch.promote_types(dtype, torch.float32)
+            plain = problem.to(compute).run(reference.construct_kernel)
+        limit = 3 * relative_error(plain[i], expected[i], floors[i])
+        assert error <= limit, f"{name}: relative error {error:.2e} > {tolerance:.0e}, {limit:.2e}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hypothesis.strategies as st
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from support import (
     SIGMA_VERSIONS,
     TOLERANCE,
@@ -88,6 +88,8 @@ def test_kernels_larger_than_a_cuda_tile(version, device):
     dtype=st.sampled_from([torch.float64, torch.float32]),
     seed=st.integers(0, 2**31),
 )
+# A tap of 1e-3, alone on its axis: plain torch in float32 misses the derivative by 1.5e-5.
+@example("max", [4, 3, 2], [2, 4, 4], 9, torch.float32, 15801)
 def test_random_shapes(version, size, lead, elements, dtype, seed):
     problem = make_problem(version, size, lead, elements, dtype, seed=seed)
     assert_matches_oracle(problem, TOLERANCE[dtype])
