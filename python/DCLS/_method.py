@@ -85,15 +85,17 @@ def prefers_direct(input: Tensor, kernel: Tensor, cells: int) -> bool:
             return size >= 81 and cells * 10 <= size
         return size >= 49 and cells * (4 if large_map else 10) <= size
     if per_group > 1:
-        return size >= (169 if channels_last else 9)
+        return size >= (169 if channels_last else 9 if large_map else 81)
     if torch.is_grad_enabled() and kernel.requires_grad:
-        return size >= (81 if channels_last and points < _SMALL_MAP else 25)
+        if channels_last and not large_map:
+            return size >= (81 if points < _SMALL_MAP else 49)
+        return size >= 25
     # Inference is what torch's depthwise kernels are fast at.
     if channels_last:
         if size >= 225:
             return large_map and cells * 2 <= size
         return (size >= 81 and large_map) or (size >= 169 and points >= _SMALL_MAP)
-    return size >= 225 or (size >= 25 and large_map)
+    return size >= 225 or (size >= 49 and large_map)
 
 
 def _fills_vectors(batch: int, points: int) -> bool:
