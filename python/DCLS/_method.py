@@ -72,24 +72,28 @@ def prefers_direct(input: Tensor, kernel: Tensor, cells: int) -> bool:
     points = math.prod(input.shape[-ndim:])
     per_group = kernel.shape[1]
     large_map = points >= _MAP
+    training = torch.is_grad_enabled() and kernel.requires_grad
     if ndim == 1:
         if per_group <= 4:
-            return size >= 25 or (size >= 3 and large_map)
+            return size >= ((9 if per_group == 1 else 3) if large_map else 25)
         if _fills_vectors(input.shape[0] if input.ndim == 3 else 1, points):
             return size >= 9 and cells * 10 <= size * (8 if size >= 25 else 3)
-        return size >= 25 and (cells * 4 <= size or (size >= 100 and large_map))
+        return size >= 25 and (cells * 4 <= size or large_map)
     channels_last = not input.is_contiguous()
     if per_group > 4:
         # torch multiplies matrices here, at several times the speed of a direct convolution.
-        if channels_last:
-            return size >= 81 and cells * 10 <= size
-        return size >= 49 and cells * (4 if large_map else 10) <= size
+        if size < (25 if channels_last and large_map else 49):
+            return False
+        sparse = cells * 10 <= size * (3 if large_map or (training and size >= 225) else 1)
+        return sparse or (large_map and size >= 225 and not channels_last)
     if per_group > 1:
-        return size >= (169 if channels_last else 9 if large_map else 81)
-    if torch.is_grad_enabled() and kernel.requires_grad:
-        if channels_last and not large_map:
-            return size >= (81 if points < _SMALL_MAP else 49)
-        return size >= 25
+        if large_map:
+            return size >= (25 if channels_last else 9)
+        if training and not channels_last:
+            return size >= 25
+        return size >= 49 and cells * 2 <= size
+    if training:
+        return size >= (81 if channels_last and not large_map else 25)
     # Inference is what torch's depthwise kernels are fast at.
     if channels_last:
         if size >= 225:
