@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "cuda/conv_copy.cuh"
 #include "cuda/conv_tile.cuh"
 
 namespace dcls::cuda {
@@ -124,10 +125,8 @@ __global__ void __launch_bounds__(kConvKernelThreads, kConvKernelBlocks<Compute<
       __syncthreads();
       place_target(plan, block.plane, block.length[0], 0, places);
       __syncthreads();
-      for_tile<kLine>(target_tile<kLine>(plan, block, block.length, block.phase), places,
-                      [&](int at, std::int64_t offset, int) {
-                        shared[at] = offset >= 0 ? numeric::load(target_begin[offset]) : T(0);
-                      });
+      load_tile<kLine>(target_tile<kLine>(plan, block, block.length, block.phase), places,
+                       target_begin, shared);
       __syncthreads();
       T gradient[P::kRows][P::kColumns];
       const int pitch = plan.patches * P::kColumns;
@@ -143,10 +142,7 @@ __global__ void __launch_bounds__(kConvKernelThreads, kConvKernelBlocks<Compute<
       __syncthreads();
       place_source(plan, block.plane, block.length[0], place.z, places);
       __syncthreads();
-      for_tile<kLine>(source_tile(plan, block, place.y, place.x), places,
-                      [&](int at, std::int64_t offset, int) {
-                        shared[at] = offset >= 0 ? numeric::load(source_begin[offset]) : T(0);
-                      });
+      load_tile<kLine>(source_tile(plan, block, place.y, place.x), places, source_begin, shared);
       __syncthreads();
       Unit next = count > 0 ? own_units[0] : Unit{};
       for (int u = 0; u < count; ++u) {  // the same in all lanes of a warp

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "cuda/conv_copy.cuh"
 #include "cuda/conv_tile.cuh"
 
 namespace dcls::cuda {
@@ -75,7 +76,6 @@ __global__ void __launch_bounds__(kConvThreads, kConvBlocks<Compute<Storage>>)
       __syncthreads();
       if (!cells.used) continue;
       place_source(plan, block.plane, block.length[0], cells.z, places);
-      const Tile tile = source_tile(plan, block, cells.y, cells.x);
       for (std::int64_t n = 0; n < plan.source_per_group; ++n) {
         const std::int64_t first_list = (block.row + n * plan.row_source) * plan.stages + stage;
         const std::int64_t list_step = plan.row_slot * plan.stages;
@@ -86,9 +86,7 @@ __global__ void __launch_bounds__(kConvThreads, kConvBlocks<Compute<Storage>>)
         if (!any) continue;
         const Storage* const begin = source + (block.source_channel + n) * plan.source.channel;
         __syncthreads();  // the last tile has been read
-        for_tile<kLine>(tile, places, [&](int place, std::int64_t offset, int) {
-          shared[place] = offset >= 0 ? numeric::load(begin[offset]) : T(0);
-        });
+        load_tile<kLine>(source_tile(plan, block, cells.y, cells.x), places, begin, shared);
         __syncthreads();
         if (!active) continue;
         const std::int64_t list = first_list + own.slot * list_step;
@@ -131,13 +129,10 @@ __global__ void __launch_bounds__(kConvThreads, kConvBlocks<Compute<Storage>>)
     }
     __syncthreads();
     Storage* const begin = target + block.channel * plan.target.channel;
-    for_tile<kLine>(target_tile<kLine>(plan, block, block.length, block.phase), places,
-                    [&](int place, std::int64_t offset, int slot) {
-                      if (offset < 0) return;
-                      const T own_bias =
-                          bias != nullptr ? numeric::load(bias[block.channel + slot]) : T(0);
-                      numeric::store(begin + offset, shared[place] + own_bias);
-                    });
+    store_tile<kLine>(target_tile<kLine>(plan, block, block.length, block.phase), places, shared,
+                      begin, [&](int slot) {
+                        return bias != nullptr ? numeric::load(bias[block.channel + slot]) : T(0);
+                      });
     __syncthreads();  // before the next item's stages
   }
 }

@@ -40,43 +40,6 @@ struct Tile {
   std::int64_t channel_pitch;
 };
 
-/// Calls function(place in shared memory, offset in the tensor or -1 outside, slot) for all points
-/// of a tile. Lanes run along the line, or along the channels first where they are innermost.
-/// `places` are the offsets of the planes; -1 for none.
-template <bool kLine, typename Function>
-__device__ __forceinline__ void for_tile(const Tile& tile, const std::int64_t* places,
-                                         Function&& function) {
-  const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  const int warps = static_cast<int>(blockDim.x) / kWarp;
-  const int lines = kLine ? 1 : tile.rows;  // of a plane
-  const int length = kLine ? tile.rows : tile.columns;
-  const TileAxis& axis = kLine ? tile.y : tile.x;
-  const int low = axis.low(length);
-  const int high = axis.high(length);
-  const std::int64_t origin = axis.offset(0);
-  const std::int64_t step = axis.step * axis.pitch;
-  const int slot_bits = highest_bit(static_cast<unsigned>(tile.slots));
-  for (int line = static_cast<int>(threadIdx.x) / kWarp; line < tile.planes * lines;
-       line += warps) {
-    const int plane = kLine ? line : line / lines;
-    std::int64_t base = places[plane] + origin;
-    bool exists = places[plane] >= 0;
-    if constexpr (!kLine) {
-      const int y = line - plane * lines;
-      exists = exists && tile.y.has(y);
-      base += tile.y.offset(y);
-    }
-#pragma unroll 2
-    for (int i = lane; i < length << slot_bits; i += kWarp) {
-      const int point = i >> slot_bits;
-      const int slot = i & (tile.slots - 1);
-      const bool inside = exists && point >= low && point < high && slot < tile.valid_slots;
-      function(slot * tile.slot_size + line * length + point,
-               inside ? base + point * step + slot * tile.channel_pitch : -1, slot);
-    }
-  }
-}
-
 /// Which channels, planes and points a block works on.
 struct TargetBlock {
   std::int64_t channel;  ///< the first one

@@ -169,6 +169,9 @@ std::vector<ConvArgs> typical() {
       conv_args(2, 4, 6, 2, {30}, {25}, {12}),
       conv_args(2, 3, 3, 3, {15, 16}, {7, 5}, {3, 2}),
       conv_args(1, 10, 10, 10, {15, 16}, {7, 5}, {3, 2}, {}, {}, last),
+      // Tensors that begin at the second half of a pair: they end where a page does.
+      conv_args(1, 3, 3, 3, {15, 15}, {7, 5}, {3, 2}),
+      conv_args(1, 5, 5, 5, {15, 15}, {7, 5}, {3, 2}, {}, {}, last),
       conv_args(2, 6, 4, 2, {9, 8}, {3, 3}, {1, 1}, {2, 2}),
       conv_args(2, 2, 2, 2, {5, 6, 7}, {3, 3, 3}, {1, 1, 1}),
       conv_args(1, 2, 4, 1, {5, 6, 7}, {3, 2, 3}, {1, 1, 1}, {2, 1, 2}, {1, 2, 1}, last),
