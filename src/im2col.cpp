@@ -78,6 +78,16 @@ void check(const Im2colArgs& args, const Execution& where) {
   check_stride("channel_stride", args.channel_stride, args.channels, 0);
 }
 
+void check_parts(const char* name, const Im2colArgs& args, std::int64_t parts) {
+  validate::check_range(name, parts, 1, kMost);
+  validate::Product("the number of values of the sums")
+      .times(args.channels)
+      .times(args.elements)
+      .times(1 + 2 * kMaxDims)
+      .times(8)
+      .times(parts);
+}
+
 bool is_empty(const Im2colArgs& args) {
   return args.batch == 0 || args.channels == 0 || args.elements == 0;
 }
@@ -120,7 +130,7 @@ void im2col_backward(const Im2colArgs& args, const void* grad_columns, const Im2
   check(args, where);
   require(!grads.sigma || interp::has_sigma(args.version),
           "grads.sigma must be false for versions v0 and v1");
-  validate::check_range("grads.parts", grads.parts, 1, kMost / 64 / (args.channels + 1));
+  check_parts("grads.parts", args, grads.parts);
   if (args.batch == 0 || args.channels == 0 || !has_input(args)) return;
   if (grads.input == nullptr && (grads.sums == nullptr || args.elements == 0)) return;
   if (grads.input != nullptr) {
@@ -146,7 +156,7 @@ void im2col_finish(const Im2colArgs& args, const void* sums, std::int64_t parts,
   check_elements(args, where);
   require(grad_sigma == nullptr || interp::has_sigma(args.version),
           "grad_sigma must be null for versions v0 and v1");
-  validate::check_range("parts", parts, 1, kMost);
+  check_parts("parts", args, parts);
   if (args.channels == 0 || args.elements == 0) return;
   if (grad_position == nullptr && grad_sigma == nullptr) return;
   require(sums != nullptr, "sums must not be null");

@@ -41,24 +41,16 @@ DCLS_HD std::int64_t phase_length(std::int64_t size, std::int64_t phase, std::in
   return size > phase ? (size - phase - 1) / stride + 1 : 0;
 }
 
+/// Whether a plane of `length` points, shifted by `shift`, meets any of `others` points.
+DCLS_HD bool meets(std::int64_t shift, std::int64_t length, std::int64_t others) {
+  return length > 0 && shift < length && shift + others > 0;
+}
+
 /// Whether the cell `r` of axis `d` reads any input point at all: the others meet zeros only.
 DCLS_HD bool reads_input(const ConvArgs& args, int d, std::int64_t r) {
   const AxisCell cell = axis_cell(args, d, r);
   const std::int64_t length = phase_length(args.input_size[d], cell.phase, args.stride[d]);
-  return cell.shift < length && cell.shift + args.output_size[d] > 0;
-}
-
-/// The cells of an axis that read any input lie in [lo, hi); all of [lo, hi) but for phases that
-/// an input smaller than the stride does not have.
-struct CellRange {
-  std::int64_t lo;
-  std::int64_t hi;
-};
-DCLS_HD CellRange cell_range(const ConvArgs& args, int d) {
-  CellRange range{0, args.kernel_size[d]};
-  while (range.lo < range.hi && !reads_input(args, d, range.lo)) ++range.lo;
-  while (range.hi > range.lo && !reads_input(args, d, range.hi - 1)) --range.hi;
-  return range;
+  return meets(cell.shift, length, args.output_size[d]);
 }
 
 /// The step m for which cells r and r + m read one plane at neighbouring points, shift(r + m) =

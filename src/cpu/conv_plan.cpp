@@ -74,7 +74,9 @@ Side make_side(const ConvArgs& args, std::int64_t channels, const std::int64_t* 
     const int axis = d - lead;
     const bool spatial = axis >= 0 && axis < args.ndim;
     side.size[d] = spatial ? size[axis] : 1;
-    side.phases[d] = spatial && phases != nullptr ? phases[axis] : 1;
+    // Phases behind the end have no points.
+    side.phases[d] =
+        spatial && phases != nullptr ? std::min(phases[axis], at_least_one(side.size[d])) : 1;
     side.step[d] = step;
     step *= side.size[d];
   }

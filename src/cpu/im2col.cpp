@@ -36,10 +36,9 @@ class Table {
 
 /// Planes that make a chunk worth handing to a thread: some tens of microseconds of work.
 std::int64_t plane_grain(const Im2colArgs& args, std::int64_t elements) {
-  std::int64_t outputs = 1;
-  for (int d = 0; d < args.ndim; ++d) outputs *= args.output_size[d];
-  constexpr std::int64_t kWork = 65536;
-  return 1 + kWork / (1 + outputs * elements);
+  double work = static_cast<double>(elements);  // the outputs alone may pass 2^63
+  for (int d = 0; d < args.ndim; ++d) work *= static_cast<double>(args.output_size[d]);
+  return 1 + static_cast<std::int64_t>(65536 / (1 + work));
 }
 
 }  // namespace
@@ -49,7 +48,7 @@ void im2col(const Im2colArgs& args, void* columns, int num_threads) {
   const Table table(simd, args, num_threads);
   // Too few planes for all threads: each is made several times, for a part of its elements.
   const std::int64_t planes = args.batch * args.channels;
-  const std::int64_t cuts = planes < 4 * num_threads ? args.elements : 1;
+  const std::int64_t cuts = planes / 4 < num_threads ? args.elements : 1;
   const std::int64_t grain = plane_grain(args, args.elements / cuts);
   const int threads = useful_threads(planes * cuts, grain, num_threads);
   const ThreadScratch scratch(simd.forward_scratch(args, table.layout), threads);

@@ -126,7 +126,8 @@ DCLS_HD StageAxis stage_axis(const ConvAxis& axis, bool mirrored, std::int64_t i
   std::int64_t lo = divide_up(1 - s.target_length - lowest, axis.shift_step);
   std::int64_t hi = divide_up(s.source_length - lowest, axis.shift_step);
   if (lo < 0) lo = 0;
-  if (hi > all || s.target_length == 0) hi = s.target_length == 0 ? lo : all;
+  if (hi > all) hi = all;
+  if (s.source_length == 0 || s.target_length == 0) hi = lo;
   lo += chunk * axis.chunk;
   const std::int64_t count = hi - lo < axis.chunk ? hi - lo : axis.chunk;
   s.count = count > 0 ? static_cast<int>(count) : 0;
@@ -167,7 +168,7 @@ DCLS_HD bool reads_source(const ConvAxis& axis, std::int64_t r) {
   const geometry::AxisCell cell = geometry::axis_cell(r, axis.stride, axis.padding, axis.dilation);
   const std::int64_t length =
       geometry::phase_length(axis.source_size, cell.phase, axis.source_step);
-  return cell.shift < length && cell.shift + axis.target_size > 0;
+  return geometry::meets(cell.shift, length, axis.target_size);
 }
 
 }  // namespace dcls::cuda

@@ -234,4 +234,19 @@ inline ConvArgs random_conv_args(unsigned seed) {
   return a;
 }
 
+/// Strides beyond the end of the input, which then has fewer phases than the stride: none that is
+/// empty may cost memory or time.
+inline std::vector<ConvArgs> far_strides() {
+  const std::int64_t far = std::int64_t{1} << 24;
+  std::vector<ConvArgs> cases = {
+      conv_args(2, 1, 1, 1, {27}, {15}, {-2}, {far}),
+      conv_args(1, 2, 2, 2, {6, 7}, {4, 5}, {1, 3}, {far, far}, {}, Layout::kChannelsLast),
+      conv_args(1, 3, 1, 1, {7, 0}, {12, 18}, {9, 16}, {3, 2}, {1, 3}),
+  };
+  for (ConvArgs& args : cases) {
+    for (int d = 0; d < args.ndim; ++d) args.output_size[d] = 3 + 17 * d;
+  }
+  return cases;
+}
+
 }  // namespace dcls::test

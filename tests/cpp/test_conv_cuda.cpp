@@ -221,6 +221,7 @@ TEST(edges) {
       conv_args(1, 0, 3, 1, {5}, {3}, {1}),
   };
   for (const ConvArgs& args : cases) check_problem<double>(ConvProblem(args));
+  for (const ConvArgs& args : far_strides()) check_problem<double>(ConvProblem(args));
 }
 
 TEST(sparse_and_dense_kernels) {

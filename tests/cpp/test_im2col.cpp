@@ -114,7 +114,7 @@ TEST(gradients_match_the_formula) {
 TEST(any_number_of_threads) {
   const Im2colProblem problem(Version::kGauss, {{40, 41}, {9, 9}, {1, 1}, {4, 4}, 9, 8, 5});
   const Im2colResults one = problem.on_cpu<float>(1);
-  for (const int threads : {2, 3, 8}) {
+  for (const int threads : {2, 3, 8, std::numeric_limits<int>::max()}) {
     const Im2colResults many = problem.on_cpu<float>(threads);
     CHECK_SAME_BITS(many.columns, one.columns);
     CHECK_SAME_BITS(many.input, one.input);
@@ -202,6 +202,16 @@ TEST(bad_arguments) {
                im2col_finish(v1, sums, 1, nullptr, grad_input, nullptr, {}));
   CHECK_THROWS(std::invalid_argument, "sums must not be null",
                im2col_finish(good, nullptr, 1, grad_input, nullptr, nullptr, {}));
+  CHECK_THROWS(std::invalid_argument, "the sums is too large",
+               im2col_finish(good, sums, std::int64_t{1} << 60, grad_input, nullptr, nullptr, {}));
+  // Nothing to compute, however large the one number is that is not 0.
+  grads.sigma = false;
+  const Im2colArgs none = args_for([](A& a) {
+    a.channels = std::numeric_limits<std::int64_t>::max();
+    a.batch = a.elements = a.channel_stride = 0;
+    a.input_size[0] = 0;
+  });
+  im2col_backward(none, nullptr, grads, nullptr, {});
 }
 
 CHECK_MAIN()
