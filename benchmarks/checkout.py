@@ -21,7 +21,9 @@ def commit(root: Path = ROOT) -> dict[str, Any]:
     try:
         # Or else an unpacked archive inside somebody's own repository would get its commit.
         git("ls-files", "--error-unmatch", "pyproject.toml")
-        changed = bool(git("status", "--porcelain", "--untracked-files=no"))
+        # The results of measurements are not what is measured.
+        files = ("--", ".", ":!benchmarks/results")
+        changed = bool(git("status", "--porcelain", "--untracked-files=no", *files))
         return {"commit": git("rev-parse", "HEAD"), "changed": changed}
     except (OSError, subprocess.CalledProcessError):
         return {}

@@ -351,3 +351,23 @@ def test_commit_outside_of_a_checkout(gpu_report, tmp_path):
         subprocess.run([git, "init", "-q", str(tmp_path)], check=True)
         (tmp_path / "pyproject.toml").touch()
         assert gpu_report.checkout.commit(tmp_path) == {}
+
+
+def test_commit_that_was_changed_since(gpu_report, tmp_path):
+    git = shutil.which("git")
+    if git is None:
+        pytest.skip("git is not installed")
+    result = tmp_path / "benchmarks" / "results" / "a.json"
+    result.parent.mkdir(parents=True)
+    for file in (tmp_path / "pyproject.toml", result):
+        file.write_text("1")
+    who = ("-c", "user.name=n", "-c", "user.email=e@example.org")
+    for command in (("init", "-q"), ("add", "."), (*who, "commit", "-qm", "first")):
+        subprocess.run([git, "-C", str(tmp_path), *command], check=True)
+    found = gpu_report.checkout.commit(tmp_path)
+    assert len(found["commit"]) == 40
+    assert found["changed"] is False
+    result.write_text("2")  # is not what is measured
+    assert gpu_report.checkout.commit(tmp_path) == found
+    (tmp_path / "pyproject.toml").write_text("2")
+    assert gpu_report.checkout.commit(tmp_path) == {**found, "changed": True}

@@ -1,0 +1,119 @@
+"""``benchmarks/bench_im2col.py``, on a case that takes no time."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from benchmarking import load, run
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The benchmark with a case "tiny", and without its processes that measure memory."""
+    module = load("bench_im2col", monkeypatch)
+    cases = {
+        "tiny": module.Case(2, 6, 4, (9, 8), 3, 5),
+        "tiny-groups": module.Case(2, 6, 4, (7, 6, 5), 2, 3, groups=2),
+    }
+    monkeypatch.setattr(module, "CASES", cases)
+    monkeypatch.setattr(module.peak_memory, "unavailable", lambda device: f"none of {device}")
+    return module
+
+
+def test_a_run_compares_the_ways(
+    bench: ModuleType,
+    device: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = tmp_path / "result.json"
+    arguments = ["--cases", "tiny", "tiny-groups", "--versions", "v0", "gauss", "--repeats", "2"]
+    arguments += ["--device", device, "--json", str(path)]
+    assert run(bench, monkeypatch, *arguments) == 0
+
+    said = capsys.readouterr().out
+    assert len([line for line in said.splitlines() if line.startswith("2x6x")]) == 8
+    assert f"Memory was not measured: none of {device}." in said
+    report = json.loads(path.read_text())
+    assert report["benchmark"] == "im2col"
+    assert report["complete"] is True
+    assert [(r["case"], r["version"], r["pass"]) for r in report["results"]] == [
+        (case, version, which)
+        for case in ("tiny", "tiny-groups")
+        for version in ("v0", "gauss")
+        for which in ("forward", "forward+backward")
+    ]
+    for result in report["results"]:
+        can_deform = result["case"] == "tiny" and result["version"] == "v0"
+        others = {"construct"} | ({"deform"} if bench.deform_conv2d and can_deform else set())
+        assert result["seconds"].keys() == {"im2col"} | others
+        assert result["over_im2col"].keys() == others
+        for timing in result["seconds"].values():
+            assert 0 < timing["min"] <= timing["median"] <= timing["max"]
+
+
+def test_ways_that_disagree_are_not_compared(
+    bench: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    construct = bench.run_construct
+
+    def wrong(problem: Any) -> Any:
+        step = construct(problem)
+        return lambda: step() * 1.001
+
+    monkeypatch.setattr(bench, "run_construct", wrong)
+    assert run(bench, monkeypatch, "--cases", "tiny", "--versions", "max") == 1
+    assert "the output of construct differs by 1.0e-03 from im2col's" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["tiny", "tiny-groups"])
+@pytest.mark.parametrize("way", ["im2col", "construct"])
+def test_what_a_step_returns(bench: ModuleType, name: str, way: str) -> None:
+    problem = bench.Problem(bench.CASES[name], "gauss", "cpu")
+    step, tensors = bench.runs_of(problem, way, 1 << 20)
+    forward = bench.make_step(step, tensors, problem.cotangent, "forward")()
+    assert isinstance(forward, torch.Tensor)
+    assert not forward.requires_grad
+    assert forward.nbytes == bench.returned_bytes(problem, tensors, "forward")
+    output, gradients = bench.make_step(step, tensors, problem.cotangent, "forward+backward")()
+    assert torch.equal(output, forward)
+    assert len(gradients) == 4
+    returned = output.nbytes + sum(gradient.nbytes for gradient in gradients)
+    assert returned == bench.returned_bytes(problem, tensors, "forward+backward")
+
+
+def test_memory_is_that_of_one_way(bench: ModuleType) -> None:
+    step = bench.memory_step(
+        3, "tiny", "v1", "im2col", "forward+backward", device="cpu", workspace=1 << 20
+    )
+    output, gradients = step()
+    assert output.shape == (6, 4, 9, 8)  # three times the batch
+    assert [gradient.shape for gradient in gradients] == [(6, 6, 9, 8), (4, 6, 3), (2, 6, 3)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--cases", "no"], "invalid choice: 'no'"),
+        (["--versions", "v9"], "invalid choice: 'v9'"),
+        (["--methods", "fft"], "invalid choice: 'fft'"),
+        (["--workspace", "0"], "argument --workspace"),
+    ],
+)
+def test_bad_arguments(
+    bench: ModuleType,
+    arguments: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        run(bench, monkeypatch, *arguments)
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
