@@ -1,6 +1,6 @@
 """Time and memory of the im2col convolution, beside two other ways to compute the same.
 
-    python benchmarks/bench_im2col.py --threads 2
+    python benchmarks/bench_im2col.py --threads 2 --slow-repeats 2
 
 *construct* builds the dense kernel with positions shared by all output channels and gives it to
 torch's convolution. *deform* is torchvision's ``deform_conv2d``, where it is installed: ``v0`` in
@@ -266,14 +266,12 @@ def measure(
                     "beyond_bytes": extra - returned,
                 }
         harness.progress(f"{case.text} {version} {which}: time")
-        timings = harness.time_interleaved(
+        timings = harness.time_steps(
             {
                 method: make_step(run, tensors, problem.cotangent, which)
                 for method, (run, tensors) in methods.items()
             },
-            device=options.device,
-            repeats=options.repeats,
-            min_seconds=options.min_seconds,
+            options,
         )
         results.append(
             {

@@ -58,6 +58,17 @@ def test_a_run_compares_the_ways(
             assert 0 < timing["min"] <= timing["median"] <= timing["max"]
 
 
+def test_slow_ways_are_timed_in_fewer_rounds(
+    bench: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(bench.harness, "_SLOW_SECONDS", 0.0)
+    path = tmp_path / "result.json"
+    arguments = ["--cases", "tiny", "--versions", "v1", "--repeats", "3", "--slow-repeats", "2"]
+    assert run(bench, monkeypatch, *arguments, "--json", str(path)) == 0
+    (timing, *_) = json.loads(path.read_text())["results"][0]["seconds"].values()
+    assert len(timing["samples"]) == 2
+
+
 def test_ways_that_disagree_are_not_compared(
     bench: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
