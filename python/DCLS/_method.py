@@ -84,21 +84,23 @@ def prefers_direct(input: Tensor, kernel: Tensor, cells: int) -> bool:
         # torch multiplies matrices here, at several times the speed of a direct convolution.
         if size < (25 if channels_last and large_map else 49):
             return False
-        sparse = cells * 10 <= size * (3 if large_map or (training and size >= 225) else 1)
-        return sparse or (large_map and size >= 225 and not channels_last)
+        if ndim == 2 and size >= (225 if large_map else 900) and not channels_last:
+            return True
+        moderate = ndim == 2 and (large_map or (training and size >= 225))
+        return cells * 10 <= size * (3 if moderate else 1)
     if per_group > 1:
         if large_map:
             return size >= (25 if channels_last else 9)
         if training and not channels_last:
             return size >= 25
-        return size >= 49 and cells * 2 <= size
+        return size >= (225 if training else 900) or (size >= 49 and cells * 2 <= size)
     if training:
         return size >= (81 if channels_last and not large_map else 25)
     # Inference is what torch's depthwise kernels are fast at.
     if channels_last:
         if size >= 225:
             return large_map and cells * 2 <= size
-        return (size >= 81 and large_map) or (size >= 169 and points >= _SMALL_MAP)
+        return ndim == 2 and (size >= 81 if large_map else size >= 169 and points >= _SMALL_MAP)
     return size >= 225 or (size >= 49 and large_map)
 
 
