@@ -19,152 +19,33 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "benchmarks"))
+sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "scripts")]
 
 import checkout  # noqa: E402
 import suite  # noqa: E402
+from gpu_steps import (  # noqa: E402
+    FAILED,
+    NOT_REACHED,
+    PASSED,
+    SKIPPED,
+    CutShortError,
+    Step,
+    execute,
+    skipped,
+    time_limits,
+)
 
-PASSED, FAILED, SKIPPED, NOT_REACHED = "passed", "failed", "skipped", "not reached"
 SANITIZER_TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
 #: The reserves of the steps below are made for this many minutes, and scaled to others.
 MINUTES = 9.0
-TAIL_LINES = 25
 #: Seconds kept back for the report.
 MARGIN = 3.0
 #: A step is not begun with less time than this, in seconds.
 LEAST = 1.0
-
-
-class CutShortError(Exception):
-    """A signal that ends the run."""
-
-
-# ------------------------------------------------------------------------------------------- steps
-
-
-@dataclass
-class Step:
-    """A program to run, and how it went."""
-
-    name: str
-    command: list[str]
-    reserve: float  #: seconds that earlier steps leave for it, in a run of MINUTES
-    must_print: str = ""  #: regular expression; without a match in its output it has failed
-    must_write: Path | None = None
-    env: dict[str, str] = field(default_factory=dict)
-    needs_build: bool = True
-    optional: bool = False  #: not reaching it is no failure of the run
-    shows_output: bool = False  #: its standard output belongs into the final report
-    status: str = NOT_REACHED
-    reason: str = ""
-    summary: str = ""  #: the last line that matches must_print
-    seconds: float = 0.0
-    limit: float = 0.0
-    tail: list[str] = field(default_factory=list)
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "status": self.status,
-            "reason": self.reason,
-            "summary": self.summary,
-            "seconds": round(self.seconds, 1),
-            "limit_seconds": round(self.limit, 1),
-            "command": shlex.join(self.command),
-            "tail": self.tail,
-        }
-
-
-def skipped(name: str, reason: str) -> Step:
-    """A step that cannot be run here."""
-    return Step(name, [], 0, status=SKIPPED, reason=reason)
-
-
-def time_limits(reserves: Sequence[float], index: int, left: float) -> float:
-    """Seconds that step ``index`` may take, when ``left`` seconds remain.
-
-    All that is left but for the reserves of the later steps; where that is less than its own
-    reserve, the step shares what is left with the later ones in proportion.
-    """
-    own, later = reserves[index], sum(reserves[index + 1 :])
-    if left >= own + later:
-        return left - later
-    return left * own / (own + later) if own > 0 else 0.0
-
-
-def end_group(process: subprocess.Popen[bytes]) -> None:
-    """Ends a program and what it started.
-
-    All get a few seconds to end by themselves: ninja, for one, has to end its compilers, which are
-    in process groups of their own.
-    """
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        deadline = time.monotonic() + 3
-        send = int(number)
-        while time.monotonic() < deadline:
-            process.poll()  # a zombie would count as alive
-            try:
-                os.killpg(process.pid, send)
-            except ProcessLookupError:
-                return
-            send = 0  # once; from here on it only asks whether they are still there
-            time.sleep(0.05)
-    process.wait()
-
-
-def execute(step: Step, limit: float, logs: Path, env: dict[str, str]) -> None:
-    """Runs a step and notes how it went; CutShortError, after that, if a signal comes."""
-    step.limit = limit
-    begin = time.monotonic()
-    out, err = logs / f"{step.name}.out", logs / f"{step.name}.err"
-    step.status, cut_short = FAILED, None
-    try:
-        with out.open("wb") as stdout, err.open("wb") as stderr:
-            process = subprocess.Popen(
-                step.command,
-                cwd=ROOT,
-                env={**env, **step.env},
-                stdin=subprocess.DEVNULL,
-                stdout=stdout,
-                stderr=stderr,
-                start_new_session=True,
-            )
-            try:
-                code = process.wait(limit)
-                step.reason = "" if code == 0 else f"exit status {code}"
-            except subprocess.TimeoutExpired:
-                step.reason = f"not done after {limit:.0f} s"
-            except CutShortError as error:
-                cut_short = error
-                step.reason = f"cut short: {error}"
-            finally:
-                end_group(process)
-    except OSError as error:
-        step.reason = str(error)
-    step.seconds = time.monotonic() - begin
-    lines = [
-        line
-        for path in (err, out)
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines()
-    ]
-    step.tail = [line[:300] for line in lines[-TAIL_LINES:]]
-    if step.must_print:
-        matches = [line.strip() for line in lines if re.search(step.must_print, line)]
-        step.summary = matches[-1] if matches else ""
-        if not matches and not step.reason:
-            step.reason = f"nothing in its output matches {step.must_print!r}"
-    if step.must_write is not None and not step.must_write.is_file() and not step.reason:
-        step.reason = f"{step.must_write} was not written"
-    if not step.reason:
-        step.status = PASSED
-    if cut_short is not None:
-        raise cut_short
 
 
 # -------------------------------------------------------------------------------- what is to be run
