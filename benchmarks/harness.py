@@ -1,10 +1,11 @@
 """What the benchmarks share: options, timing, the other DCLS, the machine, tables and JSON.
 
 How times are taken. A machine is never quiet, and what disturbs it lasts for seconds. So the steps
-that are to be compared run in turn, A B C A B C ..., one sample each a round; ratios are taken
-round by round, between neighbours in time; and a result is the median over the rounds with the
-lowest and highest beside it. A sample is the mean of as many calls as fill a minimum time. Before
-the first round each step has run twice. On CUDA the time is that between two events.
+that are to be compared run in turn, A B C C B A ..., one sample each a round, so that none always
+follows the same; ratios are taken round by round, between neighbours in time; and a result is the
+median over the rounds with the lowest and highest beside it. A sample is the mean of as many calls
+as fill a minimum time. Before the first round each step has run twice. On CUDA the time is that
+between two events.
 
 A step of more than half a second is slow: on CPU it runs once before the first round, and the
 option ``--slow-repeats`` ends its part after so many rounds, so that a peer that takes a hundred
@@ -205,9 +206,10 @@ def time_interleaved(
     try:
         for index in range(repeats):
             gc.collect()
-            for name, step in steps.items():
+            for name in list(steps) if index % 2 == 0 else reversed(steps):
                 if index >= rounds[name]:
                     continue
+                step = steps[name]
                 timings[name].samples.append(_sample(step, timings[name].calls, device))
     finally:
         if collecting:
