@@ -91,8 +91,6 @@ def prefers_direct(input: Tensor, kernel: Tensor, cells: int) -> bool:
     if per_group > 1:
         if large_map:
             return size >= (25 if channels_last else 9)
-        if training and not channels_last:
-            return size >= 25
         return size >= (225 if training else 900) or (size >= 49 and cells * 2 <= size)
     if training:
         return size >= (81 if channels_last and not large_map else 25)
