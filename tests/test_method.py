@@ -11,6 +11,7 @@ from layers import LAYERS, Layer
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import DCLS.construct.modules as modules
 from DCLS import Dcls1d, Dcls2d, DclsTranspose2d
 from DCLS import _method as rule
 from DCLS.construct.modules import ConstructKernel2d
@@ -95,6 +96,39 @@ def test_auto_asks_for_what_is_measured() -> None:
     assert not rule.prefers_direct(plain.half(), kernel, 100)
     assert not rule.prefers_direct(plain.to("meta"), kernel, 100)
     assert not rule.prefers_direct(plain, kernel[:0], 100)
+
+
+def test_auto_sees_the_dtype_that_autocast_gives() -> None:
+    kernel = torch.randn(8, 1, 17, 17)
+    plain = torch.randn(1, 8, 20, 20)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert rule.prefers_direct(plain, kernel, 100)
+        assert rule.prefers_direct(plain.bfloat16(), kernel, 100)
+        assert not rule.prefers_direct(plain.double(), kernel, 100)
+    assert not rule.prefers_direct(plain.bfloat16(), kernel, 100)
+
+
+def test_auto_sees_the_layout_that_the_convolution_runs_in() -> None:
+    """A slice is copied: only an input that is channels last counts as such."""
+    kernel = torch.randn(8, 1, 17, 17)
+    plain = torch.randn(2, 8, 20, 20)
+    few = 100
+    with torch.no_grad():
+        assert rule.prefers_direct(plain, kernel, few)
+        assert rule.prefers_direct(torch.randn(2, 8, 20, 29)[..., 3:23], kernel, few)
+        assert not rule.prefers_direct(plain.to(memory_format=torch.channels_last), kernel, few)
+
+
+@pytest.mark.parametrize("name", ["Dcls1d", "Dcls2_1d"])
+def test_a_new_gaussian_has_the_cells_that_the_rule_expects(name: str) -> None:
+    dense = {"dense_kernel_size": 3} if name == "Dcls2_1d" else {}
+    module = getattr(modules, name)(1, 1, 1, dilated_kernel_size=63, version="gauss", **dense)
+    with torch.no_grad():
+        module.P.uniform_(-0.5, 0.5)
+    support = module.DCK.support(module.weight, module.P, module.SIG)
+    size, sigma_min = module.dilated_kernel_size, module.DCK._sigma_min("gauss")
+    expected = rule.expected_cells("gauss", 1, module.dense_kernel_size, size, sigma_min)
+    assert abs(int(support.sum()) - expected) <= 2 * support[..., 0].numel()
 
 
 @pytest.mark.parametrize(

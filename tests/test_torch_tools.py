@@ -213,14 +213,49 @@ def test_a_folded_layer_runs_in_onnxruntime(name: str) -> None:
     torch.testing.assert_close(got, module(x).detach(), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize(
+    ("module", "shape"),
+    [
+        (Dcls1d(16, 16, 1, dilated_kernel_size=25, padding=12, version="v1"), (8, 16, 100)),
+        (Dcls1d(4, 4, 3, dilated_kernel_size=9, padding=4), (2, 4, 900)),
+        (Dcls2d(4, 4, 3, dilated_kernel_size=9, padding=4, groups=4), (2, 4, 30, 31)),
+    ],
+)
+def test_auto_exports_with_sizes_that_vary(
+    module: nn.Module, shape: tuple[int, ...], training: bool
+) -> None:
+    """The choice of a method does not restrict the sizes."""
+    torch.compiler.reset()
+    x = torch.randn(shape)
+    sizes = {axis: torch.export.Dim(f"s{axis}") for axis in range(x.ndim) if axis != 1}
+    with torch.set_grad_enabled(training):
+        exported = torch.export.export(module, (x,), dynamic_shapes=(sizes,)).module()
+    other = torch.randn(shape[0] * 9, shape[1], *(size // 2 for size in shape[2:]))
+    torch.testing.assert_close(exported(other), module(other), rtol=1e-4, atol=1e-5)
+
+
 # Functional calls and checkpointing
+#
+# Equal to the bit, so with a method of their own: under "auto", a call that records no gradients
+# may convolve in another way than one that does, and differ from it by rounding.
 
 
+def with_method(module: nn.Module, method: str) -> nn.Module:
+    if not module.transposed:  # these have one method
+        module.method = method
+    return module
+
+
+methods = pytest.mark.parametrize("method", ["direct", "conv"])
+
+
+@methods
 @layers
-def test_functional_call_takes_other_parameters(layer: Layer) -> None:
+def test_functional_call_takes_other_parameters(layer: Layer, method: str) -> None:
     torch.manual_seed(6)
-    module = layer.make(dtype=torch.float64)
-    other = layer.make(dtype=torch.float64)
+    module = with_method(layer.make(dtype=torch.float64), method)
+    other = with_method(layer.make(dtype=torch.float64), method)
     x = layer.input(module, 2)
     parameters = {name: p.detach() for name, p in other.named_parameters()}
     before = module(x)
@@ -236,10 +271,13 @@ def test_functional_call_takes_other_parameters(layer: Layer) -> None:
 
 
 @pytest.mark.parametrize("reentrant", [True, False])
+@methods
 @layers
-def test_checkpointed_layers_have_the_same_gradients(layer: Layer, reentrant: bool) -> None:
+def test_checkpointed_layers_have_the_same_gradients(
+    layer: Layer, method: str, reentrant: bool
+) -> None:
     torch.manual_seed(7)
-    module = layer.make(dtype=torch.float64)
+    module = with_method(layer.make(dtype=torch.float64), method)
     x = layer.input(module, 2).requires_grad_()
     want = gradients(module, module(x))
     output = checkpoint(module, x, use_reentrant=reentrant)

@@ -14,7 +14,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
 from DCLS._method import check_method, expected_cells, prefers_direct
-from DCLS._spec import SIGMA_VERSIONS, check_version
+from DCLS._spec import INITIAL_SIG, SIGMA_VERSIONS, check_version
 from DCLS.construct.modules import _arguments
 from DCLS.construct.modules._axes import axis_order, row_limits
 from DCLS.construct.modules.construct_kernel import _ConstructKernel
@@ -213,7 +213,7 @@ class _DclsModule(Module):
 
         self._edit("P", draw)
         if self.SIG is not None:
-            width = 0.23 if self.version == "gauss" else 0.0
+            width = INITIAL_SIG[self.version]
             self._edit("SIG", lambda SIG: init.constant_(SIG, width))
 
     def _draw_positions(self, row: Tensor, low: int, high: int) -> None:
@@ -259,7 +259,11 @@ class _DclsModule(Module):
         cells = math.prod(kernel.shape[2:])
         if isinstance(self.DCK, _ConstructKernel):
             cells = expected_cells(
-                self.version, self.kernel_count, self.dense_kernel_size, self.dilated_kernel_size
+                self.version,
+                self.kernel_count,
+                self.dense_kernel_size,
+                self.dilated_kernel_size,
+                self.DCK._sigma_min(self.version),
             )
         return prefers_direct(input, kernel, cells)
 
