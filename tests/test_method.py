@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import importlib
+import json
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +19,7 @@ from DCLS import Dcls1d, Dcls2d, DclsTranspose2d
 from DCLS import _method as rule
 from DCLS.construct.modules import ConstructKernel2d
 
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 CONVOLUTIONS = [layer for layer in LAYERS if not layer.transposed]
 
 
@@ -117,6 +121,30 @@ def test_auto_sees_the_layout_that_the_convolution_runs_in() -> None:
         assert rule.prefers_direct(plain, kernel, few)
         assert rule.prefers_direct(torch.randn(2, 8, 20, 29)[..., 3:23], kernel, few)
         assert not rule.prefers_direct(plain.to(memory_format=torch.channels_last), kernel, few)
+
+
+def test_the_measured_choices_are_those_of_the_rule() -> None:
+    """docs/performance.md shows them."""
+    if not (BENCHMARKS / "conv_cases.py").is_file():
+        pytest.skip("the tests run without the repository")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(BENCHMARKS))
+        conv_cases = importlib.import_module("conv_cases")
+    measured = json.loads((BENCHMARKS / "results" / "conv-rule-cpu.json").read_text())
+    assert measured["complete"]
+    for result in measured["results"]:
+        case = conv_cases.Case.parse(result["case"])
+        training = result["pass"] != "forward"
+        last = result["layout"] == "channels_last"
+        layout = {2: torch.channels_last, 3: torch.channels_last_3d}.get(len(case.size))
+        x = torch.empty(case.batch, case.channels, *case.size)
+        x = x.to(memory_format=layout) if last else x
+        shape = (case.channels, case.channels // case.groups, *case.kernel)
+        kernel = torch.empty(shape, requires_grad=training)
+        cells = rule.expected_cells(case.version, case.elements, (), case.kernel)
+        with torch.set_grad_enabled(training):
+            direct = rule.prefers_direct(x, kernel, cells)
+        assert ("direct" if direct else "conv") == result["chosen"], result
 
 
 @pytest.mark.parametrize("name", ["Dcls1d", "Dcls2_1d"])
