@@ -1,12 +1,14 @@
-"""Time and memory of the im2col convolution, beside two other ways to compute the same.
+"""Time and memory of the im2col convolution, beside three other ways to compute the same.
 
     python benchmarks/bench_im2col.py --threads 2 --slow-repeats 2
 
-*construct* builds the dense kernel with positions shared by all output channels and gives it to
-torch's convolution. *deform* is torchvision's ``deform_conv2d``, where it is installed: ``v0`` in
-2-D only, with offsets for each input channel that are constant over space. All three compute the
-same output, which is checked before anything is timed, and the same gradients but that deform's are
-those of its offsets, one for each output: the others' are their sums.
+*construct* builds the kernel with positions shared by all output channels and convolves as a
+construct module does by itself (``method="auto"``); the results say which way that was. *conv*
+gives the kernel to torch's convolution, and is left out where construct does so too. *deform* is
+torchvision's ``deform_conv2d``, where it is installed: ``v0`` in 2-D only, with offsets for each
+input channel that are constant over space. All compute the same output, which is checked before
+anything is timed, and the same gradients but that deform's are those of its offsets, one for each
+output: the others' are their sums.
 
 Inputs are float32: input and weight normal, positions uniform over the grid, widths SIG 0.23.
 ``forward`` runs without gradients; ``forward+backward`` returns the output and the gradients of
@@ -36,8 +38,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from DCLS._im2col_functional import DEFAULT_WORKSPACE
+from DCLS._method import expected_cells, prefers_direct
 from DCLS._spec import SIGMA_VERSIONS, VERSIONS
-from DCLS.functional import construct_kernel, im2col_conv
+from DCLS.functional import construct_kernel, construct_support, direct_conv, im2col_conv
 
 try:
     from torchvision.ops import deform_conv2d
@@ -45,7 +48,7 @@ except ModuleNotFoundError:
     deform_conv2d = None
 
 PASSES = ("forward", "forward+backward")
-IM2COL, CONSTRUCT, DEFORM = "im2col", "construct", "deform"
+IM2COL, CONSTRUCT, CONV, DEFORM = METHODS = ("im2col", "construct", "conv", "deform")
 
 #: Largest norm-wise difference of float32 outputs.
 AGREEMENT = 1e-4
@@ -136,23 +139,36 @@ def run_im2col(problem: Problem, workspace: int) -> Callable[[], Tensor]:
     return lambda: im2col_conv(*tensors, padding=problem.case.size // 2, **options)
 
 
-def run_construct(problem: Problem) -> Callable[[], Tensor]:
-    """The dense kernel and torch's convolution."""
+def shared(problem: Problem, rows: Tensor | None) -> Tensor | None:
+    """Positions or widths as construct takes them: the same for all output channels of a group."""
+    if rows is None:
+        return None
+    case = problem.case
+    of_groups = rows.unflatten(1, (case.groups, 1, case.in_channels // case.groups))
+    every = of_groups.expand(-1, -1, case.out_channels // case.groups, -1, -1)
+    return every.flatten(1, 2)
+
+
+def is_direct(problem: Problem, kernel: Tensor) -> bool:
+    """Whether a construct module would convolve directly."""
+    size = problem.options["dilated_kernel_size"]
+    cells = expected_cells(problem.version, problem.case.kernel_count, (), size)
+    return prefers_direct(problem.input, kernel, cells)
+
+
+def run_construct(problem: Problem, may_be_direct: bool) -> Callable[[], Tensor]:
+    """The dense kernel and a convolution: the one that a module would take, or torch's."""
     case = problem.case
     convolve = (F.conv1d, F.conv2d, F.conv3d)[len(case.input) - 1]
-
-    def shared(rows: Tensor | None) -> Tensor | None:
-        if rows is None:
-            return None
-        of_groups = rows.unflatten(1, (case.groups, 1, case.in_channels // case.groups))
-        every = of_groups.expand(-1, -1, case.out_channels // case.groups, -1, -1)
-        return every.flatten(1, 2)
+    options = {"padding": case.size // 2, "groups": case.groups}
 
     def run() -> Tensor:
-        kernel = construct_kernel(
-            problem.weight, shared(problem.P), shared(problem.SIG), **problem.options
-        )
-        return convolve(problem.input, kernel, padding=case.size // 2, groups=case.groups)
+        P, SIG = shared(problem, problem.P), shared(problem, problem.SIG)
+        kernel = construct_kernel(problem.weight, P, SIG, **problem.options)
+        if not (may_be_direct and is_direct(problem, kernel)):
+            return convolve(problem.input, kernel, **options)
+        support = construct_support(P, SIG, **problem.options) if kernel.requires_grad else None
+        return direct_conv(problem.input, kernel, **options, support=support)
 
     return run
 
@@ -179,8 +195,8 @@ def runs_of(
     """A way to compute the output, and the tensors of which it gives gradients."""
     if name == IM2COL:
         return run_im2col(problem, workspace), problem.tensors
-    if name == CONSTRUCT:
-        return run_construct(problem), problem.tensors
+    if name in (CONSTRUCT, CONV):
+        return run_construct(problem, may_be_direct=name == CONSTRUCT), problem.tensors
     return run_deform(problem), problem.deform_tensors
 
 
@@ -226,14 +242,14 @@ def measure(
     case = CASES[name]
     workspace = options.workspace or DEFAULT_WORKSPACE[options.device]
     problem = Problem(case, version, options.device)
-    methods = {
+    every_method = {
         method: runs_of(problem, method, workspace)
         for method in methods_of(case, version, options.methods)
     }
     harness.progress(f"{case.text} {version}: outputs")
     outputs = {}
     with torch.no_grad():
-        for method, (run, _) in methods.items():
+        for method, (run, _) in every_method.items():
             outputs[method] = run()
     for method, output in outputs.items():
         want = outputs[IM2COL]
@@ -244,6 +260,10 @@ def measure(
 
     results = []
     for which in PASSES:
+        with torch.set_grad_enabled(which == PASSES[1]):
+            P, SIG = shared(problem, problem.P), shared(problem, problem.SIG)
+            way = is_direct(problem, construct_kernel(problem.weight, P, SIG, **problem.options))
+        methods = {method: run for method, run in every_method.items() if method != CONV or way}
         memory = {}
         if with_memory:
             harness.progress(f"{case.text} {version} {which}: memory")
@@ -280,6 +300,7 @@ def measure(
                 "version": version,
                 "pass": which,
                 "workspace": workspace,
+                "construct": "direct" if way else "conv",
                 "output_bytes": case.output_bytes,
                 "load_average": round(os.getloadavg()[0], 2),
                 "seconds": {method: timing.as_json() for method, timing in timings.items()},
@@ -304,21 +325,23 @@ def spread(entry: dict[str, float], digits: int, factor: float = 1.0) -> str:
 
 def table(results: Sequence[dict[str, Any]], upstream: str) -> str:  # noqa: ARG001
     """Lays out the results; "-" where a method was not measured."""
-    headers = ["case", "version", "pass", "im2col ms", "construct ms", "ratio"]
-    headers += ["deform ms", "ratio", "im2col MB", "construct MB", "deform MB"]
+    others = (CONSTRUCT, CONV, DEFORM)
+    headers = ["case", "version", "pass", "construct is", "im2col ms"]
+    headers += [text for method in others for text in (f"{method} ms", "ratio")]
+    headers += [f"{method} MB" for method in METHODS]
     rows = []
     for result in results:
-        row = [result["sizes"], result["version"], result["pass"]]
+        row = [result["sizes"], result["version"], result["pass"], result["construct"]]
         row.append(spread(result["seconds"][IM2COL], 1, 1e3))
-        for method in (CONSTRUCT, DEFORM):
+        for method in others:
             seconds = result["seconds"].get(method)
             row.append(f"{seconds['median'] * 1e3:.1f}" if seconds else "-")
             row.append(spread(result["over_im2col"][method], 1) if seconds else "-")
-        for method in (IM2COL, CONSTRUCT, DEFORM):
+        for method in METHODS:
             entry = result["memory"].get(method)
             row.append(f"{entry['extra_bytes'] / 1e6:.1f}" if entry else "-")
         rows.append(row)
-    return harness.format_table(headers, rows, text_columns=3)
+    return harness.format_table(headers, rows, text_columns=4)
 
 
 def main() -> int:
@@ -336,8 +359,8 @@ def main() -> int:
     parser.add_argument(
         "--methods",
         nargs="+",
-        choices=(IM2COL, CONSTRUCT, DEFORM),
-        default=[IM2COL, CONSTRUCT, DEFORM],
+        choices=METHODS,
+        default=list(METHODS),
         help="im2col is always measured",
     )
     parser.add_argument(

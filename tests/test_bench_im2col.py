@@ -14,13 +14,14 @@ from benchmarking import load, run
 
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The benchmark with a case "tiny", and without its processes that measure memory."""
+    """The benchmark with "tiny" cases, torch's convolution and no processes that measure memory."""
     module = load("bench_im2col", monkeypatch)
     cases = {
         "tiny": module.Case(2, 6, 4, (9, 8), 3, 5),
         "tiny-groups": module.Case(2, 6, 4, (7, 6, 5), 2, 3, groups=2),
     }
     monkeypatch.setattr(module, "CASES", cases)
+    monkeypatch.setattr(module, "prefers_direct", lambda *_: False)
     monkeypatch.setattr(module.peak_memory, "unavailable", lambda device: f"none of {device}")
     return module
 
@@ -53,9 +54,23 @@ def test_a_run_compares_the_ways(
         can_deform = result["case"] == "tiny" and result["version"] == "v0"
         others = {"construct"} | ({"deform"} if bench.deform_conv2d and can_deform else set())
         assert result["seconds"].keys() == {"im2col"} | others
+        assert result["construct"] == "conv"
         assert result["over_im2col"].keys() == others
         for timing in result["seconds"].values():
             assert 0 < timing["min"] <= timing["median"] <= timing["max"]
+
+
+def test_construct_convolves_as_a_module_would(
+    bench: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(bench, "prefers_direct", lambda *_: torch.is_grad_enabled())
+    path = tmp_path / "result.json"
+    arguments = ["--cases", "tiny", "--versions", "v1", "--repeats", "1", "--json", str(path)]
+    assert run(bench, monkeypatch, *arguments) == 0
+    forward, training = json.loads(path.read_text())["results"]
+    assert (forward["construct"], training["construct"]) == ("conv", "direct")
+    assert forward["seconds"].keys() == {"im2col", "construct"}
+    assert training["seconds"].keys() == {"im2col", "construct", "conv"}
 
 
 def test_slow_ways_are_timed_in_fewer_rounds(
@@ -74,8 +89,8 @@ def test_ways_that_disagree_are_not_compared(
 ) -> None:
     construct = bench.run_construct
 
-    def wrong(problem: Any) -> Any:
-        step = construct(problem)
+    def wrong(problem: Any, may_be_direct: bool) -> Any:
+        step = construct(problem, may_be_direct)
         return lambda: step() * 1.001
 
     monkeypatch.setattr(bench, "run_construct", wrong)
@@ -84,8 +99,13 @@ def test_ways_that_disagree_are_not_compared(
 
 
 @pytest.mark.parametrize("name", ["tiny", "tiny-groups"])
-@pytest.mark.parametrize("way", ["im2col", "construct"])
-def test_what_a_step_returns(bench: ModuleType, name: str, way: str) -> None:
+@pytest.mark.parametrize("way", ["im2col", "construct", "direct", "conv"])
+def test_what_a_step_returns(
+    bench: ModuleType, monkeypatch: pytest.MonkeyPatch, name: str, way: str
+) -> None:
+    if way == "direct":
+        monkeypatch.setattr(bench, "prefers_direct", lambda *_: True)
+        way = "construct"
     problem = bench.Problem(bench.CASES[name], "gauss", "cpu")
     step, tensors = bench.runs_of(problem, way, 1 << 20)
     forward = bench.make_step(step, tensors, problem.cotangent, "forward")()
