@@ -104,6 +104,22 @@ def test_help_names_every_option_with_its_default(capsys: pytest.CaptureFixture[
         assert re.search(pattern, options), option
 
 
+def test_cmake_dir_where_there_is_none(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(DCLS.cmake, "prefix", lambda: tmp_path)
+    assert cli.main(["cmake-dir"]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert re.fullmatch(r"dcls cmake-dir: error: .* built with DCLS_INSTALL=OFF\n", err)
+
+
+def test_dcls_alone_has_the_directories_for_cmake() -> None:
+    done = python("-c", "import DCLS; print(DCLS.cmake.prefix())")
+    assert done.returncode == 0, done.stderr
+    assert Path(done.stdout.rstrip("\n")) == Path(_C.__file__).resolve().parent
+
+
 # Bad values
 
 

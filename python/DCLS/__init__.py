@@ -12,7 +12,7 @@ except ModuleNotFoundError as error:
         name="torch",
     ) from None
 
-from DCLS import construct, functional, im2col, reference
+from DCLS import cmake, construct, functional, im2col, reference
 from DCLS._C import __version__
 from DCLS.construct.modules import *  # noqa: F403
 from DCLS.construct.modules import __all__ as _module_names
@@ -21,6 +21,7 @@ from DCLS.functional import construct_kernel
 
 __all__ = [
     "__version__",
+    "cmake",
     "construct",
     "construct_kernel",
     "fold",

@@ -1,7 +1,7 @@
 """The command ``dcls``: its arguments, its errors, its exit codes.
 
-Exit codes: 0 done, 1 the training failed, 2 the command line asks for what cannot be, 130
-interrupted.
+Exit codes: 0 done, 1 the training failed or this installation lacks what the command is for, 2 the
+command line asks for what cannot be, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -233,7 +233,12 @@ def _info(arguments: argparse.Namespace) -> int:
 def _cmake_dir() -> int:
     from DCLS.cmake import config_dir
 
-    sys.stdout.write(f"{config_dir()}\n")
+    try:
+        directory = config_dir()
+    except FileNotFoundError as error:
+        sys.stderr.write(f"dcls cmake-dir: error: {error}\n")
+        return 1
+    sys.stdout.write(f"{directory}\n")
     return 0
 
 
