@@ -57,14 +57,17 @@ def test_there_is_code_for_every_listed_architecture():
 
 @pytest.mark.skipif(not _C.build_info()["cuda"], reason="this DCLS was built without CUDA")
 def test_every_supported_gpu_finds_code():
-    """Machine code serves later GPUs of its major number, PTX every later GPU."""
+    """Machine code serves later GPUs of its major number, PTX every later GPU.
+
+    Not asked for: 8.7, Jetson Orin, where machine code for desktop GPUs is not promised to run.
+    """
     listed = _C.build_info()["cuda_architectures"]
     assert isinstance(listed, list)
     if len(listed) == 1:
         pytest.skip(f"a developer's build, for {listed[0]} only")
     real = [int(a.split("-")[0]) for a in listed if not a.endswith("-virtual")]
     ptx = [int(a.split("-")[0]) for a in listed if not a.endswith("-real")]
-    for gpu in (75, 80, 86, 87, 88, 89, 90, 100, 103, 110, 120, 121):
+    for gpu in (75, 80, 86, 88, 89, 90, 100, 103, 110, 120, 121):
         by_code = any(a // 10 == gpu // 10 and a <= gpu for a in real)
         assert by_code or any(a <= gpu for a in ptx), f"no code for compute capability {gpu}"
 
