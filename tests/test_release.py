@@ -62,3 +62,14 @@ def test_source_distribution_has_all_sources(tmp_path: Path) -> None:
     missing = {name for name in listed if name} - names
     assert not missing
     assert not {name for name in names if name.endswith((".so", ".o", ".pyc"))}
+
+
+@pytest.mark.skipif(not (ROOT / ".pre-commit-config.yaml").is_file(), reason="takes a clone")
+def test_linters_have_the_same_version_everywhere() -> None:
+    """In the dependency groups and in what runs before a commit."""
+    pins: dict[str, set[str]] = {}
+    for file in ("pyproject.toml", ".pre-commit-config.yaml"):
+        for tool, version in re.findall(r'"([\w-]+)==([\d.]+)"', (ROOT / file).read_text()):
+            pins.setdefault(tool, set()).add(version)
+    assert {"ruff", "clang-format"} <= pins.keys()
+    assert all(len(versions) == 1 for versions in pins.values()), pins
