@@ -1,12 +1,17 @@
-"""The pages of the site lead to pages and pictures of the site, and to nothing else."""
+"""The site: its links lead to pages of it, its code runs, and the API page names all there is."""
 
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+import DCLS
+from DCLS import functional, reference
+from DCLS.im2col import modules as im2col_modules
 
 ROOT = Path(__file__).parents[1]
 HOOK = ROOT / "docs" / "site_links.py"
@@ -54,3 +59,27 @@ def test_every_link_of_the_site_leads_to_a_file_of_it() -> None:
                 assert (ROOT / "docs" / target).suffix in (".md", ".png"), (page.name, target)
                 assert (ROOT / "docs" / target).is_file(), (page.name, target)
     assert links > 10
+
+
+@pytest.mark.parametrize("page", ["im2col.md", "method.md", "migrating.md"])
+def test_code_runs_and_prints_what_it_says(page: str, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    assert blocks
+    for code in blocks:
+        expected = re.findall(r"^print\(.*\)  # (.*)$", code, re.MULTILINE)
+        assert len(expected) == code.count("print(")
+        exec(compile(code, page, "exec"), {})
+        assert capsys.readouterr().out.splitlines() == expected
+
+
+def test_the_api_page_names_all_there_is() -> None:
+    text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"^::: (\S+)$", text, re.MULTILINE))
+    for block in re.findall(r"^::: (\S+)\n    options:((?:\n      .*)*)", text, re.MULTILINE):
+        members = re.search(r"members: \[(.*)\]", block[1])
+        named |= {f"{block[0]}.{name}" for name in (members[1].split(", ") if members else ())}
+    for module in (functional, reference, im2col_modules, DCLS.cmake):
+        assert {f"{module.__name__}.{name}" for name in module.__all__} <= named
+    layers = {name for name in DCLS.__all__ if isinstance(getattr(DCLS, name), type)}
+    assert {f"DCLS.{name}" for name in layers - {"_DclsNd", "_DclsN_Md"}} | {"DCLS.fold"} <= named

@@ -80,13 +80,11 @@ def im2col(
     version: str = "gauss",
     sigma_min: float | None = None,
 ) -> Tensor:
-    r"""Samples the input at the real-valued offsets of kernel elements.
+    """Samples the input at the real-valued offsets of kernel elements.
 
-    .. math::
-        \text{columns}[n, i, k, o] =
-            \sum_x \phi_{i,k}(x) \; \text{input}[n, i, o \cdot \text{stride} - \text{padding} + x]
+        columns[n, i, k, o] = sum_x phi_{i,k}(x) * input[n, i, o * stride - padding + x]
 
-    where :math:`\phi_{i,k}` is an element of weight 1 on the grid of a kernel of
+    where ``phi_{i,k}`` is an element of weight 1 on the grid of a kernel of
     ``dilated_kernel_size``, as :func:`construct_kernel` defines it, and the input is zero outside
     of itself. A convolution is the product of its weights with these columns; :func:`im2col_conv`
     does both, piece by piece, without holding all columns.
@@ -146,11 +144,9 @@ def im2col_conv(
     sigma_min: float | None = None,
     workspace: int | None = None,
 ) -> Tensor:
-    r"""Convolves with learnable spacings without ever building a kernel.
+    """Convolves with learnable spacings without ever building a kernel.
 
-    .. math::
-        \text{output}[n, o] = \text{bias}[o] +
-            \sum_{i,k} \text{weight}[o, i, k] \; \text{columns}[n, i, k]
+        output[n, o] = bias[o] + sum_{i,k} weight[o, i, k] * columns[n, i, k]
 
     with the columns of :func:`im2col`. It is the convolution with the kernel that
     :func:`construct_kernel` builds from positions shared by all output channels, and for ``v0`` the

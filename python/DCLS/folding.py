@@ -30,14 +30,13 @@ def fold(model: Module, inplace: bool = False) -> Module:
 
     Returns:
         The folded model. With ``inplace`` it is ``model`` itself, unless that is a DCLS layer,
-        which cannot replace itself.
+        which cannot replace itself. Where an error is raised, ``model`` is left unchanged.
 
     Raises:
         TypeError: ``model`` is no module, or a layer has a ``forward`` or a ``_conv_forward`` of
             its own. The message names the layer.
         RuntimeError: a layer has forward hooks.
         ValueError: a layer cannot build its kernel.
-        In all cases ``model`` is left unchanged.
     """
     if not isinstance(model, Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")

@@ -74,25 +74,21 @@ def construct_kernel(
     sigma_min: float | None = None,
     return_support: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    r"""Builds the dense kernel from weights with real-valued positions.
+    """Builds the dense kernel from weights with real-valued positions.
 
-    .. math::
-        \text{kernel}[\dots, x] = \sum_k \text{weight}[\dots, k] \; \phi_k(x)
+        kernel[..., x] = sum_k weight[..., k] * phi_k(x)
 
-    where :math:`\phi_k` is the product over the axes of a tap around
-    :math:`p_d = P[d, \dots, k] + \lfloor S_d / 2 \rfloor`, with
-    :math:`\delta = x_d - p_d` and :math:`\sigma = |SIG[d, \dots, k]| + \text{sigma\_min}`:
+    where ``phi_k`` is the product over the axes of a tap around ``p = P[d, ..., k] + S_d // 2``,
+    with ``delta = x_d - p`` and ``sigma = abs(SIG[d, ..., k]) + sigma_min``:
 
-    ========= ========================================================= ===========
-    version   tap                                                       normalised
-    ========= ========================================================= ===========
-    ``v0``    linear interpolation of floor(p) and floor(p) + 1         no
-    ``v1``    relu(1 - abs(delta))                                      yes
-    ``max``   relu(sigma - abs(delta))                                  yes
-    ``gauss`` exp(-delta^2 / (2 sigma^2))                               yes
-    ========= ========================================================= ===========
+    | version | tap                                                | normalised |
+    |---------|----------------------------------------------------|------------|
+    | `v0`    | linear interpolation of `floor(p)`, `floor(p) + 1` | no         |
+    | `v1`    | `relu(1 - abs(delta))`                             | yes        |
+    | `max`   | `relu(sigma - abs(delta))`                         | yes        |
+    | `gauss` | `exp(-delta^2 / (2 sigma^2))`                      | yes        |
 
-    A normalised :math:`\phi_k` is divided by its sum over the grid plus 1e-7. Taps outside the grid
+    A normalised ``phi_k`` is divided by its sum over the grid plus 1e-7. Taps outside the grid
     are dropped, and so are, on each axis, the taps of ``gauss`` that are below 1e-10 of the
     element's largest one on the grid (3e-20 in float64): with their derivatives they are less than
     the rounding of the others. The kernel has no subnormal numbers. ``v0`` is the interpolation of
@@ -222,11 +218,10 @@ def direct_conv(
     groups: int = 1,
     support: Tensor | None = None,
 ) -> Tensor:
-    r"""Convolves with a kernel most of whose cells are zero, as constructed kernels are.
+    """Convolves with a kernel most of whose cells are zero, as constructed kernels are.
 
-    .. math::
-        \text{output}[n, o, y] = \text{bias}[o] + \sum_{i, r} \text{kernel}[o, i, r] \;
-        \text{input}[n, i, \text{stride} \, y - \text{padding} + \text{dilation} \, r]
+        output[n, o, y] = bias[o] + sum_{i,r} kernel[o, i, r]
+                          * input[n, i, stride * y - padding + dilation * r]
 
     It is :func:`torch.nn.functional.conv1d`, ``conv2d`` or ``conv3d``, computed directly: only
     non-zero cells are visited, and only the cells in ``support`` get a gradient. Its cost is that
