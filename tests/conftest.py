@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 
 #: Where pytest keeps the numbers for the summary.
 _NOT_RUN = pytest.StashKey[int]()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _exact_float32() -> None:
+    """No TF32, which cuDNN uses unless told otherwise: its 10 bits pass no tolerance of float32."""
+    with warnings.catch_warnings():
+        # From torch 2.9 on there is another way to say it, which older ones do not know.
+        warnings.filterwarnings("ignore", "Please use the new API settings to control TF32")
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = False
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
@@ -20,6 +32,22 @@ def device(request: pytest.FixtureRequest) -> str:
         if not _C.build_info()["cuda"]:
             pytest.skip("this DCLS was built without CUDA")
     return str(request.param)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    """Ends the run where a test has left a CUDA context in which nothing works any more.
+
+    Kernels end after the test that launched them, and what an illegal access breaks stays broken:
+    without this the tests to come would fail, with its error, in its place.
+    """
+    if item.get_closest_marker("gpu") is None or not torch.cuda.is_initialized():
+        return
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError as error:
+        reason = f"CUDA is dead after {item.nodeid}; nothing later was run: {error}"
+        pytest.exit(reason, returncode=1)
 
 
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
