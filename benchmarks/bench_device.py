@@ -4,8 +4,7 @@
 
 Two steps: ``copy`` of one tensor to another, whose bandwidth counts the bytes read and written; and
 ``matmul``, the product of two square matrices, 2 n^3 operations, once for each dtype.
-Values are normal random numbers: on zeros some processors are faster. torch's settings are its own
-defaults (no TF32 in float32 products, so "float32" is float32).
+Values are normal random numbers: on zeros some processors are faster.
 """
 
 from __future__ import annotations

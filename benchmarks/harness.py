@@ -5,7 +5,11 @@ that are to be compared run in turn, A B C C B A ..., one sample each a round, s
 follows the same; ratios are taken round by round, between neighbours in time; and a result is the
 median over the rounds with the lowest and highest beside it. A sample is the mean of as many calls
 as fill a minimum time. Before the first round each step has run twice. On CUDA the time is that
-between two events.
+between two events. No cache is flushed between calls, neither a CPU's nor a GPU's L2: what fits in
+one is found there by the next call, as it would be in a loop.
+
+Products and convolutions in float32 are in float32: TF32, which cuDNN would use on GPUs that have
+it, is off. It would be another arithmetic than that of the kernels that it is compared with.
 
 A step of more than half a second is slow: on CPU it runs once before the first round, and the
 option ``--slow-repeats`` ends its part after so many rounds, so that a peer that takes a hundred
@@ -29,6 +33,7 @@ import shlex
 import statistics
 import sys
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,6 +48,7 @@ from DCLS import info
 Step = Callable[[], object]
 
 _MAX_CALLS = 100_000
+_BURST = 10
 _SLOW_SECONDS = 0.5
 _UPSTREAM_FILE = Path("DCLS", "construct", "modules.py")
 
@@ -101,7 +107,7 @@ def make_parser(description: str) -> argparse.ArgumentParser:
 
 
 def apply_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """Checks the common options, completes them, and sets the number of threads.
+    """Checks the common options, completes them, and sets the number of threads, and TF32 off.
 
     Adds ``min_seconds``, the least duration of a sample. Leaves with status 2 and a message where
     the options ask for what cannot be, before anything is measured.
@@ -126,6 +132,11 @@ def apply_options(parser: argparse.ArgumentParser, options: argparse.Namespace) 
         options.repeats = 3 if options.quick else 10
     options.min_seconds = 0.005 if options.quick else 0.05
     torch.set_num_threads(options.threads)
+    with warnings.catch_warnings():
+        # From torch 2.9 on there is another way to say it, which older ones do not know.
+        warnings.filterwarnings("ignore", "Please use the new API settings to control TF32")
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = False
 
 
 # ----------------------------------------------------------------------------------------- timing
@@ -198,6 +209,9 @@ def time_interleaved(
         # On CUDA the first call of all loads libraries, which takes seconds.
         if device == "cuda" or once <= _SLOW_SECONDS:
             once = _sample(step, 1, device)
+        if device == "cuda" and 0 < once < min_seconds:
+            # One call alone waits for its launches, which in a sample overlap with other calls.
+            once = _sample(step, min(_BURST, math.ceil(min_seconds / once)), device)
         calls = _MAX_CALLS if once <= 0 else math.ceil(min_seconds / once)
         timings[name] = Timing(min(max(calls, 1), _MAX_CALLS))
         rounds[name] = repeats if once <= _SLOW_SECONDS else min(repeats, slow_repeats or repeats)
@@ -302,6 +316,8 @@ def machine_facts(device: str) -> dict[str, Any]:
         found["driver"] = facts["cuda"]["driver"]
         found["cuda_toolkit"] = facts["native"]["cuda_toolkit"]
         found["cuda_of_torch"] = facts["torch"]["cuda"]
+        backends = torch.backends
+        found["tf32"] = backends.cudnn.allow_tf32 or backends.cuda.matmul.allow_tf32
     return found
 
 

@@ -175,6 +175,37 @@ def test_slow_steps_leave_earlier(harness: ModuleType, monkeypatch: pytest.Monke
     assert ratio.median == pytest.approx(sum(a / b for a, b in pairs) / 2)
 
 
+def test_calls_on_a_gpu_are_counted_by_a_burst(
+    harness: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call alone takes a millisecond, most of it for its launch; among others a tenth of it."""
+    asked: list[int] = []
+
+    def sample(step: Any, calls: int, device: str) -> float:
+        asked.append(calls)
+        return 1e-3 if calls == 1 else 1e-4
+
+    monkeypatch.setattr(harness, "_sample", sample)
+    timings = harness.time_interleaved(
+        {"step": lambda: None}, device="cuda", repeats=2, min_seconds=0.05
+    )
+    assert timings["step"].calls == 500
+    assert asked == [1, 1, 10, 500, 500]
+
+
+def test_float32_is_measured_as_float32(
+    harness: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA Imaginary 100")
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+    assert harness.machine_facts("cuda")["tf32"] is True
+    parser = harness.make_parser("")
+    harness.apply_options(parser, parser.parse_args([]))
+    assert not torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32
+    assert harness.machine_facts("cuda")["tf32"] is False
+
+
 def test_table_is_aligned(harness: ModuleType) -> None:
     text = harness.format_table(["name", "ms"], [["a", "1.0"], ["longer", "123.0"]], text_columns=1)
     assert text.splitlines() == [
