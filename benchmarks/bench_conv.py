@@ -292,6 +292,14 @@ def make_parser() -> argparse.ArgumentParser:
         default=[CONV, PLAIN],
         help="what to compare with (default: conv plain)",
     )
+    parser.add_argument(
+        "--axes",
+        nargs="+",
+        type=int,
+        choices=(1, 2, 3),
+        default=[1, 2, 3],
+        help="of the layers that --rule looks at by itself (default: all)",
+    )
     parser.add_argument("--dtype", choices=list(DTYPES), default="float32")
     parser.add_argument("--no-memory", action="store_true", help="leave out the peak memory")
     return parser

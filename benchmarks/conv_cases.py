@@ -205,12 +205,13 @@ class Problem:
 
     @classmethod
     def random(cls, case: Case, layout: str, device: str, dtype: str) -> Problem:
-        generator = torch.Generator().manual_seed(1)
+        # On the device: on the CPU it would take longer than a GPU's steps do.
+        generator = torch.Generator(device).manual_seed(1)
         # What the padding keeps of the size: an even kernel makes the output one longer.
         sizes = case.size, [n + 1 - k % 2 for n, k in zip(case.size, case.kernel, strict=True)]
         tensors = (
-            torch.randn(case.batch, case.channels, *size, generator=generator).to(
-                device, DTYPES[dtype], memory_format=memory_format(layout, len(size))
+            torch.randn(case.batch, case.channels, *size, generator=generator, device=device).to(
+                DTYPES[dtype], memory_format=memory_format(layout, len(size))
             )
             for size in sizes
         )

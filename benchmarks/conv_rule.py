@@ -1,6 +1,7 @@
 """``bench_conv.py --rule``: does a layer choose the faster of its two methods?
 
     python benchmarks/bench_conv.py --rule --threads 2
+    python benchmarks/bench_conv.py --rule --axes 2 --device cuda
 
 Over a grid of shapes the same layer is timed with method="direct" and with method="conv", both
 with the building of the kernel, for inference and training steps and in both layouts; and it is
@@ -40,16 +41,23 @@ SIZES: dict[int, tuple[tuple[int, ...], tuple[tuple[int, tuple[int, ...]], ...]]
 }
 #: For larger dense kernels on the larger map, a training step of torch's takes over a minute.
 MOST_DENSE = 13
+#: On a GPU, where the time for it is short.
+CUDA_SIZES: dict[int, tuple[tuple[int, ...], tuple[tuple[int, tuple[int, ...]], ...]]] = {
+    1: ((9, 25, 129), ((64, (128,)), (32, (2048,)))),
+    2: ((3, 7, 17, 31), ((128, (14, 14)), (64, (56, 56)))),
+    3: ((3, 5, 9), ((16, (8, 16, 16)),)),
+}
 QUICK_SIZES: dict[int, tuple[tuple[int, ...], tuple[tuple[int, tuple[int, ...]], ...]]] = {
     1: ((9,), ((1, (32,)),)),
     2: ((3, 7), ((1, (9, 9)),)),
 }
 
 
-def grid(quick: bool, ndims: Sequence[int]) -> list[Case]:
+def grid(quick: bool, ndims: Sequence[int], device: str = "cpu") -> list[Case]:
     """Returns the shapes, without those that are equal to another one."""
     cases = []
-    for ndim, (kernels, inputs) in (QUICK_SIZES if quick else SIZES).items():
+    sizes = CUDA_SIZES if device == "cuda" else SIZES
+    for ndim, (kernels, inputs) in (QUICK_SIZES if quick else sizes).items():
         for kernel in kernels if ndim in ndims else ():
             for density in DENSITIES[:1] if quick else DENSITIES:
                 # An element of v1 covers two cells along each axis.
@@ -63,9 +71,7 @@ def grid(quick: bool, ndims: Sequence[int]) -> list[Case]:
                         channels = CHANNELS if group_size < CHANNELS or ndim < 3 else CHANNELS // 4
                         groups = groups if channels == CHANNELS else 1
                         kernels_ = (kernel,) * ndim
-                        cases.append(
-                            Case(batch, channels, size, kernels_, elements, "v1", groups, 8 * batch)
-                        )
+                        cases.append(Case(batch, channels, size, kernels_, elements, "v1", groups))
     return list(dict.fromkeys(cases))
 
 
@@ -179,9 +185,11 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
         parser.error("argument --upstream: DCLS 0.1.1 plays no part in --rule")
     options.min_seconds /= 2  # there are many to time
     default = parser.get_default("cases")
-    cases = grid(options.quick, (1, 2, 3)) if options.cases is default else options.cases
+    asked = options.cases
+    if asked is default:
+        asked = grid(options.quick, options.axes, options.device)
     results: list[dict[str, Any]] = []
-    cases = list(dict.fromkeys(case.on(options.device) for case in cases))
+    cases = list(dict.fromkeys(case.on(options.device) for case in asked))
     for number, case in enumerate(cases, 1):
         harness.progress(f"{number} of {len(cases)}: {case.spec}")
         results += measure(case, options)

@@ -142,10 +142,11 @@ def make_model(
 
 def make_step(model: ConvNeXt, size: Size, which: str, device: str, dtype: str) -> harness.Step:
     """Returns a step of inference or training."""
-    generator = torch.Generator().manual_seed(2)
+    generator = torch.Generator(device).manual_seed(2)
     shape = (size.batch, 3, size.resolution, size.resolution)
-    images = torch.randn(shape, generator=generator).to(device, memory_format=model.layout)
-    labels = torch.randint(CLASSES, (size.batch,), generator=generator).to(device)
+    images = torch.randn(shape, generator=generator, device=device)
+    images = images.to(memory_format=model.layout)
+    labels = torch.randint(CLASSES, (size.batch,), generator=generator, device=device)
     context = {"device_type": device, "dtype": DTYPES[dtype], "enabled": dtype != "float32"}
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-8, weight_decay=0.0)
 

@@ -41,6 +41,9 @@ class Benchmark:
         return self.layout or self.path.stem
 
 
+#: What method="auto" could take on a GPU, and a plain layer.
+_GPU_METHODS = ("--methods", "direct", "conv", "plain")
+
 BENCHMARKS = (
     Benchmark(
         "device",
@@ -60,10 +63,10 @@ BENCHMARKS = (
         "One layer: convolving with the constructed kernel",
         "bench_conv.py",
         {
-            "": (),
+            "": _GPU_METHODS,
             # In 16 bits the layers that they are for.
             **{
-                dtype: ("--cases", "17x17", "23x23", "--dtype", dtype)
+                dtype: ("--cases", "17x17", "23x23", "--dtype", dtype, *_GPU_METHODS)
                 for dtype in ("float16", "bfloat16")
             },
         },
@@ -72,7 +75,7 @@ BENCHMARKS = (
         "rule",
         'The choice of the method: what the rule behind method="auto" rests on',
         "bench_conv.py",
-        {},
+        {f"{ndim}d": ("--rule", "--axes", str(ndim)) for ndim in (2, 1, 3)},
         takes_upstream=False,
         layout="conv_rule",
     ),
@@ -89,6 +92,11 @@ BENCHMARKS = (
         "model",
         "A whole model: training and inference steps",
         "bench_model.py",
-        {dtype: ("--dtype", dtype) for dtype in ("float32", "bfloat16")},
+        # It writes its JSON after whole passes.
+        {
+            f"{dtype}-{which}": ("--dtype", dtype, "--passes", which)
+            for dtype in ("float32", "bfloat16")
+            for which in ("training", "inference")
+        },
     ),
 )

@@ -313,6 +313,46 @@ def test_the_grid_of_the_rule(bench_conv: ModuleType, monkeypatch: pytest.Monkey
     assert kinds == {"depthwise", "dense", "groups of 4"}
 
 
+def test_the_grid_of_the_rule_on_a_gpu(
+    bench_conv: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the same kinds, but fewer and larger; by number of axes, as the check of a GPU asks."""
+    conv_rule = load("conv_rule", monkeypatch)
+    for ndim in (1, 2, 3):
+        on_cpu = conv_rule.grid(quick=False, ndims=(ndim,))
+        on_gpu = conv_rule.grid(quick=False, ndims=(ndim,), device="cuda")
+        assert {len(case.size) for case in on_gpu} == {ndim}
+        assert 20 < len({case.spec for case in on_gpu}) <= len(on_cpu)
+        kinds = [{conv_rule.kind({"case": c.spec})[1] for c in grid} for grid in (on_cpu, on_gpu)]
+        assert kinds[0] == kinds[1]
+        assert min(c.batch for c in on_gpu) > max(c.batch for c in on_cpu)
+
+
+def test_the_rule_is_looked_at_for_some_axes(
+    bench_conv: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "rule.json"
+    arguments = ["--rule", "--axes", "1", "--repeats", "1", "--json", str(path)]
+    assert run(bench_conv, monkeypatch, *arguments) == 0
+    cases = {result["case"] for result in json.loads(path.read_text())["results"]}
+    assert len(cases) == 3
+    assert all(case.count("x") == 2 for case in cases)  # batch, channels, one axis
+
+
+@pytest.mark.parametrize("name", ["conv", "rule"])
+def test_both_methods_are_timed_on_a_gpu(
+    name: str, bench_conv: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A layer left to itself always takes F.conv there, until there are measurements."""
+    suite = load("suite", monkeypatch)
+    (benchmark,) = (each for each in suite.BENCHMARKS if each.name == name)
+    for arguments in benchmark.gpu_runs.values():
+        options = bench_conv.make_parser().parse_args(["--device", "cuda", *arguments])
+        assert options.rule == (name == "rule")
+        assert options.rule or {"direct", "conv"} <= set(options.methods)
+    assert benchmark.gpu_runs
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
