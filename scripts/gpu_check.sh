@@ -2,19 +2,30 @@
 # Checks and measures DCLS on this machine's NVIDIA GPU, without network: builds for that GPU, runs
 # the tests, compute-sanitizer and the benchmarks.
 #
-#   scripts/gpu_check.sh [--upstream FOLDER] [--output FOLDER] [--minutes 9] [--work FOLDER]
+#   scripts/gpu_check.sh [--upstream FOLDER] [--output FOLDER] [--minutes 20] [--work FOLDER]
+#                        [--steps NAME ...] [--skip NAME ...] [--commit TEXT]
 #
 # --upstream  a folder filled by pip install --target FOLDER --no-deps dcls==0.1.1, to compare with
-# --output    where the JSON files go (default: benchmarks/results)
+# --output    where the JSON files go, and with them the logs, packed into gpu-check.tar.gz
+#             (default: benchmarks/results)
 # --minutes   time for everything; what has ended by then is kept
 # --work      where it builds (default: build/gpu-check); nothing is installed anywhere else
+# --steps     the steps to run, all others being left out: names or patterns
+# --skip      steps to leave out
+# --commit    what the files here are, where git cannot tell; or else $DCLS_COMMIT
+#
+# Where no command may take long, in parts, of which the later ones use the build of the first:
+#
+#   scripts/gpu_check.sh --minutes 9 --steps build 'pytest-*' --skip pytest-rest
+#   scripts/gpu_check.sh --minutes 9 --steps 'bench-*'
+#   scripts/gpu_check.sh --minutes 9 --steps '*check-*'
 #
 # Needs nvcc of CUDA 12.0 or newer and python3 (or $PYTHON) with a CUDA build of torch and with pip,
 # scikit-build-core, pybind11, cmake, ninja, pytest, hypothesis and numpy. Works in a git checkout
 # and in a plain copy of the sources.
 #
-# Exit status: 0 if all passed, 1 if something failed or was not reached, 2 if something is missing,
-# in which case nothing was built.
+# Exit status: 0 if all that was selected passed, 1 if something failed, was not reached or could not
+# be run, 2 if something is missing, in which case nothing was built.
 set -euo pipefail
 
 missing() {

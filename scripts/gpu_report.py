@@ -2,8 +2,12 @@
 
 Every step is a program of its own with a time limit: it may use what is left of the budget but for
 what the later steps reserve, so that one that hangs costs the others nothing. The JSON is written
-anew whenever a step begins or ends. So whatever cuts the run short, the file says which steps
-passed, failed, were skipped or were not reached; a step that is under way counts as failed.
+anew whenever a step begins or ends, and with the logs packed into one file. So whatever cuts the
+run short, they say which steps passed, failed, were skipped or were not reached; a step that is
+under way counts as failed.
+
+A run of some of the steps takes over what the JSON there says about the others, if that is of the
+same commit and the same machine.
 """
 
 from __future__ import annotations
@@ -18,145 +22,79 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "scripts")]
 
 import checkout  # noqa: E402
 import suite  # noqa: E402
+from gpu_plan import make_steps, select, slug  # noqa: E402
 from gpu_steps import (  # noqa: E402
     FAILED,
     NOT_REACHED,
     PASSED,
     SKIPPED,
     CutShortError,
-    Step,
     execute,
-    skipped,
     time_limits,
 )
 
-SANITIZER_TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
-#: The reserves of the steps below are made for this many minutes, and scaled to others.
-MINUTES = 9.0
+#: Default of --minutes.
+MINUTES = 20.0
 #: Seconds kept back for the report.
 MARGIN = 3.0
 #: A step is not begun with less time than this, in seconds.
 LEAST = 1.0
-
-
-# -------------------------------------------------------------------------------- what is to be run
-
-
-def slug(text: str) -> str:
-    """Text as part of a file name."""
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
-
-
-def benchmark_steps(options: argparse.Namespace, facts: dict[str, Any]) -> list[Step]:
-    """The steps of benchmarks/suite.py."""
-    steps = []
-    for benchmark in suite.BENCHMARKS:
-        if not benchmark.path.is_file():
-            reason = f"there is no benchmarks/{benchmark.file} yet"
-            steps.append(skipped(f"bench-{benchmark.name}", reason))
-            continue
-        for run, arguments in benchmark.gpu_runs.items():
-            name = "-".join(part for part in (benchmark.name, run) if part)
-            file = options.output / f"{name}-{slug(facts['gpu'])}.json"
-            file.unlink(missing_ok=True)  # an old result is none of this run
-            command = [sys.executable, str(benchmark.path), "--device", "cuda", *arguments]
-            if options.upstream is not None and benchmark.takes_upstream:
-                command += ["--upstream", str(options.upstream)]
-            command += ["--json", str(file)]
-            steps.append(Step(f"bench-{name}", command, 12, must_write=file, shows_output=True))
-    return steps
-
-
-def make_steps(options: argparse.Namespace, facts: dict[str, Any]) -> list[Step]:
-    """All steps, in their order."""
-    jobs, python, work = facts["cpus"], sys.executable, options.work
-    architecture = facts["compute_capability"].replace(".", "") + "-real"
-    install = [python, "-m", "pip", "install", "--no-index", "--no-build-isolation", "--no-deps"]
-    install += ["--no-compile", "--disable-pip-version-check", "--target", str(work / "site")]
-    for setting in (
-        f"build-dir={work / 'wheel'}",
-        f"build.tool-args=-j{jobs}",
-        "cmake.define.DCLS_CUDA=ON",
-        f"cmake.define.DCLS_CUDA_ARCHITECTURES={architecture}",
-    ):
-        install += ["-C", setting]
-    ctest = (
-        'cmake --preset dev -B "$1" && cmake --build "$1" --parallel "$2" && '
-        'ctest --test-dir "$1" --parallel "$2" --output-on-failure'
-    )
-    pytest = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    steps = [
-        Step("build", [*install, str(ROOT)], 140, needs_build=False),
-        Step(
-            "ctest",
-            ["bash", "-c", ctest, "ctest", str(work / "ctest"), str(jobs)],
-            80,
-            must_print=r"100% tests passed",
-            needs_build=False,
-        ),
-        # None passed and all skipped would be no success.
-        Step("pytest-gpu", [*pytest, "-m", "gpu"], 80, must_print=r"\b[1-9]\d* passed"),
-    ]
-    sanitizer = shutil.which("compute-sanitizer")
-    for tool in SANITIZER_TOOLS:
-        if sanitizer is None:
-            steps.append(skipped(tool, "compute-sanitizer is not on the PATH"))
-            continue
-        command = [sanitizer, "--tool", tool, "--error-exitcode", "9"]
-        if tool == "memcheck":
-            # torch makes calls of which it expects that they may fail.
-            command += ["--report-api-errors", "no", "--padding", "256"]
-        command += [python, str(ROOT / "scripts" / "gpu_kernels.py")]
-        # The line without which nothing was watched.
-        steps.append(Step(tool, command, 25, must_print=r"SUMMARY: 0 (errors|hazards)"))
-    steps += benchmark_steps(options, facts)
-    steps.append(
-        Step(
-            "pytest-rest",
-            [*pytest, "-m", "not gpu"],
-            0,
-            must_print=r"\b[1-9]\d* passed",
-            optional=True,
-        )
-    )
-    return steps
+#: What must be equal in an earlier report of which entries are taken over.
+SAME = ("commit", "gpu", "driver", "toolkit", "torch", "python")
+ARCHIVE = "gpu-check.tar.gz"
 
 
 # ----------------------------------------------------------------------------------------- reports
 
 
 class Report:
-    """The run: its facts and steps, the JSON file, the table."""
+    """The run: its facts and steps, the JSON file, the table.
 
-    def __init__(self, options: argparse.Namespace, facts: dict[str, Any]) -> None:
+    Raises:
+        ValueError: the options name a step that there is none of.
+    """
+
+    def __init__(self, options: argparse.Namespace, facts: dict[str, Any], begin: float) -> None:
         self.options = options
         self.facts = facts
+        self.begin = begin
+        self.logs: Path = options.work / "logs"
         self.steps = make_steps(options, facts)
-        self.begin = time.monotonic()
+        select(self.steps, options.steps, options.skip)
+        self.selected = [step for step in self.steps if step.selected]
         self.path: Path = options.output / f"gpu-check-{slug(facts['gpu'])}.json"
+        self.recall()
 
-    def failed(self) -> bool:
-        """Whether any step failed, or was not reached though it should have been."""
-        return any(
-            step.status == FAILED or (step.status == NOT_REACHED and not step.optional)
-            for step in self.steps
-        )
+    def recall(self) -> None:
+        """Takes over what an earlier report says about steps that are left out."""
+        try:
+            earlier = json.loads(self.path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return
+        known = self.facts["commit"] != "unknown" and not self.facts.get("changed")
+        if not known or any(earlier.get(name) != self.facts.get(name) for name in SAME):
+            return
+        entries = {entry["name"]: entry for entry in earlier["steps"]}
+        for step in self.steps:
+            if not step.selected and step.name in entries:
+                step.recall(entries[step.name])
 
     def write(self) -> None:
         content = {
             "check": "gpu",
             **self.facts,
             "minutes": round((time.monotonic() - self.begin) / 60, 2),
-            "passed": not self.failed(),
+            "passed": all(step.is_well() for step in self.steps),
             "steps": [step.as_json() for step in self.steps],
         }
         # In one go: a run cut short here leaves the old file or the new one.
@@ -164,13 +102,21 @@ class Report:
         draft.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         draft.replace(self.path)
 
-    def run(self, logs: Path, env: dict[str, str]) -> None:
+    def pack(self) -> None:
+        """Packs the logs and the results into one file, which is easily carried away."""
+        draft = self.options.output / f"{ARCHIVE}.part"
+        with tarfile.open(draft, "w:gz") as archive:
+            archive.add(self.logs, self.logs.name)
+            for path in sorted(self.options.output.glob(f"*-{slug(self.facts['gpu'])}.json")):
+                archive.add(path, path.name)
+        draft.replace(draft.with_name(ARCHIVE))
+
+    def run(self, env: dict[str, str]) -> None:
         """Runs the steps; CutShortError if a signal comes."""
-        scale = self.options.minutes / MINUTES
-        reserves = [step.reserve * scale for step in self.steps]
+        reserves = [step.reserve for step in self.selected]
         deadline = self.begin + 60 * self.options.minutes - MARGIN
         build_failed = False
-        for index, step in enumerate(self.steps):
+        for index, step in enumerate(self.selected):
             if step.status == NOT_REACHED:
                 limit = time_limits(reserves, index, deadline - time.monotonic())
                 if build_failed and step.needs_build:
@@ -181,19 +127,20 @@ class Report:
                     print(f"gpu_check: {step.name} (at most {limit:.0f} s)", flush=True)
                     step.status, step.reason = FAILED, "cut short"  # unless it gets further
                     self.write()
-                    execute(step, limit, logs, env)
+                    execute(step, limit, self.logs, env)
                     build_failed |= step.name == "build" and step.status == FAILED
                     if step.status == FAILED:
-                        print("\n".join(f"    {line}" for line in step.tail), flush=True)
-            note = "; ".join(part for part in (step.reason, step.summary) if part)
+                        lines = [*step.errors, "...", *step.tail]
+                        print("\n".join(f"    {line}" for line in lines), flush=True)
             print(
                 f"gpu_check: {step.name} {step.status} after {step.seconds:.1f} s"
-                + (f" ({note})" if note else ""),
+                + (f" ({step.note()})" if step.note() else ""),
                 flush=True,
             )
             self.write()
+            self.pack()
 
-    def table(self, logs: Path) -> str:
+    def table(self) -> str:
         """The short report for the reader."""
         facts = self.facts
         commit = facts["commit"] + (", changed since" if facts.get("changed") else "")
@@ -206,12 +153,12 @@ class Report:
             "",
         ]
         for step in self.steps:
-            note = "; ".join(part for part in (step.reason, step.summary) if part)
-            line = f"{step.name:{width}}  {step.status:11}  {step.seconds:6.1f} s  {note}"
+            line = f"{step.name:{width}}  {step.status:11}  {step.seconds:6.1f} s  {step.note()}"
             lines.append(line.rstrip())
-        for step in self.steps:
+        for step in self.selected:
             if step.shows_output and step.status == PASSED:
-                text = (logs / f"{step.name}.out").read_text(encoding="utf-8", errors="replace")
+                file = self.logs / f"{step.name}.out"
+                text = file.read_text(encoding="utf-8", errors="replace")
                 lines += ["", f"{step.name}:", text.rstrip()]
         return "\n".join([*lines, "", f"written: {self.path}"])
 
@@ -235,7 +182,7 @@ print(*[name for name in sys.argv[1:] if importlib.util.find_spec(name) is None]
 """
 
 
-def missing(what: str) -> None:
+def missing(what: str) -> NoReturn:
     """Ends the program because the machine lacks something."""
     print(f"gpu_check: {what}. Nothing was built.", file=sys.stderr)
     sys.exit(2)
@@ -281,6 +228,9 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=suite.RESULTS)
     parser.add_argument("--minutes", type=float, default=MINUTES)
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "gpu-check")
+    parser.add_argument("--steps", nargs="+", default=[])
+    parser.add_argument("--skip", nargs="+", default=[])
+    parser.add_argument("--commit")
     options = parser.parse_args()
     if not 0 < options.minutes < float("inf"):
         parser.error(f"argument --minutes: takes a number above 0, got {options.minutes}")
@@ -293,19 +243,29 @@ def parse_options() -> argparse.Namespace:
 
 
 def main() -> int:
-    """Runs all steps; returns the exit status."""
+    """Runs the steps; returns the exit status."""
+    begin = time.monotonic()
     options = parse_options()
+    if options.commit is not None:
+        os.environ[checkout.VARIABLE] = options.commit  # for the benchmarks, too
     facts = gather_facts(sys.executable)
-    logs, site = options.work / "logs", options.work / "site"
-    shutil.rmtree(site, ignore_errors=True)
-    for folder in (logs, options.output):
+    site = options.work / "site"
+    try:
+        report = Report(options, facts, begin)
+    except ValueError as error:
+        missing(f"argument --steps or --skip: {error}")
+    build = report.steps[0]
+    if build.selected:
+        shutil.rmtree(site, ignore_errors=True)
+    elif not site.is_dir() and any(step.needs_build for step in report.selected):
+        missing(f"there is no build in {options.work}, and the step build was not selected")
+    for folder in (report.logs, options.output):
         folder.mkdir(parents=True, exist_ok=True)
     env = {**os.environ, "PYTHONUNBUFFERED": "1", "PIP_NO_INPUT": "1"}
     env["PATH"] = os.pathsep.join([str(site / "bin"), os.environ["PATH"]])
     env["PYTHONPATH"] = os.pathsep.join(
         part for part in (str(site), os.environ.get("PYTHONPATH", "")) if part
     )
-    report = Report(options, facts)
 
     def stop(number: int, frame: object) -> None:  # noqa: ARG001
         for other in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -315,12 +275,14 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, stop)
     try:
-        report.run(logs, env)
+        report.run(env)
     except CutShortError as error:
         print(f"gpu_check: cut short: {error}", flush=True)
     report.write()
-    print(report.table(logs))
-    return 1 if report.failed() else 0
+    (report.logs / "report.txt").write_text(report.table() + "\n", encoding="utf-8")
+    report.pack()
+    print(report.table())
+    return 0 if all(step.is_well() for step in report.selected) else 1
 
 
 if __name__ == "__main__":
