@@ -21,8 +21,8 @@
 #   scripts/gpu_check.sh --minutes 9 --steps '*check-*'
 #
 # Needs nvcc of CUDA 12.0 or newer and python3 (or $PYTHON) with a CUDA build of torch and with pip,
-# scikit-build-core, pybind11, cmake, ninja, pytest, hypothesis and numpy. Works in a git checkout
-# and in a plain copy of the sources.
+# scikit-build-core, pybind11, cmake, ninja and pytest; some of the tests, which else fail, hypothesis
+# and numpy. Works in a git checkout and in a plain copy of the sources.
 #
 # Exit status: 0 if all that was selected passed, 1 if something failed, was not reached or could not
 # be run, 2 if something is missing, in which case nothing was built.

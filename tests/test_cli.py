@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
+pytest.importorskip("sklearn")
+pytest.importorskip("tqdm")
+
 import DCLS
 from DCLS import _C, cli
 from DCLS.demo import data, distributed

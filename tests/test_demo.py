@@ -11,8 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from matplotlib import image
 from torch import nn
+
+pytest.importorskip("sklearn")
+pytest.importorskip("matplotlib")
+
+from matplotlib import image
 
 from DCLS._spec import SIGMA_VERSIONS, VERSIONS
 from DCLS.construct.modules import Dcls2d

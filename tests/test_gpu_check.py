@@ -78,6 +78,13 @@ def test_no_build_tools(fakes):
     assert "these are missing: pybind11, pytest, ninja. Nothing was built." in done.stderr
 
 
+def test_what_only_tests_need_may_be_missing(fakes):
+    (fakes / "ask-modules").write_text("echo hypothesis")
+    done = run(fakes, "--steps", "build")
+    assert done.returncode == 0
+    assert "tests that need hypothesis will fail" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("option", "value"), [("--minutes", "0"), ("--minutes", "nan"), ("--upstream", "/nowhere")]
 )
