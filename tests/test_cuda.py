@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
 import pytest
 import torch
+from im2col_problem import make_im2col
 from support import VERSIONS, make_problem, relative_error
+from torch import Tensor
 
 from DCLS import _C, Dcls2d
-from DCLS.functional import construct_kernel
+from DCLS.functional import construct_kernel, direct_conv, im2col_conv
 
 pytestmark = [
     pytest.mark.gpu,
@@ -18,25 +23,143 @@ pytestmark = [
 CASES = [(version, size) for version in VERSIONS for size in ((33,), (17, 17), (5, 6, 7))]
 
 
-@pytest.mark.parametrize(("version", "size"), CASES, ids=str)
-def test_runs_on_the_current_stream(version, size):
+@dataclass
+class Task:
+    """A differentiable operator, its inputs, and the gradient that comes back to its output."""
+
+    function: Callable[..., Tensor]
+    inputs: list[Tensor]
+    cotangent: Tensor
+    exact: bool = True  #: whether it gives the same bits on every stream
+
+    def run(self) -> tuple[Tensor, ...]:
+        """The output, and the gradients of the inputs."""
+        output = self.function(*self.inputs)
+        return output, *torch.autograd.grad(output, self.inputs, self.cotangent)
+
+    def assert_same(self, got: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
+        """Compares two runs."""
+        for a, b in zip(got, expected, strict=True):
+            if self.exact:
+                assert torch.equal(a, b)
+            else:
+                assert relative_error(a, b) < 1e-5
+
+
+def construct_task(
+    version: str, size: tuple[int, ...], dtype: torch.dtype, device: str = "cuda"
+) -> Task:
+    problem = make_problem(version, size, (128, 16), 9, dtype, device)
+
+    def function(*inputs: Tensor) -> Tensor:
+        return construct_kernel(*inputs, dilated_kernel_size=size, version=version)
+
+    return Task(function, problem.inputs, problem.cotangent)
+
+
+def conv_task(
+    x_shape: tuple[int, ...],
+    kernel_shape: tuple[int, ...],
+    layout: torch.memory_format,
+    dtype: torch.dtype,
+    device: str = "cuda",
+) -> Task:
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator).to(device, dtype)
+
+    groups = x_shape[1] // kernel_shape[1]
+    support = (torch.rand(kernel_shape, generator=generator) < 0.4).to(device)
+    inputs = [
+        normal(*x_shape).to(memory_format=layout),
+        normal(*kernel_shape) * support,
+        normal(kernel_shape[0]),
+    ]
+    padding = [length // 2 for length in kernel_shape[2:]]  # keeps the size: all are odd
+    cotangent = normal(x_shape[0], kernel_shape[0], *x_shape[2:]).to(memory_format=layout)
+
+    def function(x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
+        return direct_conv(x, kernel, bias, 1, padding, 1, groups, support)
+
+    return Task(function, [tensor.requires_grad_() for tensor in inputs], cotangent)
+
+
+def im2col_task(
+    version: str,
+    x_size: tuple[int, ...],
+    size: tuple[int, ...],
+    dtype: torch.dtype,
+    device: str = "cuda",
+) -> Task:
+    problem = make_im2col(
+        version, x_size, size, channels=8, out_channels=12, elements=5, dtype=dtype, device=device
+    )
+    names = list(problem.tensors)
+
+    def function(*inputs: Tensor) -> Tensor:
+        given = dict(zip(names, inputs, strict=True))
+        order = ("input", "weight", "bias", "P", "SIG")
+        # In several pieces.
+        options = {**problem.options, "groups": problem.groups, "workspace": 100_000}
+        return im2col_conv(*(given.get(name) for name in order), **options)
+
+    inputs = list(problem.tensors.values())
+    with torch.no_grad():
+        shape = function(*inputs).shape
+    cotangent = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(device, dtype)
+    # It multiplies matrices by cuBLAS, which may choose another way to do it.
+    return Task(function, inputs, cotangent, exact=False)
+
+
+NCHW, NHWC = torch.contiguous_format, torch.channels_last
+#: Each operator, in its kinds: makes a task of a dtype.
+TASKS = {
+    **{
+        f"construct {version} {len(size)}d": (construct_task, version, size)
+        for version, size in CASES
+    },
+    "conv depthwise 1d": (conv_task, (8, 16, 300), (16, 1, 25), NCHW),
+    "conv depthwise 2d": (conv_task, (4, 32, 28, 28), (32, 1, 17, 17), NCHW),
+    "conv depthwise channels_last": (conv_task, (4, 32, 28, 28), (32, 1, 17, 17), NHWC),
+    "conv groups 2d": (conv_task, (4, 16, 14, 15), (24, 4, 7, 5), NCHW),
+    "conv dense channels_last": (conv_task, (2, 12, 20, 20), (10, 12, 5, 5), NHWC),
+    "conv depthwise 3d": (conv_task, (2, 8, 8, 9, 10), (8, 1, 5, 5, 5), NCHW),
+    **{f"im2col {version} 2d": (im2col_task, version, (20, 31), (9, 7)) for version in VERSIONS},
+    "im2col gauss 1d": (im2col_task, "gauss", (700,), (33,)),
+    "im2col gauss 3d": (im2col_task, "gauss", (7, 8, 9), (3, 5, 3)),
+}
+every_task = pytest.mark.parametrize("kind", TASKS)
+
+
+def make_task(kind: str, dtype: torch.dtype = torch.float32) -> Task:
+    make, *arguments = TASKS[kind]
+    return make(*arguments, dtype)
+
+
+@every_task
+def test_runs_on_the_current_stream(kind):
     """The inputs are written on a side stream, behind a long wait: another stream would miss it."""
-    problem = make_problem(version, size, lead=(64, 8), dtype=torch.float32, device="cuda")
-    expected = problem.run()
-    delayed = [torch.zeros_like(t) for t in (*problem.inputs, problem.cotangent)]
-    torch.cuda.synchronize()
+    task = make_task(kind)
+    expected = task.run()
+    inputs = [torch.zeros_like(tensor).requires_grad_() for tensor in task.inputs]
+    delayed = Task(task.function, inputs, torch.zeros_like(task.cotangent))
     stream = torch.cuda.Stream()
+    torch.cuda.synchronize()
     with torch.cuda.stream(stream):
-        torch.cuda._sleep(50_000_000)
-        for target, source in zip(delayed, (*problem.inputs, problem.cotangent), strict=True):
-            target.copy_(source.detach())
-        inputs = [t.requires_grad_() for t in delayed[:-1]]
-        kernel = construct_kernel(*inputs, dilated_kernel_size=size, version=version)
-        grads = torch.autograd.grad(kernel, inputs, delayed[-1])
+        delayed.run()  # a new stream has no memory yet, and to get it waits for the device
+    torch.cuda.synchronize()
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(100_000_000)
+        with torch.no_grad():
+            for target, source in zip(
+                (*delayed.inputs, delayed.cotangent), (*task.inputs, task.cotangent), strict=True
+            ):
+                target.copy_(source)
+        got = delayed.run()
         assert not stream.query()  # neither the launch nor the gradients waited
     stream.synchronize()
-    for a, b in zip((kernel, *grads), expected, strict=True):
-        assert torch.equal(a, b)
+    task.assert_same(got, expected)
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there is one CUDA device only")
@@ -52,23 +175,22 @@ def test_runs_on_the_device_of_its_tensors(version):
         assert torch.equal(a.cpu(), b.cpu())
 
 
-@pytest.mark.parametrize(("version", "size"), CASES, ids=str)
-def test_graph_capture_and_replay(version, size):
-    problem = make_problem(version, size, lead=(16, 8), dtype=torch.float32, device="cuda")
+@every_task
+def test_graph_capture_and_replay(kind):
+    task = make_task(kind)
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):  # warm up outside of the capture, as torch asks for
-        problem.run()
+        task.run()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        captured = problem.run()
+        captured = task.run()
     with torch.no_grad():  # other values in the same memory
-        problem.weight.mul_(-2)
-        problem.P.add_(0.125)
+        for tensor in task.inputs:
+            tensor.mul_(-0.75)
     graph.replay()
-    for a, b in zip(captured, problem.run(), strict=True):
-        assert torch.equal(a, b)
+    task.assert_same(captured, task.run())
 
 
 def test_whole_layer_in_a_graph():
@@ -81,24 +203,25 @@ def test_whole_layer_in_a_graph():
 
 # torch says so when the mode is first set: an error by then, with the mode left as it is.
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
-@pytest.mark.parametrize(("version", "size"), CASES, ids=str)
-def test_never_synchronises(version, size):
-    problem = make_problem(version, size, dtype=torch.float32, device="cuda")
+@every_task
+def test_never_synchronises(kind):
+    task = make_task(kind)
+    task.run()  # what is set up once may wait
     torch.cuda.synchronize()
     try:
         torch.cuda.set_sync_debug_mode("error")
-        problem.run()
+        task.run()
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize(("version", "size"), CASES, ids=str)
-def test_bitwise_equal_run_to_run(version, size, dtype):
-    problem = make_problem(version, size, lead=(128, 16), elements=9, dtype=dtype, device="cuda")
-    first = problem.run()
+@every_task
+def test_bitwise_equal_run_to_run(kind, dtype):
+    task = make_task(kind, dtype)
+    first = task.run()
     for _ in range(3):
-        for a, b in zip(problem.run(), first, strict=True):
+        for a, b in zip(task.run(), first, strict=True):
             assert torch.equal(a, b)
 
 
