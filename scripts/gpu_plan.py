@@ -75,7 +75,8 @@ def build_step(options: argparse.Namespace, facts: dict[str, Any]) -> Step:
 def pytest_step(options: argparse.Namespace, name: str, *arguments: str, **more: Any) -> Step:
     """A run of pytest that says of each test how it went, also where it is cut short."""
     command = [sys.executable, "-m", "pytest", "-v", "--tb=short", "-p", "no:cacheprovider"]
-    command += ["-o", "faulthandler_timeout=60"]
+    # Not an error: this machine's torch, triton and drivers may warn of things of their own.
+    command += ["-W", "default", "-o", "faulthandler_timeout=60"]
     command += [f"--junitxml={options.work / 'logs' / name}.xml"]
     # None passed and all skipped would be no success.
     return Step(name, [*command, *arguments], must_print=r"\b[1-9]\d* passed", **more)
