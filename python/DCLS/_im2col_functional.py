@@ -89,9 +89,9 @@ def im2col(
     of itself. A convolution is the product of its weights with these columns; :func:`im2col_conv`
     does both, piece by piece, without holding all columns.
 
-    Differentiable in ``input``, ``P`` and ``SIG``, twice (second derivatives come from the plain
-    torch reference). Under autocast ``input`` becomes autocast's dtype and ``P`` and ``SIG`` become
-    float32.
+    Differentiable in ``input``, ``P`` and ``SIG``, twice, and in forward mode (second and forward
+    derivatives come from the plain torch reference and cost accordingly). Under autocast ``input``
+    becomes autocast's dtype and ``P`` and ``SIG`` become float32.
 
     Args:
         input: ``(N, I, *spatial)`` with D = 1, 2 or 3 spatial axes. float32, float64, float16 or
@@ -155,9 +155,9 @@ def im2col_conv(
     The columns are made, multiplied and forgotten piece by piece, and again in the backward pass:
     memory does not grow with K or ``dilated_kernel_size``.
 
-    Differentiable in all tensors, twice (second derivatives come from the plain torch reference,
-    which does build the kernel). Under autocast ``input``, ``weight`` and ``bias`` become
-    autocast's dtype and ``P`` and ``SIG`` become float32.
+    Differentiable in all tensors, twice, and in forward mode (second and forward derivatives come
+    from the plain torch reference, which does build the kernel). Under autocast ``input``,
+    ``weight`` and ``bias`` become autocast's dtype and ``P`` and ``SIG`` become float32.
 
     Args:
         input: ``(N, I, *spatial)`` with D = 1, 2 or 3 spatial axes. float32, float64, float16 or

@@ -94,10 +94,10 @@ def construct_kernel(
     the rounding of the others. The kernel has no subnormal numbers. ``v0`` is the interpolation of
     arXiv 2112.03740, the others of arXiv 2306.00817.
 
-    Differentiable in ``weight``, ``P`` and ``SIG``, twice (second derivatives come from the plain
-    torch reference and cost accordingly). At the kinks the derivative by a position is right-sided
-    for ``v0`` and zero for ``v1`` and ``max``; that of ``abs(SIG)`` at 0 is zero. Under autocast it
-    computes in float32.
+    Differentiable in ``weight``, ``P`` and ``SIG``, twice, and in forward mode (second and forward
+    derivatives come from the plain torch reference and cost accordingly). At the kinks the
+    derivative by a position is right-sided for ``v0`` and zero for ``v1`` and ``max``; that of
+    ``abs(SIG)`` at 0 is zero. Under autocast it computes in float32.
 
     Args:
         weight: weights of the kernel elements, of shape ``(*lead, K)``: for a convolution ``lead``
@@ -229,7 +229,8 @@ def direct_conv(
     between many channels. An infinite input beside a zero cell gives no NaN, unlike a
     multiplication by zero.
 
-    Differentiable in ``input``, ``kernel`` and ``bias``, any number of times. Under autocast it
+    Differentiable in ``input``, ``kernel`` and ``bias``, any number of times, in reverse and in
+    forward mode; a cell outside of ``support`` counts as a constant in both. Under autocast it
     computes in autocast's dtype, as torch's convolutions do. Results do not depend on the number of
     threads.
 

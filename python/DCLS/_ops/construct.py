@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,13 @@ from torch import Tensor
 from DCLS import _kernels, reference
 from DCLS._ops._checks import MAX_AXIS_SIZE, check_dtype, check_like, check_widths
 from DCLS._ops._library import library, register
-from DCLS._ops._transforms import register_autocast, second_gradients, to_front
+from DCLS._ops._transforms import (
+    register_autocast,
+    second_gradients,
+    tangent,
+    tangents_of_gradients,
+    to_front,
+)
 from DCLS._spec import check_version
 
 __all__ = ["construct_kernel", "construct_kernel_backward", "construct_support"]
@@ -214,9 +220,10 @@ def _setup_double_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> Non
     ctx.rest = (size, version, sigma_min, mask)
 
 
-def _double_backward(ctx: Any, *grad_grads: Tensor) -> tuple[Tensor | None, ...]:
-    size, version, sigma_min, mask = ctx.rest
-    grad_kernel, *primals = ctx.saved_tensors
+def _plain(
+    size: Sequence[int], version: str, sigma_min: float
+) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
+    """Returns the same in plain torch, as a function of the tensors."""
 
     def build(weight: Tensor, P: Tensor, SIG: Tensor | None) -> Tensor:
         return reference.construct_kernel(
@@ -228,8 +235,24 @@ def _double_backward(ctx: Any, *grad_grads: Tensor) -> tuple[Tensor | None, ...]
             sigma_min=None if SIG is None else sigma_min,
         )
 
-    grads = second_gradients(build, primals, mask, grad_kernel, grad_grads)
+    return build
+
+
+def _double_backward(ctx: Any, *grad_grads: Tensor) -> tuple[Tensor | None, ...]:
+    *spec, mask = ctx.rest
+    grad_kernel, *primals = ctx.saved_tensors
+    grads = second_gradients(_plain(*spec), primals, mask, grad_kernel, grad_grads)
     return (*grads, None, None, None, None)
+
+
+def _jvp(args: Sequence[Any], tangents: Sequence[Tensor | None]) -> Tensor:
+    return tangent(_plain(*args[3:]), args[:3], tangents[:3])
+
+
+def _backward_jvp(args: Sequence[Any], tangents: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
+    grad_kernel, *primals = args[:4]
+    *spec, mask = args[4:]
+    return tangents_of_gradients(_plain(*spec), primals, mask, grad_kernel, tangents[:4])
 
 
 # -------------------------------------------------------------------------------------------- vmap
@@ -290,6 +313,7 @@ construct_kernel = register(
     vmap=_construct_vmap,
     setup_context=_setup_context,
     backward=_backward,
+    jvp=_jvp,
 )
 construct_kernel_backward = register(
     "construct_kernel_backward",
@@ -298,6 +322,7 @@ construct_kernel_backward = register(
     vmap=_construct_backward_vmap,
     setup_context=_setup_double_context,
     backward=_double_backward,
+    jvp=_backward_jvp,
 )
 _construct_support = register(
     "construct_support", kernel=_support, fake=_support_fake, vmap=_support_vmap

@@ -193,6 +193,28 @@ def _add(first: Tensor | None, second: Tensor | None) -> Tensor | None:
     return first + second
 
 
+def _tangent(
+    input: Tensor,
+    kernel: Tensor,
+    of_input: Tensor | None,
+    of_kernel: Tensor | None,
+    of_bias: Tensor | None,
+    geometry: Sequence[Any],
+) -> Tensor | None:
+    """The convolution is linear in input and in kernel: its tangent is a sum of convolutions.
+
+    None stands for zero. A tangent of the bias alone has still to be expanded to the output.
+    """
+    result = None
+    if of_input is not None:
+        result = direct_conv(of_input, kernel, None, None, *geometry)
+    if of_kernel is not None:
+        result = _add(result, direct_conv(input, of_kernel, None, None, *geometry))
+    if of_bias is not None:
+        result = _add(result, of_bias.view(-1, *(1,) * (input.ndim - 2)))
+    return result
+
+
 def _double_backward(
     ctx: Any, input_grad: Tensor, kernel_grad: Tensor, bias_grad: Tensor
 ) -> tuple[Tensor | None, ...]:
@@ -208,14 +230,15 @@ def _double_backward(
         kernel_grad = kernel_grad * support
     second: list[Tensor | None] = [None, None, None]
     if needs_output:
-        if has_input:
-            second[0] = direct_conv(input_grad, kernel, None, None, *ctx.geometry)
-        if has_kernel:
-            through_kernel = direct_conv(input, kernel_grad, None, None, *ctx.geometry)
-            second[0] = _add(second[0], through_kernel)
-        if has_bias:
-            wide = bias_grad.view(-1, *(1,) * (input.ndim - 2)).expand_as(grad_output)
-            second[0] = _add(second[0], wide)
+        of_output = _tangent(
+            input,
+            kernel,
+            input_grad if has_input else None,
+            kernel_grad if has_kernel else None,
+            bias_grad if has_bias else None,
+            ctx.geometry,
+        )
+        second[0] = None if of_output is None else of_output.expand_as(grad_output)
     if needs_input and has_kernel:
         mask = [True, False, False]
         second[1] = direct_conv_backward(
@@ -227,6 +250,27 @@ def _double_backward(
             grad_output, input_grad, kernel, support, *ctx.geometry, mask
         )[1]
     return (*second, None, None, None, None, None, None)
+
+
+def _jvp(args: Sequence[Any], tangents: Sequence[Any]) -> Tensor | None:
+    input, kernel, _, support, *geometry = args
+    of_input, of_kernel, of_bias = tangents[:3]
+    # As in reverse mode: a cell outside of the support counts as a constant.
+    of_kernel = of_kernel if support is None else of_kernel * support
+    return _tangent(input, kernel, of_input, of_kernel, of_bias, geometry)
+
+
+def _backward_jvp(args: Sequence[Any], tangents: Sequence[Any]) -> tuple[Tensor, ...]:
+    """The gradients are bilinear, too: of grad_output and kernel, and of grad_output and input."""
+    grad_output, input, kernel, support, *geometry, mask = args
+    of_output, of_input, of_kernel = tangents[:3]
+    results = list(direct_conv_backward(of_output, input, kernel, support, *geometry, mask))
+    for i, (x, k) in enumerate(((input, of_kernel), (of_input, kernel))):
+        if mask[i]:
+            only = [i == 0, i == 1, False]
+            more = direct_conv_backward(grad_output, x, k, support, *geometry, only)
+            results[i] = results[i] + more[i]
+    return tuple(results)
 
 
 # -------------------------------------------------------------------------------------------- vmap
@@ -282,6 +326,7 @@ direct_conv = register(
     vmap=_conv_vmap,
     setup_context=_setup_context,
     backward=_backward,
+    jvp=_jvp,
 )
 direct_conv_backward = register(
     "direct_conv_backward",
@@ -290,6 +335,7 @@ direct_conv_backward = register(
     vmap=_conv_backward_vmap,
     setup_context=_setup_double_context,
     backward=_double_backward,
+    jvp=_backward_jvp,
 )
 # As torch's own convolutions.
 register_autocast("direct_conv", low=(0, 1, 2))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -16,6 +16,8 @@ from DCLS._ops._transforms import (
     register_autocast,
     second_gradients,
     split,
+    tangent,
+    tangents_of_gradients,
     to_front,
 )
 
@@ -97,9 +99,14 @@ def _setup_double_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> Non
     ctx.rest = inputs[4:]
 
 
-def _double_backward(ctx: Any, *grad_grads: Tensor) -> tuple[Tensor | None, ...]:
-    size, stride, padding, version, sigma_min, mask = ctx.rest
-    grad_columns, *primals = ctx.saved_tensors
+def _plain(
+    size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    version: str,
+    sigma_min: float,
+) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
+    """Returns the same in plain torch, as a function of the tensors."""
 
     def build(input: Tensor, P: Tensor, SIG: Tensor | None) -> Tensor:
         return reference.im2col(
@@ -113,8 +120,24 @@ def _double_backward(ctx: Any, *grad_grads: Tensor) -> tuple[Tensor | None, ...]
             sigma_min=None if SIG is None else sigma_min,
         )
 
-    grads = second_gradients(build, primals, mask, grad_columns, grad_grads)
+    return build
+
+
+def _double_backward(ctx: Any, *grad_grads: Tensor) -> tuple[Tensor | None, ...]:
+    *spec, mask = ctx.rest
+    grad_columns, *primals = ctx.saved_tensors
+    grads = second_gradients(_plain(*spec), primals, mask, grad_columns, grad_grads)
     return (*grads, *(None for _ in ctx.rest))
+
+
+def _jvp(args: Sequence[Any], tangents: Sequence[Tensor | None]) -> Tensor:
+    return tangent(_plain(*args[3:]), args[:3], tangents[:3])
+
+
+def _backward_jvp(args: Sequence[Any], tangents: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
+    grad_columns, *primals = args[:4]
+    *spec, mask = args[4:]
+    return tangents_of_gradients(_plain(*spec), primals, mask, grad_columns, tangents[:4])
 
 
 # -------------------------------------------------------------------------------------------- vmap
@@ -162,6 +185,7 @@ im2col = register(
     vmap=_im2col_vmap,
     setup_context=_setup_context,
     backward=_backward,
+    jvp=_jvp,
 )
 im2col_backward = register(
     "im2col_backward",
@@ -170,4 +194,5 @@ im2col_backward = register(
     vmap=_im2col_backward_vmap,
     setup_context=_setup_double_context,
     backward=_double_backward,
+    jvp=_backward_jvp,
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -16,6 +16,8 @@ from DCLS._ops._transforms import (
     register_autocast,
     second_gradients,
     split,
+    tangent,
+    tangents_of_gradients,
     to_front,
 )
 
@@ -130,15 +132,24 @@ def _setup_double_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> Non
     ctx.rest = inputs[5:]
 
 
-def _double_backward(ctx: Any, *grad_grads: Tensor) -> tuple[Tensor | None, ...]:
-    size, stride, padding, version, sigma_min, groups, _, mask = ctx.rest
-    grad_output, *primals = ctx.saved_tensors
+def _plain(
+    size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    version: str,
+    sigma_min: float,
+    groups: int,
+    workspace: int,  # noqa: ARG001
+) -> Callable[..., Tensor]:
+    """Returns the same in plain torch, as a function of input, weight, bias, P and SIG."""
 
-    def build(input: Tensor, weight: Tensor, P: Tensor, SIG: Tensor | None) -> Tensor:
+    def build(
+        input: Tensor, weight: Tensor, bias: Tensor | None, P: Tensor, SIG: Tensor | None
+    ) -> Tensor:
         return reference.im2col_conv(
             input,
             weight,
-            None,
+            bias,
             P,
             SIG,
             dilated_kernel_size=size,
@@ -149,8 +160,31 @@ def _double_backward(ctx: Any, *grad_grads: Tensor) -> tuple[Tensor | None, ...]
             sigma_min=None if SIG is None else sigma_min,
         )
 
-    grads = second_gradients(build, primals, mask, grad_output, grad_grads)
+    return build
+
+
+def _plain_without_bias(*spec: Any) -> Callable[..., Tensor]:
+    """Returns what has the gradients of ``dcls::im2col_conv_backward``."""
+    build = _plain(*spec)
+    return lambda sampled, weight, P, SIG: build(sampled, weight, None, P, SIG)
+
+
+def _double_backward(ctx: Any, *grad_grads: Tensor) -> tuple[Tensor | None, ...]:
+    *spec, mask = ctx.rest
+    grad_output, *primals = ctx.saved_tensors
+    grads = second_gradients(_plain_without_bias(*spec), primals, mask, grad_output, grad_grads)
     return (*grads, *(None for _ in ctx.rest))
+
+
+def _jvp(args: Sequence[Any], tangents: Sequence[Tensor | None]) -> Tensor:
+    return tangent(_plain(*args[5:]), args[:5], tangents[:5])
+
+
+def _backward_jvp(args: Sequence[Any], tangents: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
+    grad_output, *primals = args[:5]
+    *spec, mask = args[5:]
+    build = _plain_without_bias(*spec)
+    return tangents_of_gradients(build, primals, mask, grad_output, tangents[:5])
 
 
 # -------------------------------------------------------------------------------------------- vmap
@@ -203,6 +237,7 @@ im2col_conv = register(
     vmap=_im2col_conv_vmap,
     setup_context=_setup_context,
     backward=_backward,
+    jvp=_jvp,
 )
 im2col_conv_backward = register(
     "im2col_conv_backward",
@@ -211,4 +246,5 @@ im2col_conv_backward = register(
     vmap=_im2col_conv_backward_vmap,
     setup_context=_setup_double_context,
     backward=_double_backward,
+    jvp=_backward_jvp,
 )
