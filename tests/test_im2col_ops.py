@@ -95,6 +95,22 @@ def test_opcheck(version, dtype, device):
         )
 
 
+def test_opcheck_of_a_weight_that_is_dense_but_not_contiguous(device):
+    problem = make_im2col("v1", (6, 7), (4, 5), device=device)
+    tensors = [t.detach() for t in (problem.input, problem.weight, problem.P)]
+    # Output channels innermost: the other two axes merge without a copy.
+    weight = tensors[1].permute(1, 2, 0).contiguous().permute(2, 0, 1).requires_grad_()
+    assert not weight.is_contiguous()
+    rest = (tensors[2], None, [4, 5], [1, 1], [2, 2, 2, 2], "v1", 0.0, 2, 2000)
+    forward = (tensors[0], weight, None, *rest)
+    torch.library.opcheck(torch.ops.dcls.im2col_conv, forward)
+    grad_output = torch.randn_like(torch.ops.dcls.im2col_conv(*forward)).detach()
+    torch.library.opcheck(
+        torch.ops.dcls.im2col_conv_backward,
+        (grad_output, tensors[0], weight.detach(), *rest, [True, True, True, False]),
+    )
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_compile_fullgraph(version, dynamic, device):

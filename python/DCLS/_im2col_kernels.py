@@ -332,7 +332,9 @@ def im2col_conv_backward(
     grad_input = None
     if output_mask[0]:
         grad_input = torch.zeros_like(columns.input, dtype=sum_dtype if split else input.dtype)
-    grad_weight = torch.zeros_like(matrices, dtype=sum_dtype) if output_mask[1] else None
+    grad_weight = None
+    if output_mask[1]:  # contiguous, whatever the layout of the weight
+        grad_weight = matrices.new_zeros(matrices.shape, dtype=sum_dtype)
     grad_P = torch.zeros_like(columns.P) if output_mask[2] else None
     with_sigma = output_mask[3] and columns.SIG is not None
     grad_SIG = torch.zeros_like(columns.P) if with_sigma else None
