@@ -29,7 +29,8 @@ BAD_INTEGERS = [
 ]
 BAD_CHOICES = [
     ({"bias": "zeros"}, TypeError, "bias must be a bool, got 'zeros'"),
-    ({"bias": None}, TypeError, "bias must be a bool, got None"),
+    ({"bias": 2}, TypeError, "bias must be a bool, got 2"),
+    ({"bias": torch.tensor(True)}, TypeError, "bias must be a bool, got tensor"),
     ({"version": "Gauss"}, ValueError, "version must be one of v0, v1, max, gauss, got 'Gauss'"),
     ({"version": 1}, TypeError, "version must be a str out of v0, v1, max, gauss, got int"),
     ({"padding_mode": "same"}, ValueError, "padding_mode must be one of zeros.*, got 'same'"),
@@ -90,7 +91,17 @@ def test_sizes_may_be_any_sequence_of_ints() -> None:
     module = Dcls2d(numpy.int64(2), 2, numpy.int32(1), stride=numpy.int64(2))
     assert module.stride == (2, 2)
     assert type(module.in_channels) is int
-    assert Dcls2d(1, 1, 1, bias=0).bias is None
+
+
+def test_a_flag_may_be_numpys_or_none() -> None:
+    numpy = pytest.importorskip("numpy")
+    for value in (0, None, numpy.bool_(False), numpy.array(False)):
+        assert Dcls2d(1, 1, 1, bias=value).bias is None
+        assert Dcls2d(1, 1, 1, use_implicit_gemm=value).use_implicit_gemm is False
+    for value in (1, numpy.bool_(True)):
+        assert Dcls2d(1, 1, 1, bias=value).bias is not None
+    with pytest.raises(TypeError, match="bias must be a bool"):
+        Dcls2d(1, 1, 1, bias=numpy.array([True]))
 
 
 @layers
@@ -110,7 +121,7 @@ def test_bad_padding_names(layer: Layer) -> None:
 
 @pytest.mark.parametrize(
     ("name", "wrong", "error"),
-    [("use_implicit_gemm", "yes", TypeError), ("use_implicit_gemm", None, TypeError)],
+    [("use_implicit_gemm", "yes", TypeError), ("use_implicit_gemm", 2, TypeError)],
 )
 def test_bad_arguments_of_dcls2d(name: str, wrong: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match=f"{name} must be"):

@@ -51,8 +51,9 @@ def integers(name: str, value: object, count: int | None, minimum: int) -> tuple
 
 
 def flag(name: str, value: object) -> bool:
-    """Returns ``value`` if it is a bool (0 and 1 stand for False and True)."""
-    if isinstance(value, int) and value in (0, 1):
+    """Returns ``value`` if it is a bool or one of numpy; 0 and None are False, 1 is True."""
+    of_numpy = getattr(value, "dtype", None) == "bool" and getattr(value, "shape", None) == ()
+    if value is None or of_numpy or (isinstance(value, int) and value in (0, 1)):
         return bool(value)
     raise TypeError(f"{name} must be a bool, got {value!r} of type {type(value).__name__}")
 
