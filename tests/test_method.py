@@ -259,7 +259,13 @@ def test_inference_needs_no_support() -> None:
 
 
 def test_transposed_layers_have_one_method() -> None:
-    assert DclsTranspose2d(2, 2, 1).method == "auto"
+    module = DclsTranspose2d(2, 2, 1)
+    for value in ("direct", "conv"):
+        with pytest.raises(ValueError, match="method must be 'auto' for a transposed convolution"):
+            module.method = value
+    module.method = "auto"
+    assert module.method == "auto"
+    assert "method" not in module.extra_repr()
     with pytest.raises(TypeError, match="method"):
         DclsTranspose2d(2, 2, 1, method="direct")
 

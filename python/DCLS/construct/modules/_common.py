@@ -144,12 +144,20 @@ class _DclsModule(Module):
 
     @property
     def method(self) -> str:
-        """How the layer convolves: ``auto``, ``direct`` or ``conv``; may be set at any time."""
+        """How the layer convolves: ``auto``, ``direct`` or ``conv``; may be set at any time.
+
+        Always ``auto`` where it is transposed.
+        """
         return self._own_method
 
     @method.setter
     def method(self, value: str) -> None:
-        self._own_method = check_method(value)
+        if check_method(value) != "auto" and self.transposed:
+            raise ValueError(
+                "method must be 'auto' for a transposed convolution, which is always torch's own, "
+                f"got {value!r}"
+            )
+        self._own_method = value
 
     def _explicit_padding(self, kernel_size: Sequence[int]) -> tuple[int, ...]:
         """Returns the padding as :func:`torch.nn.functional.pad` takes it, last axis first."""
