@@ -154,7 +154,11 @@ def test_modules(kind):
     fails(
         lambda: module(torch.zeros(4, *[5] * (ndim + 2))), ValueError, f"must have {ndim} spatial"
     )
-    fails(lambda: module(torch.zeros(2, 3, *[5] * ndim)), ValueError, "P must have shape")
+    for shape in ((2, 3), (3,)):
+        wrong = torch.zeros(*shape, *[5] * ndim)
+        fails(
+            lambda x=wrong: module(x), ValueError, "input must have 4 channels, got 3 in the shape"
+        )
     fails(lambda: kind(4, 6, 0), ValueError, "kernel_count must be a positive int, got 0")
     fails(lambda: kind(4, 6, 3, groups=4), ValueError, "out_channels must be divisible by groups=4")
     fails(lambda: kind(4, 6, 3, padding=(1,) * 4), ValueError, "padding must be an int or a")

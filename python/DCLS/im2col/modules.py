@@ -9,7 +9,7 @@ from torch import Tensor
 
 from DCLS._method import check_method
 from DCLS._spec import SIGMA_VERSIONS
-from DCLS.construct.modules._axes import row_limits
+from DCLS.construct.modules._axes import as_floats, row_limits
 from DCLS.construct.modules.conv import _DclsConv
 from DCLS.functional import construct_kernel, im2col_conv
 
@@ -46,9 +46,10 @@ class _Im2colConv(_DclsConv):
 
     def _used_rows(self, P: Tensor, SIG: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Returns the positions and widths as the present version takes them."""
-        if not P.is_floating_point():
-            P = P.to(self.weight.dtype)
-        return P, SIG if self.version in SIGMA_VERSIONS else None
+        P = as_floats(P, self.weight.dtype)
+        if SIG is None or self.version not in SIGMA_VERSIONS:
+            return P, None
+        return P, as_floats(SIG, P.dtype)
 
     def _dense_kernel(self, weight: Tensor, P: Tensor, SIG: Tensor | None) -> Tensor:
         """Builds the kernel that does the same, for :meth:`to_conv`."""
@@ -76,6 +77,11 @@ class _Im2colConv(_DclsConv):
             raise ValueError(
                 f"input must have {ndim} spatial axes, that is shape (N, {self.in_channels}, "
                 f"*spatial) or ({self.in_channels}, *spatial), got {tuple(input.shape)}"
+            )
+        if input.shape[-ndim - 1] != self.in_channels:
+            raise ValueError(
+                f"input must have {self.in_channels} channels, got {input.shape[-ndim - 1]} in the "
+                f"shape {tuple(input.shape)}"
             )
         x = input if input.ndim == ndim + 2 else input.unsqueeze(0)
         padding = self.padding

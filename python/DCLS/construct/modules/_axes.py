@@ -1,4 +1,4 @@
-"""Which kernel axis each row of ``P`` and ``SIG`` belongs to: the only place that knows.
+"""The rows of ``P`` and ``SIG``, and which kernel axis each belongs to: the only place that knows.
 
 The functional API and the native library keep ``P[d]`` on kernel axis ``d``. The modules keep the
 orders of DCLS 0.1.1, which differ with the dimension and the version, because trained checkpoints
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+import torch
 from torch import Tensor
 
 #: ``_AXIS_ORDER[ndim][version][i]`` is the kernel axis that ``P[i]`` and ``SIG[i]`` belong to.
@@ -45,6 +46,11 @@ def to_kernel_axes(rows: Tensor, order: Sequence[int]) -> Tensor:
     shift = (order.index(0) + 1) % len(order)
     reversed_rows = rows.flip(0)
     return reversed_rows.roll(shift, 0) if shift else reversed_rows
+
+
+def as_floats(rows: Tensor, dtype: torch.dtype) -> Tensor:
+    """Returns ``P`` or ``SIG``, integers cast to ``dtype``: such positions are on the grid."""
+    return rows if rows.is_floating_point() or rows.is_complex() else rows.to(dtype)
 
 
 def position_limits(size: int) -> tuple[int, int]:

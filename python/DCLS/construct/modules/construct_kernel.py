@@ -11,7 +11,7 @@ from torch.nn import Module
 
 from DCLS._spec import SIGMA_VERSIONS, check_version
 from DCLS.construct.modules import _arguments
-from DCLS.construct.modules._axes import axis_order, to_kernel_axes
+from DCLS.construct.modules._axes import as_floats, axis_order, to_kernel_axes
 from DCLS.functional import construct_kernel, construct_support
 
 __all__ = [
@@ -153,10 +153,7 @@ class _ConstructKernel(Module):
                 ) from None
             W = W.expand(shape)
             rows = [value.expand(value.shape[0], *shape) for value in rows]
-        rows = [
-            value if value.is_floating_point() or value.is_complex() else value.to(W.dtype)
-            for value in rows
-        ]
+        rows = [as_floats(value, W.dtype) for value in rows]
         return W, rows[0], rows[1] if SIG is not None else None
 
     def _describe(self) -> Iterator[str]:
