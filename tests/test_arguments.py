@@ -166,6 +166,23 @@ def test_bad_argument(case):
         construct_kernel(**arguments)
 
 
+@pytest.mark.parametrize("real", ["float16", "float32", "float64", "int64"])
+def test_numbers_may_be_numpys(real):
+    numpy = pytest.importorskip("numpy")
+    p = good("max", (9,))
+    tensors = (p["weight"], p["P"], p["SIG"])
+    want = construct_kernel(*tensors, dilated_kernel_size=9, version="max", sigma_min=2.0)
+    for size in (numpy.int64(9), [numpy.int32(9)]):
+        got = construct_kernel(
+            *tensors, dilated_kernel_size=size, version="max", sigma_min=getattr(numpy, real)(2)
+        )
+        assert torch.equal(got, want)
+    with pytest.raises(TypeError, match="dilated_kernel_size must be an int or a sequence"):
+        construct_kernel(*tensors, dilated_kernel_size=numpy.bool_(True), version="max")
+    with pytest.raises(TypeError, match="sigma_min must be a float or None"):
+        construct_kernel(*tensors, dilated_kernel_size=9, sigma_min=torch.tensor(1.0))
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 def test_operator_checks_by_itself(version):
     """torch.ops.dcls, called without DCLS.functional, must not read out of bounds either."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Real
 from typing import Final
 
 #: Interpolation versions, in the order of the native library's ``dcls::Version``.
@@ -52,7 +53,7 @@ def resolve_sigma_min(version: str, sigma_min: float | None) -> float:
     """
     if sigma_min is None:
         return SIGMA_MIN[version]
-    if isinstance(sigma_min, bool) or not isinstance(sigma_min, (int, float)):
+    if isinstance(sigma_min, bool) or not isinstance(sigma_min, Real):
         raise TypeError(f"sigma_min must be a float or None, got {type(sigma_min).__name__}")
     if version not in SIGMA_VERSIONS:
         raise ValueError(f"sigma_min must be None for version {version!r}, got {sigma_min}")

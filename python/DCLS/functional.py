@@ -23,8 +23,8 @@ def _check_tensors(optional: bool = False, **tensors: object) -> None:
 
 
 def _check_size(dilated_kernel_size: int | Sequence[int]) -> list[int]:
-    if isinstance(dilated_kernel_size, int) and not isinstance(dilated_kernel_size, bool):
-        return [dilated_kernel_size]
+    if is_int(dilated_kernel_size):
+        return [dilated_kernel_size]  # type: ignore[list-item]
     if not isinstance(dilated_kernel_size, Sequence) or isinstance(dilated_kernel_size, str):
         raise TypeError(
             "dilated_kernel_size must be an int or a sequence of ints, "
