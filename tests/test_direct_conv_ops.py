@@ -247,6 +247,29 @@ def test_bad_input(arguments: dict[str, object], error: type[Exception], message
         direct_conv(**arguments)
 
 
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"kernel": torch.ones(6, 2, 3, 0)},
+            r"kernel must have from 1 to 16777216 points .*3, 0\)",
+        ),
+        ({"stride": (1, 2**24 + 1)}, "stride must have .* at most 16777216, got"),
+        ({"dilation": 2**24 + 1, "padding": 2**25}, "dilation must have .* at most 16777216, got"),
+        ({"padding": 2**31 + 1}, "padding must have .* at most 2147483648, got"),
+    ],
+    ids=str,
+)
+def test_bounds_are_those_of_the_native_library(
+    changes: dict[str, object], message: str, device: str
+) -> None:
+    arguments = {**good(), **changes}
+    tensors = {k: v.double().to(device) for k, v in arguments.items() if isinstance(v, Tensor)}
+    with pytest.raises(ValueError, match=message):
+        direct_conv(**{**arguments, **tensors})
+
+
 @pytest.mark.parametrize(
     ("grad_output", "error"),
     [

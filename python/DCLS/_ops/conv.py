@@ -9,11 +9,14 @@ import torch
 from torch import Tensor
 
 from DCLS import _kernels
-from DCLS._ops._checks import check_device, check_dtype, check_like
+from DCLS._ops._checks import MAX_AXIS_SIZE, check_device, check_dtype, check_like
 from DCLS._ops._library import library, register
 from DCLS._ops._transforms import merge, register_autocast, split, to_front
 
 __all__ = ["direct_conv", "direct_conv_backward"]
+
+#: As for the native library, which the compiler and meta tensors do not ask.
+_MAX_PADDING = 1 << 31
 
 _GEOMETRY = "SymInt[] stride, SymInt[] padding, SymInt[] dilation, SymInt groups"
 library.define(
@@ -50,14 +53,20 @@ def _check_conv(
         )
     check_dtype("input", input)
     check_like("kernel", kernel, "input", input)
-    for name, sizes, least in (
-        ("stride", stride, 1),
-        ("padding", padding, 0),
-        ("dilation", dilation, 1),
+    if not all(1 <= size <= MAX_AXIS_SIZE for size in kernel.shape[2:]):
+        raise ValueError(
+            f"kernel must have from 1 to {MAX_AXIS_SIZE} points on each axis, "
+            f"got {tuple(kernel.shape)}"
+        )
+    for name, sizes, least, most in (
+        ("stride", stride, 1, MAX_AXIS_SIZE),
+        ("padding", padding, 0, _MAX_PADDING),
+        ("dilation", dilation, 1, MAX_AXIS_SIZE),
     ):
-        if len(sizes) != ndim or any(size < least for size in sizes):
+        if len(sizes) != ndim or not all(least <= size <= most for size in sizes):
             raise ValueError(
-                f"{name} must have {ndim} entries of at least {least}, got {tuple(sizes)}"
+                f"{name} must have {ndim} entries of at least {least} and at most {most}, "
+                f"got {tuple(sizes)}"
             )
     if groups < 1 or kernel.shape[0] % groups != 0:
         raise ValueError(
