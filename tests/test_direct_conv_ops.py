@@ -231,7 +231,7 @@ BAD = {
     "padding: same and stride": (
         good(padding="same", stride=2),
         ValueError,
-        "padding 'same' needs a stride of 1",
+        "padding='same' takes a stride of 1 only, got stride=",
     ),
     "dilation: zero": (good(dilation=(1, 0)), ValueError, "dilation must have .* at least 1"),
     "dilation: bool": (good(dilation=True), TypeError, "dilation must be an int or a sequence"),

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from DCLS import _ops
 from DCLS._ops._im2col_checks import check_input
+from DCLS._padding import check_padding_name, same_padding
 from DCLS._spec import check_version, is_int, resolve_sigma_min
 
 __all__ = ["im2col", "im2col_conv"]
@@ -38,13 +39,9 @@ def _padding(
     if not isinstance(padding, str):
         values = _ints("padding", padding, len(size))
         return [side for value in values for side in (value, value)]
-    if padding == "valid":
+    if check_padding_name(padding, stride) == "valid":
         return [0] * 2 * len(size)
-    if padding != "same":
-        raise ValueError(f"padding must be 'same', 'valid', an int or a sequence, got {padding!r}")
-    if any(step != 1 for step in stride):
-        raise ValueError(f"padding='same' takes a stride of 1 only, got stride={tuple(stride)}")
-    return [side for length in size for side in ((length - 1) // 2, length // 2)]
+    return [side for pair in same_padding(size) for side in pair]
 
 
 def _arguments(

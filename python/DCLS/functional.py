@@ -10,6 +10,7 @@ from torch import Tensor
 
 from DCLS import _ops
 from DCLS._im2col_functional import im2col, im2col_conv
+from DCLS._padding import check_padding_name, same_padding
 from DCLS._spec import check_version, is_int, resolve_sigma_min
 
 __all__ = ["construct_kernel", "construct_support", "direct_conv", "im2col", "im2col_conv"]
@@ -195,17 +196,13 @@ def _resolve_padding(
     ndim = len(stride)
     if not isinstance(padding, str):
         return input, _per_axis("padding", padding, ndim)
-    if padding not in ("same", "valid"):
-        raise ValueError(f"padding must be 'same', 'valid' or numbers, got {padding!r}")
-    if padding == "valid":
+    if check_padding_name(padding, stride) == "valid":
         return input, [0] * ndim
-    if any(step != 1 for step in stride):
-        raise ValueError(f"padding 'same' needs a stride of 1, got {tuple(stride)}")
-    totals = [dilation[d] * (kernel.shape[2 + d] - 1) for d in range(ndim)]
-    extra = [amount for total in reversed(totals) for amount in (0, total % 2)]
+    sides = same_padding([dilation[d] * (kernel.shape[2 + d] - 1) + 1 for d in range(ndim)])
+    extra = [amount for begin, end in reversed(sides) for amount in (0, end - begin)]
     if any(extra):
         input = F.pad(input, extra)
-    return input, [total // 2 for total in totals]
+    return input, [begin for begin, _ in sides]
 
 
 def direct_conv(

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 
 import torch
 
+from DCLS._padding import check_padding_name
+
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
 #: Dtypes that the parameters may have.
@@ -62,11 +64,7 @@ def padding(value: object, stride: tuple[int, ...]) -> tuple[int, ...] | str:
     """Returns ``padding`` as a tuple with one int for each item of ``stride``, or as a name."""
     if not isinstance(value, str):
         return integers("padding", value, len(stride), 0)
-    if value not in ("same", "valid"):
-        raise ValueError(f"padding must be 'same', 'valid', an int or a sequence, got {value!r}")
-    if value == "same" and any(step != 1 for step in stride):
-        raise ValueError(f"padding='same' takes a stride of 1 only, got stride={stride}")
-    return value
+    return check_padding_name(value, stride)
 
 
 def padding_mode(value: object, accepted: tuple[str, ...] = PADDING_MODES) -> str:

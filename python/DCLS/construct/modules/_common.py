@@ -14,6 +14,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
 from DCLS._method import check_method, expected_cells, prefers_direct
+from DCLS._padding import same_padding
 from DCLS._spec import INITIAL_SIG, SIGMA_VERSIONS, check_version
 from DCLS.construct.modules import _arguments
 from DCLS.construct.modules._axes import axis_order, row_limits
@@ -161,14 +162,12 @@ class _DclsModule(Module):
 
     def _explicit_padding(self, kernel_size: Sequence[int]) -> tuple[int, ...]:
         """Returns the padding as :func:`torch.nn.functional.pad` takes it, last axis first."""
-        pairs: list[tuple[int, int]]
         if isinstance(self.padding, tuple):
             pairs = [(size, size) for size in self.padding]
         elif self.padding == "valid":
             pairs = [(0, 0)] * len(self.stride)
         elif len(kernel_size) == len(self.stride):
-            # As torch.nn.ConvNd: an even kernel gets the longer side at the end.
-            pairs = [((size - 1) // 2, size // 2) for size in kernel_size]
+            pairs = same_padding(kernel_size)
         else:
             raise ValueError(
                 "kernel_size must have one number for each of the "
