@@ -117,18 +117,20 @@ class Dcls1d(_Im2colConv):
         in_channels: number of input channels ``I``.
         out_channels: number of output channels ``O``.
         kernel_count: number of elements ``K``.
-        stride: an int or one int for each axis.
+        stride: an int or one int for each axis; default 1.
         padding: an int, one int for each axis, or ``same`` or ``valid``, as
-            :class:`torch.nn.Conv1d` takes them.
+            :class:`torch.nn.Conv1d` takes them; default 0.
         dilated_kernel_size: number of grid points ``S`` over which positions range, an int or one
-            for each axis.
-        groups: number of groups ``g``, which divides both numbers of channels.
-        bias: whether a learnable bias is added.
-        padding_mode: ``zeros``, ``reflect``, ``replicate`` or ``circular``.
-        version: interpolation, ``v0``, ``v1``, ``max`` or ``gauss``; may be changed later.
-        device: where to create the parameters; None for torch's default.
-        dtype: float32, float64, float16 or bfloat16; None for torch's default. ``P`` and ``SIG``
-            may stay float32 where the others have 16 bits.
+            for each axis; default 1.
+        groups: number of groups ``g``, which divides both numbers of channels; default 1.
+        bias: whether a learnable bias is added; default True.
+        padding_mode: ``zeros`` (default), ``reflect``, ``replicate`` or ``circular``.
+        version: interpolation, ``v0``, ``v1``, ``max`` or ``gauss`` (default); may be changed
+            later.
+        method: ``auto`` only, for there is no kernel to convolve with.
+        device: where to create the parameters; None (default) for torch's own.
+        dtype: float32, float64, float16 or bfloat16; None (default) for torch's own. ``P`` and
+            ``SIG`` may stay float32 where the others have 16 bits.
 
     Attributes:
         weight: weights of the elements, ``(O, I/g, K)``.
@@ -138,6 +140,16 @@ class Dcls1d(_Im2colConv):
         bias: ``(O,)`` or None.
         workspace: most bytes of columns held at a time; None for the default of
             :func:`DCLS.functional.im2col_conv`.
+        version: the interpolation; may be set.
+        method: always ``auto``.
+        stride: one int for each axis.
+        padding: one int for each axis, or a name.
+        dilated_kernel_size: one int for each axis.
+        in_channels: as given.
+        out_channels: as given.
+        kernel_count: as given.
+        groups: as given.
+        padding_mode: as given.
 
     Shape:
         Input ``(N, I, L)`` or ``(I, L)``, output as that of :class:`torch.nn.Conv1d` with a kernel

@@ -304,7 +304,14 @@ class _DclsModule(Module):
             ``(N, out_channels, *spatial)`` or ``(out_channels, *spatial)``.
 
         Raises:
-            ValueError: ``version`` needs ``SIG`` and there is none.
+            TypeError: the dtypes of ``weight``, ``P`` and ``SIG`` differ, or are not among those
+                that the class takes; where it convolves directly, or with im2col, also for an
+                input of another dtype.
+            ValueError: ``version`` needs ``SIG`` and there is none, or ``P`` or ``SIG`` does not
+                fit ``weight``; there also for an input that does not fit.
+            RuntimeError: torch's, from its own convolution or its padding, for an input whose
+                number of axes, channels, size, dtype or device does not fit; or the tensors are on
+                a GPU that this build or machine cannot serve.
         """
         return self._conv_forward(input, self.weight, self.bias, self.P, self.SIG)
 

@@ -38,10 +38,11 @@ class _DclsNd(_DclsModule):
         padding_mode: ``zeros``, ``reflect``, ``replicate`` or ``circular``.
         version: ``v0``, ``v1``, ``max`` or ``gauss``.
         kernel_size: size of the kernel that is convolved with, where it is not
-            ``dilated_kernel_size``; only ``padding='same'`` needs it.
-        method: ``auto``, ``direct`` or ``conv``: how it convolves, see :class:`Dcls1d`.
-        device: where to create the parameters; None for torch's default.
-        dtype: of the parameters; None for torch's default.
+            ``dilated_kernel_size``; only ``padding='same'`` needs it. Default None.
+        method: ``auto`` (default), ``direct`` or ``conv``: how it convolves, see :class:`Dcls1d`;
+            ``auto`` only if ``transposed``.
+        device: where to create the parameters; None (default) for torch's own.
+        dtype: of the parameters; None (default) for torch's own.
 
     Raises:
         TypeError: an argument has a wrong type.

@@ -75,14 +75,15 @@ class _ConstructKernel(Module):
             P: positions in grid steps from the centre of their axis, ``(D, *lead, kernel_count)``
                 or a shape that broadcasts to it; integers are cast to the dtype of ``W``.
             SIG: widths, shaped and cast as ``P``. ``v0`` and ``v1`` ignore it, ``max`` and
-                ``gauss`` need it.
+                ``gauss`` need it; default None.
 
         Returns:
             The kernel, ``(*lead, *dilated_kernel_size)``, differentiable in all three.
 
         Raises:
             TypeError: an argument is no tensor, or the dtypes do not match.
-            ValueError: the shapes do not match, or ``SIG`` is missing.
+            ValueError: the shapes or devices do not match, or ``SIG`` is missing.
+            RuntimeError: the tensors are on a GPU that this build or machine cannot serve.
         """
         kernel: Tensor = self._build(W, P, SIG, return_support=False)
         return kernel
@@ -229,6 +230,14 @@ class ConstructKernel1d(_ConstructKernel):
         dilated_kernel_size: number of grid points of each axis, an int or one for each axis.
         version: ``v0``, ``v1``, ``max`` or ``gauss``.
 
+    Attributes:
+        version: the interpolation; may be set. That of a layer that has this as its ``DCK``, too.
+        out_channels: as given.
+        in_channels: as given.
+        groups: as given.
+        kernel_count: as given.
+        dilated_kernel_size: one int for each axis.
+
     Raises:
         TypeError: an argument has a wrong type.
         ValueError: an argument is out of its range.
@@ -240,8 +249,8 @@ class ConstructKernel1d(_ConstructKernel):
 class ConstructKernel2d(_ConstructKernel):
     """Builds 2-D kernels: ``(O, I/g, K)`` to ``(O, I/g, S_1, S_2)``.
 
-    Arguments and errors as :class:`ConstructKernel1d`. ``P[0]`` belongs to the last axis (``v0``:
-    to the first), as in DCLS 0.1.1.
+    Arguments, attributes and errors as :class:`ConstructKernel1d`. ``P[0]`` belongs to the last
+    axis (``v0``: to the first), as in DCLS 0.1.1.
     """
 
     _learnable_ndim = 2
@@ -250,8 +259,8 @@ class ConstructKernel2d(_ConstructKernel):
 class ConstructKernel3d(_ConstructKernel):
     """Builds 3-D kernels: ``(O, I/g, K)`` to ``(O, I/g, S_1, S_2, S_3)``.
 
-    Arguments and errors as :class:`ConstructKernel1d`. ``P[0], P[1], P[2]`` belong to the axes
-    2, 1, 0 (``v0``: 0, 2, 1), as in DCLS 0.1.1.
+    Arguments, attributes and errors as :class:`ConstructKernel1d`. ``P[0], P[1], P[2]`` belong to
+    the axes 2, 1, 0 (``v0``: 0, 2, 1), as in DCLS 0.1.1.
     """
 
     _learnable_ndim = 3
@@ -260,8 +269,8 @@ class ConstructKernel3d(_ConstructKernel):
 class ConstructKernel2_1d(_ConstructKernelN_M):
     """Builds 2-D kernels with one dense axis: ``(O, I/g, S_1, K)`` to ``(O, I/g, S_1, S_2)``.
 
-    Arguments and errors as :class:`ConstructKernel3_1d`. Its ``gauss`` is wider than that of the
-    others: ``|SIG| + 1.0``, as where it comes from.
+    Arguments, attributes and errors as :class:`ConstructKernel3_1d`. Its ``gauss`` is wider than
+    that of the others: ``|SIG| + 1.0``, as where it comes from.
     """
 
     _learnable_ndim, _dense_ndim = 1, 1
@@ -282,6 +291,15 @@ class ConstructKernel3_1d(_ConstructKernelN_M):
         dilated_kernel_size: number of grid points of the learnable axes, which come last.
         version: ``v0``, ``v1``, ``max`` or ``gauss``.
 
+    Attributes:
+        version: the interpolation; may be set. That of a layer that has this as its ``DCK``, too.
+        out_channels: as given.
+        in_channels: as given.
+        groups: as given.
+        kernel_count: as given.
+        dense_kernel_size: one int for each dense axis.
+        dilated_kernel_size: one int for each learnable axis.
+
     Raises:
         TypeError: an argument has a wrong type.
         ValueError: an argument is out of its range.
@@ -293,8 +311,8 @@ class ConstructKernel3_1d(_ConstructKernelN_M):
 class ConstructKernel3_2d(_ConstructKernelN_M):
     """Builds 3-D kernels with one dense axis: ``(O, I/g, S_1, K)`` to ``(O, I/g, S_1, S_2, S_3)``.
 
-    Arguments and errors as :class:`ConstructKernel3_1d`. ``P[0]`` belongs to ``S_2``, ``P[1]`` to
-    ``S_3``.
+    Arguments, attributes and errors as :class:`ConstructKernel3_1d`. ``P[0]`` belongs to ``S_2``,
+    ``P[1]`` to ``S_3``.
     """
 
     _learnable_ndim, _dense_ndim = 2, 1

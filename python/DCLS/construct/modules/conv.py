@@ -64,21 +64,23 @@ class Dcls1d(_DclsConv):
         in_channels: number of input channels ``I``.
         out_channels: number of output channels ``O``.
         kernel_count: number of elements ``K`` of a kernel.
-        stride: an int or one int for each axis.
+        stride: an int or one int for each axis; default 1.
         padding: an int, one int for each axis, or ``same`` or ``valid``, as
-            :class:`torch.nn.Conv1d` takes them.
-        dilated_kernel_size: number of grid points ``S`` of the kernel, an int or one for each axis.
-        groups: number of groups ``g``, which divides both numbers of channels.
-        bias: whether a learnable bias is added.
-        padding_mode: ``zeros``, ``reflect``, ``replicate`` or ``circular``.
-        version: interpolation, ``v0``, ``v1``, ``max`` or ``gauss``; may be changed later.
+            :class:`torch.nn.Conv1d` takes them; default 0.
+        dilated_kernel_size: number of grid points ``S`` of the kernel, an int or one for each axis;
+            default 1.
+        groups: number of groups ``g``, which divides both numbers of channels; default 1.
+        bias: whether a learnable bias is added; default True.
+        padding_mode: ``zeros`` (default), ``reflect``, ``replicate`` or ``circular``.
+        version: interpolation, ``v0``, ``v1``, ``max`` or ``gauss`` (default); may be changed
+            later.
         method: how it convolves. ``direct`` visits only the cells of the kernel that are not zero
             (:func:`DCLS.functional.direct_conv`), ``conv`` is torch's convolution with the dense
             kernel, ``auto`` takes the one that measured faster for such shapes, which may be
             another for training than for inference: they then agree to rounding; may be changed
-            later.
-        device: where to create the parameters; None for torch's default.
-        dtype: float32, float64, float16 or bfloat16; None for torch's default.
+            later. Default ``auto``.
+        device: where to create the parameters; None (default) for torch's own.
+        dtype: float32, float64, float16 or bfloat16; None (default) for torch's own.
 
     Attributes:
         weight: weights of the elements, ``(O, I/g, K)``.
@@ -86,6 +88,16 @@ class Dcls1d(_DclsConv):
         SIG: their widths, shaped as ``P``; None for ``v0`` and ``v1``.
         bias: ``(O,)`` or None.
         DCK: the module that builds the dense kernel: ``m.DCK(m.weight, m.P, m.SIG)``.
+        version: the interpolation; may be set, which sets that of ``DCK``, too.
+        method: how it convolves; may be set.
+        stride: one int for each axis.
+        padding: one int for each axis, or a name.
+        dilated_kernel_size: one int for each axis.
+        in_channels: as given.
+        out_channels: as given.
+        kernel_count: as given.
+        groups: as given.
+        padding_mode: as given.
 
     Shape:
         Input ``(N, I, L)`` or ``(I, L)``, output as that of :class:`torch.nn.Conv1d` with a kernel
@@ -107,7 +119,7 @@ class Dcls2d(_DclsConv):
 
     Args:
         use_implicit_gemm: as in DCLS 0.1.1, False stands for torch's own convolution: it sets
-            ``method="conv"``, and says afterwards whether that is not the method.
+            ``method="conv"``, and says afterwards whether that is not the method. Default True.
 
     Shape:
         Input ``(N, I, H, W)`` or ``(I, H, W)``, output as that of :class:`torch.nn.Conv2d`;
@@ -191,12 +203,12 @@ class Dcls2dK1d(_DclsNd):
     Arguments, attributes and errors as :class:`Dcls1d`, and
 
     Args:
-        flat_dim: 0 for kernels of size ``(dilated_kernel_size, 1)``, 1 for ``(1,
+        flat_dim: 0 (default) for kernels of size ``(dilated_kernel_size, 1)``, 1 for ``(1,
             dilated_kernel_size)``.
+        version: default ``v1``.
 
     Shape:
-        Input ``(N, I, H, W)`` or ``(I, H, W)``, output as that of :class:`torch.nn.Conv2d`. The
-        default version is ``v1``.
+        Input ``(N, I, H, W)`` or ``(I, H, W)``, output as that of :class:`torch.nn.Conv2d`.
     """
 
     _ndim, _learnable_ndim = 2, 1

@@ -66,23 +66,25 @@ class Dcls3_1d(_DclsConvN_M):
         in_channels: number of input channels ``I``.
         out_channels: number of output channels ``O``.
         kernel_count: number of elements ``K`` at each point of the dense axes.
-        stride: an int or one int for each axis of the convolution.
-        padding: an int, one int for each axis of the convolution, or ``same`` or ``valid``.
+        stride: an int or one int for each axis of the convolution; default 1.
+        padding: an int, one int for each axis of the convolution, or ``same`` or ``valid``;
+            default 0.
         dense_kernel_size: number of grid points of the dense axes, which come first; an int or one
-            for each dense axis.
+            for each dense axis; default 1.
         dilated_kernel_size: number of grid points of the learnable axes, which come last; an int
-            or one for each learnable axis.
-        groups: number of groups ``g``, which divides both numbers of channels.
-        bias: whether a learnable bias is added.
-        padding_mode: ``zeros``, ``reflect``, ``replicate`` or ``circular``.
-        version: interpolation, ``v0``, ``v1``, ``max`` or ``gauss``; may be changed later.
+            or one for each learnable axis; default 1.
+        groups: number of groups ``g``, which divides both numbers of channels; default 1.
+        bias: whether a learnable bias is added; default True.
+        padding_mode: ``zeros`` (default), ``reflect``, ``replicate`` or ``circular``.
+        version: interpolation, ``v0``, ``v1``, ``max`` or ``gauss`` (default); may be changed
+            later.
         method: how it convolves. ``direct`` visits only the cells of the kernel that are not zero
             (:func:`DCLS.functional.direct_conv`), ``conv`` is torch's convolution with the dense
             kernel, ``auto`` takes the one that measured faster for such shapes, which may be
             another for training than for inference: they then agree to rounding; may be changed
-            later.
-        device: where to create the parameters; None for torch's default.
-        dtype: float32, float64, float16 or bfloat16; None for torch's default.
+            later. Default ``auto``.
+        device: where to create the parameters; None (default) for torch's own.
+        dtype: float32, float64, float16 or bfloat16; None (default) for torch's own.
 
     Attributes:
         weight: weights of the elements, ``(O, I/g, *dense_kernel_size, K)``.
@@ -91,6 +93,17 @@ class Dcls3_1d(_DclsConvN_M):
         SIG: their widths, shaped as ``P``; None for ``v0`` and ``v1``.
         bias: ``(O,)`` or None.
         DCK: the module that builds the dense kernel: ``m.DCK(m.weight, m.P, m.SIG)``.
+        version: the interpolation; may be set, which sets that of ``DCK``, too.
+        method: how it convolves; may be set.
+        stride: one int for each axis of the convolution.
+        padding: one int for each axis of the convolution, or a name.
+        dense_kernel_size: one int for each dense axis.
+        dilated_kernel_size: one int for each learnable axis.
+        in_channels: as given.
+        out_channels: as given.
+        kernel_count: as given.
+        groups: as given.
+        padding_mode: as given.
 
     Shape:
         Input ``(N, I, D, H, W)`` or ``(I, D, H, W)``, output as that of :class:`torch.nn.Conv3d`

@@ -128,14 +128,18 @@ class _DclsTranspose(_DclsNd):
         Args:
             input: ``(N, in_channels, *spatial)`` or ``(in_channels, *spatial)``.
             output_size: spatial size of the result, or its whole shape, of the sizes that
-                ``stride`` leaves open; None for the one that ``output_padding`` gives.
+                ``stride`` leaves open; None (default) for the one that ``output_padding`` gives.
 
         Returns:
             ``(N, out_channels, *spatial)`` or ``(out_channels, *spatial)``.
 
         Raises:
-            ValueError: ``output_size`` cannot be reached, or ``version`` needs ``SIG`` and there
-                is none.
+            TypeError: the dtypes of ``weight``, ``P`` and ``SIG`` differ, or are not among those
+                that the class takes.
+            ValueError: ``output_size`` cannot be reached, ``version`` needs ``SIG`` and there is
+                none, or ``P`` or ``SIG`` does not fit ``weight``.
+            RuntimeError: torch's, for an input whose number of axes, channels, dtype or device does
+                not fit; or the tensors are on a GPU that this build or machine cannot serve.
         """
         if output_size is None:
             return super().forward(input)
@@ -149,17 +153,20 @@ class DclsTranspose1d(_DclsTranspose):
         in_channels: number of input channels ``I``.
         out_channels: number of output channels ``O``.
         kernel_count: number of elements ``K`` of a kernel.
-        stride: an int or one int for each axis.
-        padding: an int or one int for each axis, as :class:`torch.nn.ConvTranspose1d` takes it.
+        stride: an int or one int for each axis; default 1.
+        padding: an int or one int for each axis, as :class:`torch.nn.ConvTranspose1d` takes it;
+            default 0.
         output_padding: added to one side of the output, an int or one for each axis; less than
-            ``stride``.
-        dilated_kernel_size: number of grid points ``S`` of the kernel, an int or one for each axis.
-        groups: number of groups ``g``, which divides both numbers of channels.
-        bias: whether a learnable bias is added.
+            ``stride``; default 0.
+        dilated_kernel_size: number of grid points ``S`` of the kernel, an int or one for each axis;
+            default 1.
+        groups: number of groups ``g``, which divides both numbers of channels; default 1.
+        bias: whether a learnable bias is added; default True.
         padding_mode: ``zeros`` only.
-        version: interpolation, ``v0``, ``v1``, ``max`` or ``gauss``; may be changed later.
-        device: where to create the parameters; None for torch's default.
-        dtype: float32, float64, float16 or bfloat16; None for torch's default.
+        version: interpolation, ``v0``, ``v1``, ``max`` or ``gauss`` (default); may be changed
+            later.
+        device: where to create the parameters; None (default) for torch's own.
+        dtype: float32, float64, float16 or bfloat16; None (default) for torch's own.
 
     Attributes:
         weight: weights of the elements, ``(I, O/g, K)``.
@@ -168,6 +175,17 @@ class DclsTranspose1d(_DclsTranspose):
         SIG: their widths, shaped as ``P``; None for ``v0`` and ``v1``.
         bias: ``(O,)`` or None.
         DCK: the module that builds the dense kernel: ``m.DCK(m.weight, m.P, m.SIG)``.
+        version: the interpolation; may be set, which sets that of ``DCK``, too.
+        method: always ``auto``: the convolution is torch's own.
+        stride: one int for each axis.
+        padding: one int for each axis.
+        output_padding: one int for each axis.
+        dilated_kernel_size: one int for each axis.
+        in_channels: as given.
+        out_channels: as given.
+        kernel_count: as given.
+        groups: as given.
+        padding_mode: as given.
 
     Shape:
         Input ``(N, I, L)`` or ``(I, L)``, output as that of :class:`torch.nn.ConvTranspose1d` with
