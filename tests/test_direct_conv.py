@@ -201,6 +201,17 @@ def test_empty_batch(device: str) -> None:
     assert torch.equal(grad_kernel, torch.zeros_like(kernel))
 
 
+def test_empty_axis(device: str) -> None:
+    """An input without points gives outputs nevertheless, if there is padding enough."""
+    x = torch.randn(2, 4, 0, 8, device=device, requires_grad=True)
+    kernel = torch.randn(4, 1, 3, 3, device=device, requires_grad=True)
+    output = direct_conv(x, kernel, padding=2, groups=4)
+    assert torch.equal(output, torch.zeros(2, 4, 2, 10, device=device))
+    grad_input, grad_kernel = torch.autograd.grad(output.sum(), (x, kernel))
+    assert grad_input.shape == x.shape
+    assert torch.equal(grad_kernel, torch.zeros_like(kernel))
+
+
 # torch's own, about its own way of padding an even kernel.
 @pytest.mark.filterwarnings("ignore:Using padding='same':UserWarning")
 def test_unbatched_and_named_paddings(device: str) -> None:

@@ -80,9 +80,9 @@ inline ConvAxis conv_axis(const ConvArgs& args, int d, bool mirrored, std::int64
   return axis;
 }
 
-/// Parts of at most `most`, all of nearly the same size: that size.
+/// Parts of at most `most`, all of nearly the same size: that size; 0 of nothing.
 inline int even_part(std::int64_t count, std::int64_t most) {
-  return static_cast<int>(divide_up(count, divide_up(count, most)));
+  return count > 0 ? static_cast<int>(divide_up(count, divide_up(count, most))) : 0;
 }
 
 template <bool kLine>

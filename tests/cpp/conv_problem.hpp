@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "construct_problem.hpp"
@@ -245,6 +246,25 @@ inline std::vector<ConvArgs> far_strides() {
   };
   for (ConvArgs& args : cases) {
     for (int d = 0; d < args.ndim; ++d) args.output_size[d] = 3 + 17 * d;
+  }
+  return cases;
+}
+
+/// An axis without points, of the input or of the output; the other side has some.
+inline std::vector<ConvArgs> empty_axes() {
+  std::vector<ConvArgs> cases;
+  for (const Layout layout : {Layout::kChannelsFirst, Layout::kChannelsLast}) {
+    for (const std::vector<std::int64_t>& size :
+         std::vector<std::vector<std::int64_t>>{{5}, {5, 8}, {4, 5, 6}}) {
+      for (std::size_t d = 0; d < size.size(); ++d) {
+        const std::vector<std::int64_t> three(size.size(), 3), two(size.size(), 2);
+        ConvArgs args = conv_args(2, 4, 4, 4, size, three, two, {}, {}, layout);
+        args.input_size[d] = 0;
+        cases.push_back(args);
+        std::swap(args.input_size[d], args.output_size[d]);
+        cases.push_back(args);
+      }
+    }
   }
   return cases;
 }

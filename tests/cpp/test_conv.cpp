@@ -46,6 +46,10 @@ TEST(strides_past_the_input) {
   for (const ConvArgs& args : far_strides()) check_problem<float>(ConvProblem(args));
 }
 
+TEST(axes_without_points) {
+  for (const ConvArgs& args : empty_axes()) check_problem<float>(ConvProblem(args));
+}
+
 TEST(any_number_of_threads) {
   for (const Layout layout : {Layout::kChannelsFirst, Layout::kChannelsLast}) {
     ConvProblem problem(conv_args(4, 40, 40, 40, {30, 31}, {17, 9}, {8, 4}, {}, {}, layout));

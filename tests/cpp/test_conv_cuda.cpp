@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <limits>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "check.hpp"
@@ -222,6 +223,7 @@ TEST(edges) {
   };
   for (const ConvArgs& args : cases) check_problem<double>(ConvProblem(args));
   for (const ConvArgs& args : far_strides()) check_problem<double>(ConvProblem(args));
+  for (const ConvArgs& args : empty_axes()) check_problem<double>(ConvProblem(args));
 }
 
 TEST(sparse_and_dense_kernels) {
@@ -296,10 +298,24 @@ TEST(plans_fit) {
         CHECK(plan.planes <= cuda::kMostPlanes);
         CHECK(plan.stage_cells <= 65536);
         CHECK_EQ(cuda::conv_workspace(plan, pass, args.dtype).total() % 256, 0u);
+        const bool of_input = pass == ConvPass::kBackwardInput;
+        const auto& target = of_input ? args.input_size : args.output_size;
+        if (args.batch * ConvProblem::points(target, args.ndim) == 0) CHECK_EQ(plan.tiles, 0);
+        CHECK(plan.splits <= plan.tiles);
       }
     }
   };
-  for (unsigned seed = 0; seed < 2000; ++seed) check_plan(random_conv_args(seed));
+  for (unsigned seed = 0; seed < 2000; ++seed) {
+    ConvArgs args = random_conv_args(seed);
+    check_plan(args);
+    for (int d = 0; d < args.ndim; ++d) {
+      for (std::int64_t* size : {&args.input_size[d], &args.output_size[d]}) {
+        const std::int64_t former = std::exchange(*size, 0);
+        check_plan(args);
+        *size = former;
+      }
+    }
+  }
   for (const std::int64_t kernel : {1, 7, 17, 23, 64, 129, 1000}) {
     for (const std::int64_t size : {1, 7, 14, 56, 224, 4096}) {
       for (const std::int64_t dilation : {1, 3, 64, 100000}) {
