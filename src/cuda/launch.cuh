@@ -2,15 +2,22 @@
 
 // Launching: device, grid, errors. The only place with launch syntax.
 
-#include <cuda_runtime.h>
-
+#include <cstddef>
 #include <cstdint>
 #include <string>
 
+#include "cuda/primitives.cuh"
 #include "dcls/types.hpp"
 
 namespace dcls::cuda {
 
+/// Blocks for `items` work items; kernels stride over the rest.
+inline unsigned grid_for(std::int64_t items) {
+  constexpr std::int64_t kMost = 2147483647;
+  return static_cast<unsigned>(items < kMost ? items : kMost);
+}
+
+#if !defined(DCLS_CUDA_ON_HOST)
 /// Throws CudaError naming `what` if `code` is an error.
 inline void check(cudaError_t code, const std::string& what) {
   if (code == cudaSuccess) return;
@@ -38,12 +45,6 @@ class DeviceGuard {
   bool changed_ = false;
 };
 
-/// Blocks for `items` work items; kernels stride over the rest.
-inline unsigned grid_for(std::int64_t items) {
-  constexpr std::int64_t kMost = 2147483647;
-  return static_cast<unsigned>(items < kMost ? items : kMost);
-}
-
 /// Launches on the caller's stream and device. Does not synchronise or allocate.
 template <typename... Params, typename... Args>
 void launch(const char* name, const Execution& where, void (*kernel)(Params...), unsigned grid,
@@ -53,5 +54,12 @@ void launch(const char* name, const Execution& where, void (*kernel)(Params...),
       static_cast<Args&&>(args)...);
   check(cudaGetLastError(), std::string("launch of CUDA kernel ") + name);
 }
+#else
+template <typename... Params, typename... Args>
+void launch(const char*, const Execution&, void (*kernel)(Params...), unsigned grid, unsigned block,
+            std::size_t shared_bytes, Args&&... args) {
+  host_cuda::launch(kernel, grid, block, shared_bytes, static_cast<Args&&>(args)...);
+}
+#endif
 
 }  // namespace dcls::cuda

@@ -5,8 +5,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <random>
+#include <string>
 #include <vector>
 
+#include "check.hpp"
 #include "common/interp.hpp"
 #include "common/numeric.hpp"
 #include "dcls/construct.hpp"
@@ -50,6 +52,32 @@ std::vector<double> to_double(const Range& stored) {
   std::vector<double> values;
   for (const auto& value : stored) values.push_back(static_cast<double>(numeric::load(value)));
   return values;
+}
+
+/// Where a problem keeps its tensors: in vectors, or in what a test puts in their place.
+struct Vectors {
+  template <typename T>
+  using Buffer = std::vector<T>;
+};
+
+/// The workspace of a call, aligned to 16 bytes, which its size is rounded up to.
+template <typename Memory>
+class Workspace {
+ public:
+  explicit Workspace(std::size_t bytes) : parts_((bytes + sizeof(Part) - 1) / sizeof(Part)) {}
+  void* data() { return parts_.size() > 0 ? parts_.data() : nullptr; }
+
+ private:
+  struct alignas(16) Part {
+    unsigned char bytes[16];
+  };
+  typename Memory::template Buffer<Part> parts_;
+};
+
+inline Execution cpu_threads(int num_threads) {
+  Execution where;
+  where.num_threads = num_threads;
+  return where;
 }
 
 /// What a back end computes: the kernel, the three gradients, the marks of the support.
@@ -104,27 +132,42 @@ struct ConstructProblem {
     grad_kernel = draw(rows * cells());
   }
 
-  /// The problem in `Storage` by the CPU back end.
+  std::string name() const {
+    std::string name = "version " + std::to_string(static_cast<int>(args.version)) + ", size";
+    for (int d = 0; d < args.ndim; ++d) name += " " + std::to_string(args.size[d]);
+    return name + ", rows " + std::to_string(args.rows) + ", elements " +
+           std::to_string(args.elements);
+  }
+
   template <typename Storage>
   Results on_cpu(int num_threads = 2) const {
-    const auto w = to_storage<Storage>(weight), p = to_storage<Storage>(position),
-               s = to_storage<Storage>(sigma), g = to_storage<Storage>(grad_kernel);
+    return by_the_library<Storage>(cpu_threads(num_threads));
+  }
+
+  /// The problem in `Storage` by dcls/construct.hpp.
+  template <typename Storage, typename Memory = Vectors>
+  Results by_the_library(const Execution& where) const {
+    using Tensor = typename Memory::template Buffer<Storage>;
+    const Tensor w(to_storage<Storage>(weight)), p(to_storage<Storage>(position)),
+        s(to_storage<Storage>(sigma)), g(to_storage<Storage>(grad_kernel));
     ConstructArgs call = args;
     call.dtype = DTypeOf<Storage>::value;
     call.weight = w.data();
     call.position = p.data();
-    call.sigma = s.empty() ? nullptr : s.data();
-    Execution where;
-    where.num_threads = num_threads;
-    std::vector<Storage> kernel(g.size()), grad_w(w.size()), grad_p(p.size()), grad_s(s.size());
+    call.sigma = s.size() > 0 ? s.data() : nullptr;
+    Tensor kernel(g.size()), grad_w(w.size()), grad_p(p.size()), grad_s(s.size());
     construct(call, kernel.data(), where);
     construct_backward(call, g.data(),
-                       {grad_w.data(), grad_p.data(), grad_s.empty() ? nullptr : grad_s.data()},
+                       {grad_w.data(), grad_p.data(), s.size() > 0 ? grad_s.data() : nullptr},
                        where);
-    std::vector<std::uint8_t> support(g.size(), 7);
+    typename Memory::template Buffer<std::uint8_t> support(std::vector<std::uint8_t>(g.size(), 7));
     call.weight = nullptr;
     construct_support(call, support.data(), where);
-    return {to_double(kernel), to_double(grad_w), to_double(grad_p), to_double(grad_s), support};
+    return {to_double(kernel),
+            to_double(grad_w),
+            to_double(grad_p),
+            to_double(grad_s),
+            {support.begin(), support.end()}};
   }
 };
 
@@ -138,6 +181,20 @@ inline double relative_error(const std::vector<double>& actual,
     norm += expected[i] * expected[i];
   }
   return norm > 0 ? std::sqrt(difference / norm) : std::sqrt(difference);
+}
+
+/// Compares what a back end computed in `Storage` with the CPU back end.
+template <typename Storage>
+void check_results(const ConstructProblem& problem, const Results& got) {
+  const check::Case here(problem.name(), ", dtype ", static_cast<int>(DTypeOf<Storage>::value));
+  const double tolerance = DTypeOf<Storage>::tolerance;
+  const Results expected = problem.on_cpu<double>();
+  CHECK(relative_error(got.kernel, expected.kernel) < tolerance);
+  CHECK(relative_error(got.weight, expected.weight) < tolerance);
+  CHECK(relative_error(got.position, expected.position) < tolerance);
+  CHECK(relative_error(got.sigma, expected.sigma) < tolerance);
+  // In the same precision: the cut of the gaussian depends on it.
+  CHECK(got.support == problem.on_cpu<Storage>().support);
 }
 
 inline constexpr Version kVersions[] = {Version::kV0, Version::kV1, Version::kMax, Version::kGauss};

@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "check.hpp"
 #include "construct_problem.hpp"
 #include "dcls/conv.hpp"
 
@@ -122,21 +123,31 @@ struct ConvProblem {
     return r;
   }
 
-  /// The problem in `Storage` by the CPU back end.
   template <typename Storage>
   ConvResults on_cpu(int num_threads = 2) const {
+    return by_the_library<Storage>(cpu_threads(num_threads));
+  }
+
+  /// The problem in `Storage` by dcls/conv.hpp.
+  template <typename Storage, typename Memory = Vectors>
+  ConvResults by_the_library(const Execution& where) const {
     ConvArgs call = args;
     call.dtype = DTypeOf<Storage>::value;
-    Execution where;
-    where.num_threads = num_threads;
-    const auto x = store<Storage>(input, args.in_channels),
-               g = store<Storage>(grad_output, args.out_channels), w = to_storage<Storage>(kernel),
-               b = to_storage<Storage>(bias);
-    std::vector<Storage> output(g.size()), grad_input(x.size()), grad_kernel(w.size());
-    direct_conv(call, x.data(), w.data(), b.data(), output.data(), nullptr, where);
-    direct_conv_backward_input(call, g.data(), w.data(), grad_input.data(), nullptr, where);
-    direct_conv_backward_kernel(call, g.data(), x.data(), support.data(), grad_kernel.data(),
-                                nullptr, where);
+    using Tensor = typename Memory::template Buffer<Storage>;
+    const Tensor x(store<Storage>(input, args.in_channels)),
+        g(store<Storage>(grad_output, args.out_channels)), w(to_storage<Storage>(kernel)),
+        b(to_storage<Storage>(bias));
+    const typename Memory::template Buffer<std::uint8_t> marks(support);
+    Tensor output(g.size()), grad_input(x.size()), grad_kernel(w.size());
+    const auto bytes = [&](ConvPass pass) { return direct_conv_workspace(call, pass, where); };
+    Workspace<Memory> forward(bytes(ConvPass::kForward)),
+        backward_input(bytes(ConvPass::kBackwardInput)),
+        backward_kernel(bytes(ConvPass::kBackwardKernel));
+    direct_conv(call, x.data(), w.data(), b.data(), output.data(), forward.data(), where);
+    direct_conv_backward_input(call, g.data(), w.data(), grad_input.data(), backward_input.data(),
+                               where);
+    direct_conv_backward_kernel(call, g.data(), x.data(), marks.data(), grad_kernel.data(),
+                                backward_kernel.data(), where);
     return {read(output, args.out_channels), read(grad_input, args.in_channels),
             to_double(grad_kernel)};
   }
@@ -177,6 +188,20 @@ struct ConvProblem {
   }
 };
 
+/// Compares what a back end computed in `Storage` with the formula.
+template <typename Storage>
+void check_results(const ConvProblem& problem, const ConvResults& got) {
+  const check::Case here(problem.name(), ", dtype ", static_cast<int>(DTypeOf<Storage>::value));
+  const double tolerance = sizeof(Storage) == 8 ? 1e-14 : DTypeOf<Storage>::tolerance;
+  const ConvResults expected = problem.by_the_formula();
+  CHECK(relative_error(got.output, expected.output) < tolerance);
+  CHECK(relative_error(got.grad_input, expected.grad_input) < tolerance);
+  CHECK(relative_error(got.grad_kernel, expected.grad_kernel) < tolerance);
+  for (std::size_t i = 0; i < got.grad_kernel.size(); ++i) {
+    if (problem.support[i] == 0) CHECK_EQ(got.grad_kernel[i], 0.0);
+  }
+}
+
 /// Arguments with the usual output size.
 inline ConvArgs conv_args(std::int64_t batch, std::int64_t in_channels, std::int64_t out_channels,
                           std::int64_t groups, const std::vector<std::int64_t>& input,
@@ -201,6 +226,23 @@ inline ConvArgs conv_args(std::int64_t batch, std::int64_t in_channels, std::int
   }
   ConvProblem::set_usual_output(a);
   return a;
+}
+
+inline std::vector<ConvArgs> typical_conv_args() {
+  const Layout last = Layout::kChannelsLast;
+  return {
+      conv_args(2, 3, 3, 3, {40}, {9}, {4}),
+      conv_args(2, 9, 9, 9, {40}, {9}, {4}, {2}, {1}, last),
+      conv_args(2, 4, 6, 2, {30}, {25}, {12}),
+      conv_args(2, 3, 3, 3, {15, 16}, {7, 5}, {3, 2}),
+      conv_args(1, 10, 10, 10, {15, 16}, {7, 5}, {3, 2}, {}, {}, last),
+      // Tensors that begin at the second half of a pair: they end where a page does.
+      conv_args(1, 3, 3, 3, {15, 15}, {7, 5}, {3, 2}),
+      conv_args(1, 5, 5, 5, {15, 15}, {7, 5}, {3, 2}, {}, {}, last),
+      conv_args(2, 6, 4, 2, {9, 8}, {3, 3}, {1, 1}, {2, 2}),
+      conv_args(2, 2, 2, 2, {5, 6, 7}, {3, 3, 3}, {1, 1, 1}),
+      conv_args(1, 2, 4, 1, {5, 6, 7}, {3, 2, 3}, {1, 1, 1}, {2, 1, 2}, {1, 2, 1}, last),
+  };
 }
 
 /// Any small geometry, the odd ones included.
@@ -250,9 +292,13 @@ inline std::vector<ConvArgs> far_strides() {
   return cases;
 }
 
-/// An axis without points, of the input or of the output; the other side has some.
-inline std::vector<ConvArgs> empty_axes() {
-  std::vector<ConvArgs> cases;
+/// Something is missing: the batch, channels of one side, or the points of an axis on one side.
+inline std::vector<ConvArgs> empty_conv_args() {
+  std::vector<ConvArgs> cases = {
+      conv_args(0, 2, 2, 2, {5, 6}, {3, 3}, {1, 1}),
+      conv_args(1, 3, 0, 1, {5}, {3}, {1}),
+      conv_args(1, 0, 3, 1, {5}, {3}, {1}),
+  };
   for (const Layout layout : {Layout::kChannelsFirst, Layout::kChannelsLast}) {
     for (const std::vector<std::int64_t>& size :
          std::vector<std::vector<std::int64_t>>{{5}, {5, 8}, {4, 5, 6}}) {

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "check.hpp"
 #include "common/tap_table.hpp"
 #include "construct_problem.hpp"
 #include "dcls/im2col.hpp"
@@ -80,32 +81,39 @@ struct Im2colProblem {
                                     tap_table::sums_of(args.ndim));
   }
 
-  /// The problem in `Storage` by the CPU back end.
   template <typename Storage>
   Im2colResults on_cpu(int num_threads = 2) const {
+    return by_the_library<Storage>(cpu_threads(num_threads));
+  }
+
+  /// The problem in `Storage` by dcls/im2col.hpp.
+  template <typename Storage, typename Memory = Vectors>
+  Im2colResults by_the_library(const Execution& where) const {
     using T = Compute<Storage>;
-    const auto in = to_storage<Storage>(input), grad = to_storage<Storage>(grad_columns);
-    const auto p = to_storage<T>(position), s = to_storage<T>(sigma);
+    using Tensor = typename Memory::template Buffer<Storage>;
+    using Elements = typename Memory::template Buffer<T>;
+    const Tensor in(to_storage<Storage>(input)), grad(to_storage<Storage>(grad_columns));
+    const Elements p(to_storage<T>(position)), s(to_storage<T>(sigma));
     Im2colArgs call = args;
     call.dtype = DTypeOf<Storage>::value;
     call.input = in.data();
     call.position = p.data();
-    call.sigma = s.empty() ? nullptr : s.data();
-    Execution where;
-    where.num_threads = num_threads;
-    std::vector<Storage> columns(grad.size()), grad_in(in.size());
-    std::vector<T> sums(sum_values(), T(0)), grad_p(p.size()), grad_s(s.size());
-    im2col(call, columns.data(), nullptr, where);
+    call.sigma = s.size() > 0 ? s.data() : nullptr;
+    Tensor columns(grad.size()), grad_in(in.size());
+    Elements sums(std::vector<T>(sum_values(), T(0))), grad_p(p.size()), grad_s(s.size());
+    const auto bytes = static_cast<std::size_t>(im2col_workspace(call, where));
+    Workspace<Memory> forward(bytes), backward(bytes), finish(bytes);
+    im2col(call, columns.data(), forward.data(), where);
     Im2colGrads grads;
     grads.input = grad_in.data();
     grads.batch_stride = args.batch_stride;
     grads.channel_stride = args.channel_stride;
     grads.sums = sums.data();
     grads.parts = parts;
-    grads.sigma = !s.empty();
-    im2col_backward(call, grad.data(), grads, nullptr, where);
-    im2col_finish(call, sums.data(), parts, grad_p.data(), s.empty() ? nullptr : grad_s.data(),
-                  nullptr, where);
+    grads.sigma = s.size() > 0;
+    im2col_backward(call, grad.data(), grads, backward.data(), where);
+    im2col_finish(call, sums.data(), parts, grad_p.data(), s.size() > 0 ? grad_s.data() : nullptr,
+                  finish.data(), where);
     return {to_double(columns), to_double(grad_in), to_double(grad_p), to_double(grad_s)};
   }
 
@@ -117,6 +125,18 @@ struct Im2colProblem {
     return name;
   }
 };
+
+/// Compares what a back end computed in `Storage` with the CPU back end.
+template <typename Storage>
+void check_results(const Im2colProblem& problem, const Im2colResults& got) {
+  const check::Case here(problem.name(), ", dtype ", static_cast<int>(DTypeOf<Storage>::value));
+  const double tolerance = DTypeOf<Storage>::tolerance * 5;  // gradients of positions cancel
+  const Im2colResults expected = problem.on_cpu<double>();
+  CHECK(relative_error(got.columns, expected.columns) < tolerance);
+  CHECK(relative_error(got.input, expected.input) < tolerance);
+  CHECK(relative_error(got.position, expected.position) < tolerance);
+  CHECK(relative_error(got.sigma, expected.sigma) < tolerance);
+}
 
 /// One axis to three; strides, kernels larger than the input, one point, rows of several vectors.
 inline const std::vector<Im2colShape> kIm2colShapes = {

@@ -1,6 +1,5 @@
 // The CUDA kernels of the construct operator, run on the host, against the CPU back end.
 #include <cstdint>
-#include <string>
 #include <vector>
 
 #include "check.hpp"
@@ -73,27 +72,10 @@ Results on_host_cuda(const ConstructProblem& problem, const LaunchOptions& optio
           to_double(grad_sigma), support.to_vector()};
 }
 
-std::string name_of(const ConstructProblem& problem) {
-  std::string name = "version " + std::to_string(static_cast<int>(problem.args.version)) + ", size";
-  for (int d = 0; d < problem.args.ndim; ++d) name += " " + std::to_string(problem.args.size[d]);
-  return name + ", rows " + std::to_string(problem.args.rows) + ", elements " +
-         std::to_string(problem.args.elements);
-}
-
 template <typename Storage>
 void check_against_cpu(const ConstructProblem& problem, Grids grids = {}) {
-  const check::Case here(name_of(problem), ", ", sizeof(Storage), " bytes, dtype ",
-                         static_cast<int>(DTypeOf<Storage>::value));
-  const double tolerance = DTypeOf<Storage>::tolerance;
-  const Results expected = problem.on_cpu<double>();
   dispatch_ndim(problem.args.ndim, [&](auto ndim) {
-    const Results got = on_host_cuda<Storage, ndim.value>(problem, {}, grids);
-    CHECK(relative_error(got.kernel, expected.kernel) < tolerance);
-    CHECK(relative_error(got.weight, expected.weight) < tolerance);
-    CHECK(relative_error(got.position, expected.position) < tolerance);
-    CHECK(relative_error(got.sigma, expected.sigma) < tolerance);
-    // In the same precision: the cut of the gaussian depends on it.
-    CHECK(got.support == problem.on_cpu<Storage>().support);
+    check_results<Storage>(problem, on_host_cuda<Storage, ndim.value>(problem, {}, grids));
   });
 }
 
@@ -177,7 +159,7 @@ TEST(non_finite_positions) {
       for (const auto& size : std::vector<std::vector<std::int64_t>>{{7}, {6, 5}, {3, 4, 5}}) {
         ConstructProblem problem(version, size, 3, 2);
         problem.position[3] = bad;  // axis 0, row 1, element 1
-        const check::Case here(name_of(problem), ", position ", bad);
+        const check::Case here(problem.name(), ", position ", bad);
         dispatch_ndim(problem.args.ndim, [&](auto ndim) {
           const Results got = on_host_cuda<double, ndim.value>(problem);
           const std::size_t cells = static_cast<std::size_t>(problem.cells());

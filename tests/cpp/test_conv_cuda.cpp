@@ -3,7 +3,6 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
-#include <string>
 #include <utility>
 #include <vector>
 
@@ -150,39 +149,13 @@ ConvResults on_host_cuda(const ConvProblem& problem, const HowToRun& how = {}) {
 
 template <typename Storage>
 void check_problem(const ConvProblem& problem, const HowToRun& how = {}) {
-  const check::Case here(problem.name(), ", dtype ", static_cast<int>(DTypeOf<Storage>::value));
-  const double tolerance = sizeof(Storage) == 8 ? 1e-14 : DTypeOf<Storage>::tolerance;
-  const ConvResults expected = problem.by_the_formula();
-  const ConvResults got = on_host_cuda<Storage>(problem, how);
-  CHECK(relative_error(got.output, expected.output) < tolerance);
-  CHECK(relative_error(got.grad_input, expected.grad_input) < tolerance);
-  CHECK(relative_error(got.grad_kernel, expected.grad_kernel) < tolerance);
-  for (std::size_t i = 0; i < got.grad_kernel.size(); ++i) {
-    if (problem.support[i] == 0) CHECK_EQ(got.grad_kernel[i], 0.0);
-  }
-}
-
-std::vector<ConvArgs> typical() {
-  const Layout last = Layout::kChannelsLast;
-  return {
-      conv_args(2, 3, 3, 3, {40}, {9}, {4}),
-      conv_args(2, 9, 9, 9, {40}, {9}, {4}, {2}, {1}, last),
-      conv_args(2, 4, 6, 2, {30}, {25}, {12}),
-      conv_args(2, 3, 3, 3, {15, 16}, {7, 5}, {3, 2}),
-      conv_args(1, 10, 10, 10, {15, 16}, {7, 5}, {3, 2}, {}, {}, last),
-      // Tensors that begin at the second half of a pair: they end where a page does.
-      conv_args(1, 3, 3, 3, {15, 15}, {7, 5}, {3, 2}),
-      conv_args(1, 5, 5, 5, {15, 15}, {7, 5}, {3, 2}, {}, {}, last),
-      conv_args(2, 6, 4, 2, {9, 8}, {3, 3}, {1, 1}, {2, 2}),
-      conv_args(2, 2, 2, 2, {5, 6, 7}, {3, 3, 3}, {1, 1, 1}),
-      conv_args(1, 2, 4, 1, {5, 6, 7}, {3, 2, 3}, {1, 1, 1}, {2, 1, 2}, {1, 2, 1}, last),
-  };
+  check_results<Storage>(problem, on_host_cuda<Storage>(problem, how));
 }
 
 }  // namespace
 
 TEST(every_kernel_and_dtype) {
-  for (const ConvArgs& args : typical()) {
+  for (const ConvArgs& args : typical_conv_args()) {
     const ConvProblem problem(args);
     check_problem<float>(problem);
     check_problem<double>(problem);
@@ -202,7 +175,6 @@ TEST(random_geometries) {
 TEST(edges) {
   const Layout last = Layout::kChannelsLast;
   const std::vector<ConvArgs> cases = {
-      conv_args(0, 2, 2, 2, {5, 6}, {3, 3}, {1, 1}),                // empty batch
       conv_args(1, 2, 2, 2, {1, 1}, {5, 5}, {2, 2}),                // one pixel
       conv_args(1, 2, 2, 1, {3}, {9}, {8}),                         // kernel larger than the input
       conv_args(1, 1, 1, 1, {4, 4}, {3, 3}, {9, 20}),               // padding larger than the input
@@ -218,12 +190,10 @@ TEST(edges) {
       conv_args(1, 1, 1, 1, {60, 200}, {3, 5}, {1, 2}),  // several tiles
       conv_args(2, 17, 17, 17, {8, 9}, {5, 5}, {2, 2}, {}, {}, last),  // slots that are not filled
       conv_args(1, 21, 19, 1, {7}, {3}, {1}),                          // the same of a dense kernel
-      conv_args(1, 3, 0, 1, {5}, {3}, {1}),                            // no channels
-      conv_args(1, 0, 3, 1, {5}, {3}, {1}),
   };
   for (const ConvArgs& args : cases) check_problem<double>(ConvProblem(args));
   for (const ConvArgs& args : far_strides()) check_problem<double>(ConvProblem(args));
-  for (const ConvArgs& args : empty_axes()) check_problem<double>(ConvProblem(args));
+  for (const ConvArgs& args : empty_conv_args()) check_problem<double>(ConvProblem(args));
 }
 
 TEST(sparse_and_dense_kernels) {
@@ -236,7 +206,7 @@ TEST(sparse_and_dense_kernels) {
 }
 
 TEST(gradient_of_all_cells) {
-  for (ConvArgs args : typical()) {
+  for (ConvArgs args : typical_conv_args()) {
     ConvProblem problem(args);
     std::fill(problem.support.begin(), problem.support.end(), std::uint8_t{1});
     HowToRun how;
@@ -248,13 +218,13 @@ TEST(gradient_of_all_cells) {
 TEST(fewer_blocks_than_work) {
   HowToRun how;
   how.blocks = 2;
-  for (const ConvArgs& args : typical()) check_problem<double>(ConvProblem(args, 3), how);
+  for (const ConvArgs& args : typical_conv_args()) check_problem<double>(ConvProblem(args, 3), how);
   how.blocks = 1;
-  for (const ConvArgs& args : typical()) check_problem<float>(ConvProblem(args, 4), how);
+  for (const ConvArgs& args : typical_conv_args()) check_problem<float>(ConvProblem(args, 4), how);
 }
 
 TEST(bitwise_equal_in_every_order_of_threads) {
-  for (const ConvArgs& args : typical()) {
+  for (const ConvArgs& args : typical_conv_args()) {
     ConvProblem problem(args, 5);
     for (double& v : problem.input) v = v / 3;  // sums that are rounded
     const ConvResults first = on_host_cuda<float>(problem);

@@ -1,7 +1,6 @@
 // The CUDA kernels of the im2col operator, run on the host, against the CPU back end.
 #include <cmath>
 #include <cstdint>
-#include <string>
 #include <vector>
 
 #include "check.hpp"
@@ -85,15 +84,8 @@ Im2colResults on_host_cuda(const Im2colProblem& problem, const LaunchOptions& op
 
 template <typename Storage>
 void check_against_cpu(const Im2colProblem& problem, unsigned most_blocks = 0) {
-  const check::Case here(problem.name(), ", dtype ", static_cast<int>(DTypeOf<Storage>::value));
-  const double tolerance = DTypeOf<Storage>::tolerance * 5;  // gradients of positions cancel
-  const Im2colResults expected = problem.on_cpu<double>();
   dispatch_ndim(problem.args.ndim, [&](auto ndim) {
-    const Im2colResults got = on_host_cuda<Storage, ndim.value>(problem, {}, most_blocks);
-    CHECK(relative_error(got.columns, expected.columns) < tolerance);
-    CHECK(relative_error(got.input, expected.input) < tolerance);
-    CHECK(relative_error(got.position, expected.position) < tolerance);
-    CHECK(relative_error(got.sigma, expected.sigma) < tolerance);
+    check_results<Storage>(problem, on_host_cuda<Storage, ndim.value>(problem, {}, most_blocks));
   });
 }
 
