@@ -80,6 +80,7 @@ __global__ void __launch_bounds__(kConvKernelThreads, kConvKernelBlocks<Compute<
   __shared__ std::int64_t places[kMostPlanes];
   __shared__ KernelBlock block;
   __shared__ StageCells place;
+  static_assert(sizeof(places) + sizeof(block) + sizeof(place) <= kConvStatic);
   T* const shared = dynamic_shared<T>();
   const PatchPlace own(plan);
   const int lane = static_cast<int>(threadIdx.x) % kWarp;

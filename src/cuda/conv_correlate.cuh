@@ -50,6 +50,7 @@ __global__ void __launch_bounds__(kConvThreads, kConvBlocks<Compute<Storage>>)
   __shared__ std::int64_t places[kMostPlanes];
   __shared__ BlockPlace block;
   __shared__ StageCells cells;
+  static_assert(sizeof(places) + sizeof(block) + sizeof(cells) <= kConvStatic);
   T* const shared = dynamic_shared<T>();
   const PatchPlace own(plan);
   const T* const from = shared + (plan.source_slots > 1 ? own.slot * plan.source_slot : 0) +

@@ -39,8 +39,10 @@ inline constexpr int kConvBlocks = sizeof(T) == 4 ? 3 : 1;
 template <typename T>
 inline constexpr int kConvKernelBlocks = sizeof(T) == 4 ? 4 : 1;
 inline constexpr int kWarp = 32;
-/// Every GPU gives a block this much shared memory without being asked.
-inline constexpr std::size_t kConvShared = 48 * 1024 - 2048;
+/// Every GPU gives a block 48 KiB of shared memory without being asked: so much is for the kernels'
+/// own variables, the rest for what a plan asks for.
+inline constexpr std::size_t kConvStatic = 2048;
+inline constexpr std::size_t kConvShared = 48 * 1024 - kConvStatic;
 /// Of it, what the sums of the kernel's gradient may take.
 inline constexpr std::size_t kSumsShared = 16 * 1024;
 /// Planes of a block; their places are in static shared memory.
