@@ -35,7 +35,8 @@ class DeviceGuard {
     changed_ = device != former_;
   }
   ~DeviceGuard() {
-    if (changed_) cudaSetDevice(former_);
+    // A failure of this is not the next launch's to report.
+    if (changed_ && cudaSetDevice(former_) != cudaSuccess) cudaGetLastError();
   }
   DeviceGuard(const DeviceGuard&) = delete;
   DeviceGuard& operator=(const DeviceGuard&) = delete;
