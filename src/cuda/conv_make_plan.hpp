@@ -55,7 +55,14 @@ inline ConvTensor conv_tensor(const ConvArgs& args, const std::int64_t (&size)[3
   return t;
 }
 
-inline ConvAxis conv_axis(const ConvArgs& args, int d, bool mirrored, std::int64_t halo) {
+/// Parts of at most `most`, all of nearly the same size: that size; 0 of nothing.
+inline int even_part(std::int64_t count, std::int64_t most) {
+  return count > 0 ? static_cast<int>(divide_up(count, divide_up(count, most))) : 0;
+}
+
+/// `halo` and `room` bound a stage: the steps between its first and last cell, and its cells.
+inline ConvAxis conv_axis(const ConvArgs& args, int d, bool mirrored, std::int64_t halo,
+                          std::int64_t room) {
   ConvAxis axis{1, 1, 1, 1, 1, 1, 0, 1, 1, 1, 1, 1, 1};
   if (d < 0 || d >= args.ndim) return axis;
   axis.stride = args.stride[d];
@@ -75,14 +82,9 @@ inline ConvAxis conv_axis(const ConvArgs& args, int d, bool mirrored, std::int64
       divide_up(axis.source_size, axis.source_step) + divide_up(axis.target_size, axis.target_step);
   const std::int64_t most =
       std::min(divide_up(axis.kernel_size, axis.class_step), reach / axis.shift_step + 1);
-  axis.chunk = static_cast<int>(std::min(most, halo / axis.shift_step + 1));
+  axis.chunk = even_part(most, std::min(halo / axis.shift_step + 1, room));
   axis.chunks = divide_up(most, axis.chunk);
   return axis;
-}
-
-/// Parts of at most `most`, all of nearly the same size: that size; 0 of nothing.
-inline int even_part(std::int64_t count, std::int64_t most) {
-  return count > 0 ? static_cast<int>(divide_up(count, divide_up(count, most))) : 0;
 }
 
 template <bool kLine>
@@ -155,30 +157,23 @@ inline ConvPlan make_conv_plan(const ConvArgs& args, ConvPass pass) {
   plan.mirrored = pass == ConvPass::kBackwardInput;
   plan.channels_last = args.layout == Layout::kChannelsLast;
   const std::int64_t halo = line ? 255 : 63;
+  // The sums of a stage's cells must fit, one for each warp.
+  const std::int64_t sums = static_cast<std::int64_t>(
+      kSumsShared / (compute_bytes(args.dtype) * (kConvKernelThreads / kWarp)));
   std::int64_t input_size[3], output_size[3];
   plan.cells = 1;
   plan.phases = 1;
-  for (int d = 0; d < 3; ++d) {
+  for (int d = 2; d >= 0; --d) {
     const int from = line ? d - 1 : d - 3 + args.ndim;  // a line is y, what has two axes y and x
     ConvAxis& axis = plan.axis[d];
-    axis = detail::conv_axis(args, from, plan.mirrored, halo);
+    const std::int64_t room = pass != ConvPass::kBackwardKernel ? kMaxAxisSize
+                              : d == 2                          ? 32
+                                                                : sums / plan.axis[2].chunk;
+    axis = detail::conv_axis(args, from, plan.mirrored, halo, room);
     input_size[d] = plan.mirrored ? axis.target_size : axis.source_size;
     output_size[d] = plan.mirrored ? axis.source_size : axis.target_size;
     plan.cells *= axis.kernel_size;
     plan.phases *= std::min(axis.target_step, axis.target_size);
-  }
-  if (pass == ConvPass::kBackwardKernel) {
-    // The sums of a stage's cells must fit, one for each warp.
-    const std::size_t most =
-        kSumsShared / (compute_bytes(args.dtype) * (kConvKernelThreads / kWarp));
-    ConvAxis &y = plan.axis[1], &x = plan.axis[2];
-    const auto limit = [](ConvAxis& axis, int chunk) {
-      if (chunk >= axis.chunk) return;
-      axis.chunks = divide_up(axis.chunk * axis.chunks, chunk);
-      axis.chunk = chunk;
-    };
-    limit(x, 32);
-    limit(y, static_cast<int>(most) / x.chunk);
   }
   const ConvAxis &y = plan.axis[1], &x = plan.axis[2];
   plan.stage_cells = std::int64_t{y.chunk} * x.chunk;

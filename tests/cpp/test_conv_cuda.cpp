@@ -303,6 +303,22 @@ TEST(plans_fit) {
   }
 }
 
+TEST(stages_are_full) {
+  // Of a kernel that is cut, every part has its room in the workspace.
+  for (const std::int64_t kernel : {33, 65, 66, 129, 160, 500}) {
+    for (const DType dtype : {DType::kFloat32, DType::kFloat64}) {
+      ConvArgs args = conv_args(8, 16, 16, 16, {700, 700}, {kernel, kernel});
+      args.dtype = dtype;
+      for (const ConvPass pass :
+           {ConvPass::kForward, ConvPass::kBackwardInput, ConvPass::kBackwardKernel}) {
+        const check::Case here("kernel ", kernel, ", pass ", static_cast<int>(pass));
+        const cuda::ConvPlan plan = cuda::make_conv_plan(args, pass);
+        CHECK(plan.stages * plan.stage_cells <= plan.cells * 5 / 4);
+      }
+    }
+  }
+}
+
 TEST(lanes_of_common_layers_are_busy) {
   for (const Layout layout : {Layout::kChannelsFirst, Layout::kChannelsLast}) {
     for (const std::int64_t size : {56, 28, 14, 7}) {
