@@ -59,7 +59,9 @@ __global__ void __launch_bounds__(kListThreads)
   const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * (kListThreads / kWarp);
   const bool vertical = plan.axis[1].shift_step == 1;
   const bool horizontal = plan.axis[2].shift_step == 1;
-  const int pitch_y = static_cast<int>(plan.axis[1].shift_step) * plan.pitch;
+  // A far step leads to no other cell of the stage: of such, a stage has one.
+  const int pitch_y =
+      plan.axis[1].chunk > 1 ? static_cast<int>(plan.axis[1].shift_step) * plan.pitch : 0;
   const int pitch_x = static_cast<int>(plan.axis[2].shift_step);
   for (std::int64_t list =
            static_cast<std::int64_t>(blockIdx.x) * (kListThreads / kWarp) + threadIdx.x / kWarp;

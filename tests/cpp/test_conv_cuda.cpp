@@ -192,6 +192,9 @@ TEST(edges) {
       conv_args(1, 21, 19, 1, {7}, {3}, {1}),                          // the same of a dense kernel
   };
   for (const ConvArgs& args : cases) check_problem<double>(ConvProblem(args));
+  ConvArgs far = conv_args(1, 1, 1, 1, {9, 200}, {2, 64}, {0, 32}, {}, {1 << 24, 1});
+  far.output_size[0] = 9;  // a row of cells that reads, and one that does not
+  check_problem<double>(ConvProblem(far));
   for (const ConvArgs& args : far_strides()) check_problem<double>(ConvProblem(args));
   for (const ConvArgs& args : empty_conv_args()) check_problem<double>(ConvProblem(args));
 }
