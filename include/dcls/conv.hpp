@@ -25,7 +25,7 @@ enum class Layout : int {
 ///
 /// output_size is free: positions past the usual
 /// (input_size + 2 padding - dilation (kernel_size - 1) - 1) / stride + 1 read zeros too, which
-/// serves asymmetric padding.
+/// serves asymmetric padding. Every tensor must stay below 2^63 bytes, at 8 a value.
 struct ConvArgs {
   DType dtype = DType::kFloat32;
   Layout layout = Layout::kChannelsFirst;
@@ -33,13 +33,14 @@ struct ConvArgs {
   std::int64_t batch = 0;         ///< N
   std::int64_t in_channels = 0;   ///< I, a multiple of groups
   std::int64_t out_channels = 0;  ///< O, a multiple of groups
-  std::int64_t groups = 1;
-  std::int64_t input_size[kMaxDims] = {1, 1, 1};
-  std::int64_t output_size[kMaxDims] = {1, 1, 1};
-  std::int64_t kernel_size[kMaxDims] = {1, 1, 1};
-  std::int64_t stride[kMaxDims] = {1, 1, 1};
-  std::int64_t padding[kMaxDims] = {0, 0, 0};  ///< zeros before the first input point
-  std::int64_t dilation[kMaxDims] = {1, 1, 1};
+  std::int64_t groups = 1;        ///< parts of the channels that are convolved apart, at least 1
+  std::int64_t input_size[kMaxDims] = {1, 1, 1};   ///< points, 0 to 2^31
+  std::int64_t output_size[kMaxDims] = {1, 1, 1};  ///< points, 0 to 2^31
+  std::int64_t kernel_size[kMaxDims] = {1, 1, 1};  ///< cells, 1 to kMaxAxisSize
+  std::int64_t stride[kMaxDims] = {1, 1, 1};       ///< 1 to kMaxAxisSize
+  /// Zeros before the first input point, up to 2^31; a negative number crops as many points.
+  std::int64_t padding[kMaxDims] = {0, 0, 0};
+  std::int64_t dilation[kMaxDims] = {1, 1, 1};  ///< 1 to kMaxAxisSize
 };
 
 /// The passes of a convolution.
@@ -47,6 +48,7 @@ enum class ConvPass : int { kForward = 0, kBackwardInput = 1, kBackwardKernel = 
 
 /// Bytes of device memory, aligned to 256, that a pass needs as `workspace`; 0 on the CPU.
 /// @throws std::invalid_argument if an argument is out of range.
+/// @throws std::runtime_error if `where` asks for CUDA and the library was built without it.
 DCLS_API std::size_t direct_conv_workspace(const ConvArgs& args, ConvPass pass,
                                            const Execution& where);
 
