@@ -25,7 +25,7 @@ GPU_TESTS = {
     "im2col": ("test_im2col.py",),
     "direct-conv-ops": ("test_direct_conv_ops.py",),
     "im2col-ops": ("test_im2col_ops.py",),
-    "ops": ("test_ops.py",),
+    "ops": ("test_ops.py", "test_forward_mode.py"),
     "modules": (
         "test_fold.py",
         "test_golden_differences.py",
