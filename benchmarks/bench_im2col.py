@@ -336,7 +336,7 @@ def table(results: Sequence[dict[str, Any]], upstream: str) -> str:  # noqa: ARG
         for method in others:
             seconds = result["seconds"].get(method)
             row.append(f"{seconds['median'] * 1e3:.1f}" if seconds else "-")
-            row.append(spread(result["over_im2col"][method], 1) if seconds else "-")
+            row.append(spread(result["over_im2col"][method], 2) if seconds else "-")
         for method in METHODS:
             entry = result["memory"].get(method)
             row.append(f"{entry['extra_bytes'] / 1e6:.1f}" if entry else "-")
