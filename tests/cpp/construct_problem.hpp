@@ -9,9 +9,9 @@
 #include <vector>
 
 #include "check.hpp"
-#include "common/interp.hpp"
-#include "common/numeric.hpp"
+#include "core/dtype.hpp"
 #include "dcls/construct.hpp"
+#include "interpolation/interpolation.hpp"
 
 namespace dcls::test {
 

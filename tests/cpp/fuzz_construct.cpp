@@ -2,7 +2,7 @@
 #include <cstdint>
 #include <limits>
 
-#include "common/numeric.hpp"
+#include "core/dtype.hpp"
 #include "dcls/construct.hpp"
 #include "fuzz.hpp"
 

@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <limits>
 
-#include "common/numeric.hpp"
+#include "core/dtype.hpp"
 #include "dcls/im2col.hpp"
 #include "fuzz.hpp"
 

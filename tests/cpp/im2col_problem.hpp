@@ -9,9 +9,9 @@
 #include <vector>
 
 #include "check.hpp"
-#include "common/tap_table.hpp"
 #include "construct_problem.hpp"
 #include "dcls/im2col.hpp"
+#include "interpolation/tap_table.hpp"
 
 namespace dcls::test {
 

@@ -3,10 +3,10 @@
 #include <vector>
 
 #include "check.hpp"
-#include "common/dispatch.hpp"
 #include "construct_problem.hpp"
-#include "cuda/construct.cuh"
-#include "cuda/construct_support.cuh"
+#include "core/dispatch.hpp"
+#include "cuda/construct/construct_kernels.cuh"
+#include "cuda/construct/construct_support.cuh"
 #include "cuda_host/schedules.hpp"
 
 using namespace dcls;
@@ -216,7 +216,7 @@ TEST(past_2_to_the_31_cells) {
 }
 
 TEST(all_instantiated_kernels_were_run) {
-  // The list of src/cuda/construct_launch.cuh: every dtype in every number of dimensions.
+  // The list of src/cuda/construct/construct_launch.cuh: every dtype in every number of dimensions.
   for (int ndim = 1; ndim <= kMaxDims; ++ndim) {
     for (int dtype = 0; dtype < 4; ++dtype) {
       dispatch_ndim(ndim, [&](auto n) {

@@ -7,11 +7,11 @@
 #include <vector>
 
 #include "check.hpp"
-#include "common/dispatch.hpp"
 #include "conv_problem.hpp"
-#include "cuda/conv_backward_kernel.cuh"
-#include "cuda/conv_correlate.cuh"
-#include "cuda/conv_make_plan.hpp"
+#include "core/dispatch.hpp"
+#include "cuda/conv/conv_backward_kernel.cuh"
+#include "cuda/conv/conv_forward.cuh"
+#include "cuda/conv/conv_make_plan.hpp"
 #include "cuda_host/schedules.hpp"
 
 using namespace dcls;
@@ -378,7 +378,7 @@ TEST(past_2_to_the_31_values) {
 }
 
 TEST(all_instantiated_kernels_were_run) {
-  // The list of src/cuda/conv_launch.cuh.
+  // The list of src/cuda/conv/conv_launch.cuh.
   for (int dtype = 0; dtype < 4; ++dtype) {
     dispatch_dtype(static_cast<DType>(dtype), [&](auto tag) {
       using Storage = typename decltype(tag)::type;

@@ -4,8 +4,8 @@
 #include <vector>
 
 #include "check.hpp"
-#include "common/dispatch.hpp"
-#include "cuda/im2col.cuh"
+#include "core/dispatch.hpp"
+#include "cuda/im2col/im2col_kernels.cuh"
 #include "cuda_host/schedules.hpp"
 #include "im2col_problem.hpp"
 
@@ -195,7 +195,7 @@ TEST(past_2_to_the_31_values) {
 }
 
 TEST(all_instantiated_kernels_were_run) {
-  // The list of src/cuda/im2col_launch.cuh: every dtype in every number of dimensions.
+  // The list of src/cuda/im2col/im2col_launch.cuh: every dtype in every number of dimensions.
   for (int ndim = 1; ndim <= kMaxDims; ++ndim) {
     for (int dtype = 0; dtype < 4; ++dtype) {
       dispatch_ndim(ndim, [&](auto n) {

@@ -1,0 +1,127 @@
+// Argument checks of the direct convolution and choice of the back end. Compiled without nvcc.
+
+#include "dcls/conv.hpp"
+
+#include <limits>
+#include <string>
+
+#include "core/checks.hpp"
+#include "cpu/cpu_backend.hpp"
+#include "cuda/cuda_backend.hpp"
+
+namespace dcls {
+namespace {
+
+void check(const ConvArgs& args, const Execution& where) {
+  using validate::check_range;
+  using validate::require;
+  validate::check_execution(where);
+  validate::check_enum("dtype", static_cast<int>(args.dtype), 4);
+  validate::check_enum("layout", static_cast<int>(args.layout), 2);
+  check_range("ndim", args.ndim, 1, kMaxDims);
+  constexpr std::int64_t kMax = std::numeric_limits<std::int64_t>::max();
+  check_range("batch", args.batch, 0, kMax);
+  check_range("groups", args.groups, 1, kMax);
+  check_range("in_channels", args.in_channels, 0, kMax);
+  check_range("out_channels", args.out_channels, 0, kMax);
+  require(args.in_channels % args.groups == 0, "in_channels must be a multiple of groups");
+  require(args.out_channels % args.groups == 0, "out_channels must be a multiple of groups");
+  validate::Product input("the input"), output("the output"), kernel("the kernel");
+  input.times(8).times(args.batch).times(args.in_channels);
+  output.times(8).times(args.batch).times(args.out_channels);
+  kernel.times(8).times(args.out_channels).times(args.in_channels / args.groups);
+  for (int d = 0; d < args.ndim; ++d) {
+    const std::string axis = "[" + std::to_string(d) + "]";
+    // Bounds that keep every position, stride * y - padding + dilation * r, far below 2^63.
+    constexpr std::int64_t kFar = std::int64_t{1} << 31;
+    check_range("input_size" + axis, args.input_size[d], 0, kFar);
+    check_range("output_size" + axis, args.output_size[d], 0, kFar);
+    check_range("kernel_size" + axis, args.kernel_size[d], 1, kMaxAxisSize);
+    check_range("stride" + axis, args.stride[d], 1, kMaxAxisSize);
+    check_range("padding" + axis, args.padding[d], -kFar, kFar);
+    check_range("dilation" + axis, args.dilation[d], 1, kMaxAxisSize);
+    input.times(args.input_size[d]);
+    output.times(args.output_size[d]);
+    kernel.times(args.kernel_size[d]);
+  }
+}
+
+bool is_empty(const std::int64_t (&size)[kMaxDims], int ndim) {
+  for (int d = 0; d < ndim; ++d) {
+    if (size[d] == 0) return true;
+  }
+  return false;
+}
+
+bool no_input(const ConvArgs& args) {
+  return args.batch == 0 || args.in_channels == 0 || is_empty(args.input_size, args.ndim);
+}
+
+bool no_output(const ConvArgs& args) {
+  return args.batch == 0 || args.out_channels == 0 || is_empty(args.output_size, args.ndim);
+}
+
+void check_workspace(const ConvArgs& args, ConvPass pass, const void* workspace,
+                     const Execution& where) {
+  validate::require(workspace != nullptr || direct_conv_workspace(args, pass, where) == 0,
+                    "workspace must not be null: see direct_conv_workspace");
+}
+
+}  // namespace
+
+std::size_t direct_conv_workspace(const ConvArgs& args, ConvPass pass, const Execution& where) {
+  check(args, where);
+  validate::check_enum("pass", static_cast<int>(pass), 3);
+  if (where.device == DeviceType::kCpu) return 0;
+  return cuda::direct_conv_workspace(args, pass, where);
+}
+
+void direct_conv(const ConvArgs& args, const void* input, const void* kernel, const void* bias,
+                 void* output, void* workspace, const Execution& where) {
+  check(args, where);
+  if (no_output(args)) return;
+  validate::require(input != nullptr || no_input(args), "input must not be null");
+  validate::require(kernel != nullptr || args.in_channels == 0, "kernel must not be null");
+  validate::require(output != nullptr, "output must not be null");
+  check_workspace(args, ConvPass::kForward, workspace, where);
+  if (where.device == DeviceType::kCuda) {
+    cuda::direct_conv(args, input, kernel, bias, output, workspace, where);
+  } else {
+    cpu::direct_conv(args, input, kernel, bias, output, where.num_threads);
+  }
+}
+
+void direct_conv_backward_input(const ConvArgs& args, const void* grad_output, const void* kernel,
+                                void* grad_input, void* workspace, const Execution& where) {
+  check(args, where);
+  if (no_input(args)) return;
+  validate::require(grad_output != nullptr || no_output(args), "grad_output must not be null");
+  validate::require(kernel != nullptr || args.out_channels == 0, "kernel must not be null");
+  validate::require(grad_input != nullptr, "grad_input must not be null");
+  check_workspace(args, ConvPass::kBackwardInput, workspace, where);
+  if (where.device == DeviceType::kCuda) {
+    cuda::direct_conv_backward_input(args, grad_output, kernel, grad_input, workspace, where);
+  } else {
+    cpu::direct_conv_backward_input(args, grad_output, kernel, grad_input, where.num_threads);
+  }
+}
+
+void direct_conv_backward_kernel(const ConvArgs& args, const void* grad_output, const void* input,
+                                 const std::uint8_t* support, void* grad_kernel, void* workspace,
+                                 const Execution& where) {
+  check(args, where);
+  if (args.out_channels == 0 || args.in_channels == 0) return;
+  validate::require(grad_output != nullptr || no_output(args), "grad_output must not be null");
+  validate::require(input != nullptr || no_input(args), "input must not be null");
+  validate::require(grad_kernel != nullptr, "grad_kernel must not be null");
+  check_workspace(args, ConvPass::kBackwardKernel, workspace, where);
+  if (where.device == DeviceType::kCuda) {
+    cuda::direct_conv_backward_kernel(args, grad_output, input, support, grad_kernel, workspace,
+                                      where);
+  } else {
+    cpu::direct_conv_backward_kernel(args, grad_output, input, support, grad_kernel,
+                                     where.num_threads);
+  }
+}
+
+}  // namespace dcls

@@ -1,0 +1,172 @@
+// Argument checks and choice of the back end. Compiled without nvcc.
+
+#include "dcls/im2col.hpp"
+
+#include <cmath>
+#include <limits>
+#include <string>
+
+#include "core/checks.hpp"
+#include "cpu/cpu_backend.hpp"
+#include "cuda/cuda_backend.hpp"
+#include "interpolation/interpolation.hpp"
+
+namespace dcls {
+namespace {
+
+constexpr std::int64_t kMost = std::numeric_limits<std::int64_t>::max();
+/// Bound of everything that is a place along an axis: products of two of them do not overflow.
+constexpr std::int64_t kMostPlace = std::int64_t{1} << 30;
+
+std::string item(const char* name, int d) {
+  return std::string(name) + "[" + std::to_string(d) + "]";
+}
+
+/// What all calls need. im2col_finish has no input and no columns.
+void check_elements(const Im2colArgs& args, const Execution& where) {
+  using validate::require;
+  validate::check_execution(where);
+  validate::check_enum("dtype", static_cast<int>(args.dtype), 4);
+  validate::check_enum("version", static_cast<int>(args.version), 4);
+  validate::check_range("ndim", args.ndim, 1, kMaxDims);
+  validate::check_range("channels", args.channels, 0, kMost);
+  validate::check_range("elements", args.elements, 0, kMost);
+  std::int64_t taps = 0;
+  for (int d = 0; d < args.ndim; ++d) {
+    validate::check_range(item("size", d), args.size[d], 1, kMaxAxisSize);
+    taps += args.size[d];
+  }
+  validate::Product("the taps of all elements")
+      .times(args.channels)
+      .times(args.elements)
+      .times(taps + 8)
+      .times(3 * 8);
+  const bool has_elements = args.channels > 0 && args.elements > 0;
+  require(!has_elements || args.position != nullptr, "position must not be null");
+  if (interp::has_sigma(args.version)) {
+    require(!has_elements || args.sigma != nullptr, "sigma must not be null for this version");
+    require(std::isfinite(args.sigma_min) && args.sigma_min > 0,
+            "sigma_min must be finite and positive, got " + std::to_string(args.sigma_min));
+  } else {
+    require(args.sigma == nullptr, "sigma must be null for versions v0 and v1");
+  }
+}
+
+void check_stride(const char* name, std::int64_t stride, std::int64_t count, std::int64_t least) {
+  // Of one item the stride is never used.
+  if (count > 1) validate::check_range(name, stride, least, kMost / 16 / count);
+}
+
+void check(const Im2colArgs& args, const Execution& where) {
+  check_elements(args, where);
+  validate::check_range("batch", args.batch, 0, kMost);
+  validate::Product columns("the number of values of the columns");
+  validate::Product plane("the number of values of the input");
+  columns.times(args.batch).times(args.channels).times(args.elements).times(8);
+  for (int d = 0; d < args.ndim; ++d) {
+    validate::check_range(item("stride", d), args.stride[d], 1, kMostPlace);
+    validate::check_range(item("padding", d), args.padding[d], -kMostPlace * 2, kMostPlace * 2);
+    validate::check_range(item("input_size", d), args.input_size[d], 0, kMostPlace);
+    validate::check_range(item("output_size", d), args.output_size[d], 1, kMostPlace);
+    columns.times(args.output_size[d]);
+    plane.times(args.input_size[d]);
+  }
+  plane.times(args.batch > 0 ? args.batch : 1)
+      .times(args.channels > 0 ? args.channels : 1)
+      .times(8);
+  check_stride("batch_stride", args.batch_stride, args.batch, 0);
+  check_stride("channel_stride", args.channel_stride, args.channels, 0);
+}
+
+void check_parts(const char* name, const Im2colArgs& args, std::int64_t parts) {
+  validate::check_range(name, parts, 1, kMost);
+  validate::Product("the number of values of the sums")
+      .times(args.channels)
+      .times(args.elements)
+      .times(1 + 2 * kMaxDims)
+      .times(8)
+      .times(parts);
+}
+
+bool is_empty(const Im2colArgs& args) {
+  return args.batch == 0 || args.channels == 0 || args.elements == 0;
+}
+
+bool has_input(const Im2colArgs& args) {
+  for (int d = 0; d < args.ndim; ++d) {
+    if (args.input_size[d] == 0) return false;
+  }
+  return true;
+}
+
+void check_workspace(const Im2colArgs& args, const void* workspace, const Execution& where) {
+  validate::require(where.device == DeviceType::kCpu || workspace != nullptr || is_empty(args),
+                    "workspace must not be null on CUDA");
+}
+
+}  // namespace
+
+std::int64_t im2col_workspace(const Im2colArgs& args, const Execution& where) {
+  check_elements(args, where);
+  return where.device == DeviceType::kCuda ? cuda::im2col_workspace(args) : 0;
+}
+
+void im2col(const Im2colArgs& args, void* columns, void* workspace, const Execution& where) {
+  check(args, where);
+  if (is_empty(args)) return;
+  validate::require(args.input != nullptr || !has_input(args), "input must not be null");
+  validate::require(columns != nullptr, "columns must not be null");
+  check_workspace(args, workspace, where);
+  if (where.device == DeviceType::kCuda) {
+    cuda::im2col(args, columns, workspace, where);
+  } else {
+    cpu::im2col(args, columns, where.num_threads);
+  }
+}
+
+void im2col_backward(const Im2colArgs& args, const void* grad_columns, const Im2colGrads& grads,
+                     void* workspace, const Execution& where) {
+  using validate::require;
+  check(args, where);
+  require(!grads.sigma || interp::has_sigma(args.version),
+          "grads.sigma must be false for versions v0 and v1");
+  check_parts("grads.parts", args, grads.parts);
+  if (args.batch == 0 || args.channels == 0 || !has_input(args)) return;
+  if (grads.input == nullptr && (grads.sums == nullptr || args.elements == 0)) return;
+  if (grads.input != nullptr) {
+    std::int64_t plane = 1;
+    for (int d = 0; d < args.ndim; ++d) plane *= args.input_size[d];
+    // A smaller stride would let planes overlap, which nobody could write deterministically.
+    check_stride("grads.batch_stride", grads.batch_stride, args.batch, plane);
+    check_stride("grads.channel_stride", grads.channel_stride, args.channels, plane);
+  }
+  require(args.input != nullptr || grads.sums == nullptr, "input must not be null");
+  require(grad_columns != nullptr || args.elements == 0, "grad_columns must not be null");
+  check_workspace(args, workspace, where);
+  if (where.device == DeviceType::kCuda) {
+    cuda::im2col_backward(args, grad_columns, grads, workspace, where);
+  } else {
+    cpu::im2col_backward(args, grad_columns, grads, where.num_threads);
+  }
+}
+
+void im2col_finish(const Im2colArgs& args, const void* sums, std::int64_t parts,
+                   void* grad_position, void* grad_sigma, void* workspace, const Execution& where) {
+  using validate::require;
+  check_elements(args, where);
+  require(grad_sigma == nullptr || interp::has_sigma(args.version),
+          "grad_sigma must be null for versions v0 and v1");
+  check_parts("parts", args, parts);
+  if (args.channels == 0 || args.elements == 0) return;
+  if (grad_position == nullptr && grad_sigma == nullptr) return;
+  require(sums != nullptr, "sums must not be null");
+  validate::require(where.device == DeviceType::kCpu || workspace != nullptr,
+                    "workspace must not be null on CUDA");
+  if (where.device == DeviceType::kCuda) {
+    cuda::im2col_finish(args, sums, parts, grad_position, grad_sigma, workspace, where);
+  } else {
+    cpu::im2col_finish(args, sums, parts, grad_position, grad_sigma, where.num_threads);
+  }
+}
+
+}  // namespace dcls

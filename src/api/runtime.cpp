@@ -1,0 +1,35 @@
+#include "dcls/runtime.hpp"
+
+#include "cpu/runtime/features.hpp"
+#include "cuda/cuda_backend.hpp"
+#include "dcls/types.hpp"
+#include "dcls/version.hpp"
+
+namespace dcls {
+
+CudaError::CudaError(const std::string& what) : std::runtime_error(what) {}
+// Here, so that the type's identity lives in the library and it can be caught outside.
+CudaError::~CudaError() = default;
+
+BuildInfo build_info() {
+  BuildInfo info;
+  info.version = DCLS_VERSION;
+#if defined(__clang__)
+  info.compiler = "clang " __clang_version__;
+#elif defined(__GNUC__)
+  info.compiler = "gcc " __VERSION__;
+#endif
+  info.cuda = cuda::compiled();
+  info.cuda_toolkit = cuda::toolkit_version();
+  info.cuda_architectures = cuda::architectures();
+#if defined(_OPENMP)
+  info.openmp = true;
+#endif
+  info.simd = cpu::simd_name(cpu::simd_level());
+  info.simd_compiled = cpu::compiled_simd_levels();
+  return info;
+}
+
+CudaStatus cuda_status() { return cuda::status(); }
+
+}  // namespace dcls

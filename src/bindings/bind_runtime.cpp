@@ -1,0 +1,28 @@
+#include <pybind11/stl.h>
+
+#include "dcls/runtime.hpp"
+#include "dcls/types.hpp"
+#include "register.hpp"
+
+namespace py = pybind11;
+using namespace py::literals;
+
+namespace dcls::bindings {
+
+void register_runtime(py::module_& m) {
+  py::register_exception<CudaError>(m, "CudaError", PyExc_RuntimeError);
+  m.def("build_info", [] {
+    const BuildInfo info = build_info();
+    return py::dict("version"_a = info.version, "compiler"_a = info.compiler, "cuda"_a = info.cuda,
+                    "cuda_toolkit"_a = info.cuda_toolkit,
+                    "cuda_architectures"_a = info.cuda_architectures, "openmp"_a = info.openmp,
+                    "simd"_a = info.simd, "simd_compiled"_a = info.simd_compiled);
+  });
+  m.def("cuda_status", [] {
+    const CudaStatus status = cuda_status();
+    return py::dict("available"_a = status.available, "driver"_a = status.driver,
+                    "reason"_a = status.reason, "devices"_a = status.devices);
+  });
+}
+
+}  // namespace dcls::bindings

@@ -1,0 +1,52 @@
+#include "cpu/construct/construct_kernels.hpp"
+#include "cpu/cpu_backend.hpp"
+#include "cpu/runtime/features.hpp"
+#include "cpu/runtime/parallel.hpp"
+
+namespace dcls::cpu {
+namespace {
+
+const ConstructKernels& kernels() { return DCLS_OF_SIMD_LEVEL(construct_kernels); }
+
+/// Rows that make a chunk worth handing to a thread: some tens of microseconds of work.
+std::int64_t row_grain(const ConstructArgs& args) {
+  std::int64_t cells = 1;
+  for (int d = 0; d < args.ndim; ++d) cells *= args.size[d];
+  constexpr std::int64_t kWork = 32768;
+  return 1 + kWork / (cells + 32 * args.elements);
+}
+
+/// Calls function(kernels, begin, end, scratch) for chunks of rows.
+template <typename Function>
+void for_rows(const ConstructArgs& args, int num_threads, Function&& function) {
+  const ConstructKernels& simd = kernels();
+  const std::int64_t grain = row_grain(args);
+  const int threads = useful_threads(args.rows, grain, num_threads);
+  const ThreadScratch scratch(simd.scratch_bytes(args), threads);
+  parallel_for(args.rows, grain, threads, [&](std::int64_t begin, std::int64_t end, int thread) {
+    function(simd, begin, end, scratch.of(thread));
+  });
+}
+
+}  // namespace
+
+void construct(const ConstructArgs& args, void* kernel, int num_threads) {
+  for_rows(args, num_threads, [&](const ConstructKernels& simd, auto begin, auto end, void* own) {
+    simd.forward(args, kernel, begin, end, own);
+  });
+}
+
+void construct_backward(const ConstructArgs& args, const void* grad_kernel,
+                        const ConstructGrads& grads, int num_threads) {
+  for_rows(args, num_threads, [&](const ConstructKernels& simd, auto begin, auto end, void* own) {
+    simd.backward(args, grad_kernel, grads, begin, end, own);
+  });
+}
+
+void construct_support(const ConstructArgs& args, std::uint8_t* support, int num_threads) {
+  for_rows(args, num_threads, [&](const ConstructKernels& simd, auto begin, auto end, void* own) {
+    simd.support(args, support, begin, end, own);
+  });
+}
+
+}  // namespace dcls::cpu

@@ -1,0 +1,82 @@
+#include <cstring>
+#include <memory>
+
+#include "cpu/conv/conv_kernels.hpp"
+#include "cpu/conv/conv_plan.hpp"
+#include "cpu/cpu_backend.hpp"
+#include "cpu/runtime/features.hpp"
+#include "cpu/runtime/parallel.hpp"
+
+namespace dcls::cpu {
+namespace {
+
+const ConvKernels& kernels() { return DCLS_OF_SIMD_LEVEL(conv_kernels); }
+
+/// Calls function(kernels, begin, end, scratch) for chunks of units.
+template <typename Function>
+void for_units(const PlannedConv& planned, std::int64_t units, int num_threads,
+               Function&& function) {
+  // Multiply-adds worth handing to a thread: some tens of microseconds, were all cells there.
+  constexpr double kWork = 1e6;
+  const double work = planned.dense_work() / static_cast<double>(units > 0 ? units : 1);
+  const std::int64_t grain = work >= kWork ? 1 : static_cast<std::int64_t>(kWork / (work + 1)) + 1;
+  const ConvKernels& simd = kernels();
+  const int threads = useful_threads(units, grain, num_threads);
+  const ThreadScratch scratch(planned.scratch_bytes(), threads);
+  parallel_for(units, grain, threads, [&](std::int64_t begin, std::int64_t end, int thread) {
+    function(simd, begin, end, scratch.of(thread));
+  });
+}
+
+void correlate(PlannedConv& planned, const void* source, const void* kernel, const void* bias,
+               void* dest, int num_threads) {
+  planned.list_weights(kernel, num_threads);
+  for_units(planned, planned.correlate_units(), num_threads,
+            [&](const ConvKernels& simd, auto begin, auto end, void* own) {
+              simd.correlate(planned.plan(), source, bias, dest, begin, end, own);
+            });
+}
+
+}  // namespace
+
+void direct_conv(const ConvArgs& args, const void* input, const void* kernel, const void* bias,
+                 void* output, int num_threads) {
+  PlannedConv planned(args, ConvPass::kForward);
+  correlate(planned, input, kernel, bias, output, num_threads);
+}
+
+void direct_conv_backward_input(const ConvArgs& args, const void* grad_output, const void* kernel,
+                                void* grad_input, int num_threads) {
+  PlannedConv planned(args, ConvPass::kBackwardInput);
+  correlate(planned, grad_output, kernel, nullptr, grad_input, num_threads);
+}
+
+void direct_conv_backward_kernel(const ConvArgs& args, const void* grad_output, const void* input,
+                                 const std::uint8_t* support, void* grad_kernel, int num_threads) {
+  PlannedConv planned(args, ConvPass::kBackwardKernel);
+  const std::int64_t cells = planned.kernel_cells();
+  const std::int64_t compute_bytes = args.dtype == DType::kFloat64 ? 8 : 4;
+  const bool half = args.dtype == DType::kFloat16 || args.dtype == DType::kBFloat16;
+  const std::size_t bytes = static_cast<std::size_t>(cells * (half ? 2 : compute_bytes));
+  std::memset(grad_kernel, 0, bytes);  // the cells that are not listed
+  planned.list_cells(support, num_threads);
+  const ConvPlan& plan = planned.plan();
+  // Of float or double, and zero in the cells that are not listed.
+  std::unique_ptr<double[]> partial;
+  if (plan.splits > 1) {
+    const std::int64_t partial_bytes = plan.splits * cells * compute_bytes;
+    partial.reset(new double[static_cast<std::size_t>(partial_bytes / 8 + 1)]());
+  }
+  for_units(planned, planned.contract_units(), num_threads,
+            [&](const ConvKernels& simd, auto begin, auto end, void* own) {
+              simd.contract(plan, input, grad_output, grad_kernel, partial.get(), cells, begin, end,
+                            own);
+            });
+  if (plan.splits == 1) return;
+  parallel_for(cells, 1 << 14, useful_threads(cells, 1 << 14, num_threads),
+               [&](std::int64_t begin, std::int64_t end, int) {
+                 kernels().reduce(plan, partial.get(), grad_kernel, cells, begin, end);
+               });
+}
+
+}  // namespace dcls::cpu

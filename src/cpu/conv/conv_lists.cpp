@@ -1,0 +1,292 @@
+// The lists of a kernel's runs: which cells there are to visit, in the order and with the offsets
+// that the kernels of conv_kernels.cpp need.
+
+#include <algorithm>
+
+#include "core/dispatch.hpp"
+#include "cpu/conv/conv_plan.hpp"
+#include "cpu/runtime/features.hpp"
+#include "cpu/runtime/parallel.hpp"
+
+namespace dcls::cpu {
+namespace {
+
+/// Bits [at, at + 64) of a row of words that has a word more than it needs.
+std::uint64_t bits_from(const std::uint64_t* words, std::int64_t at) {
+  const std::uint64_t* const word = words + at / 64;
+  const int low = static_cast<int>(at % 64);
+  return low == 0 ? word[0] : word[0] >> low | word[1] << (64 - low);
+}
+
+}  // namespace
+
+/// Lays down the cells of one kernel plane in the order in which they are visited: by destination
+/// phase, and the cells of a column that read neighbouring rows one after the other.
+void PlannedConv::order_cells() {
+  const ConvPlan& p = plan_;
+  const bool dest_split = pass_ == ConvPass::kBackwardInput;
+  const std::int64_t ny = kernel_size_[1];
+  const std::int64_t step = cells_[1].neighbour;
+  // Without neighbours each cell is a chain of its own.
+  const std::int64_t chains = step == 0 ? ny : std::min(ny, std::abs(step));
+  order_.clear();
+  rank_.assign(static_cast<std::size_t>(kernel_size_[0] * ny * kernel_size_[2]), -1);
+  for (std::int64_t dest_phase = 0; dest_phase < p.dest.phase_count(); ++dest_phase) {
+    std::int64_t wanted[kMaxDims];
+    for (std::int64_t d = kMaxDims - 1, rest = dest_phase; d >= 0; --d) {
+      wanted[d] = rest % p.dest.phases[d];
+      rest /= p.dest.phases[d];
+    }
+    const auto takes_part = [&](int d, std::int64_t r) {
+      const std::size_t at = static_cast<std::size_t>(r);
+      return cells_[d].useful[at] != 0 && (!dest_split || cells_[d].phase[at] == wanted[d]);
+    };
+    for (std::int64_t z = 0; z < kernel_size_[0]; ++z) {
+      if (!takes_part(0, z)) continue;
+      for (std::int64_t x = 0; x < kernel_size_[2]; ++x) {
+        if (!takes_part(2, x)) continue;
+        for (std::int64_t chain = 0; chain < chains; ++chain) {
+          const std::int64_t count = step == 0 ? 1 : (ny - 1 - chain) / chains + 1;
+          const std::int64_t first = step < 0 ? chain + (count - 1) * chains : chain;
+          bool starts = true;
+          for (std::int64_t i = 0; i < count; ++i) {
+            const std::int64_t cell[kMaxDims] = {z, first + i * step, x};
+            if (!takes_part(1, cell[1])) {
+              starts = true;
+              continue;
+            }
+            std::int64_t plane = 0;
+            std::int64_t at[kMaxDims];
+            for (int d = 0; d < kMaxDims; ++d) {
+              const std::size_t r = static_cast<std::size_t>(cell[d]);
+              plane = plane * p.source.phases[d] + (dest_split ? 0 : cells_[d].phase[r]);
+              at[d] = cells_[d].shift[r] - p.shift_lo[d];
+            }
+            const std::int64_t index = (z * ny + cell[1]) * kernel_size_[2] + x;
+            rank_[static_cast<std::size_t>(index)] = static_cast<std::int64_t>(order_.size());
+            order_.push_back({plane * p.source_plane +
+                                  (at[0] * p.source_extent[1] + at[1]) * p.source_pitch + at[2],
+                              index, dest_phase, starts});
+            starts = false;
+          }
+        }
+      }
+    }
+  }
+}
+
+/// Marks the cells of the kernel that are to be visited: the others cost no more than their bit.
+void PlannedConv::mark_cells(const void* values, int num_threads) {
+  const std::int64_t cells = kernel_cells();
+  marked_.assign(static_cast<std::size_t>(cells / 64 + 2), 0);
+  const ConvKernels& simd = DCLS_OF_SIMD_LEVEL(conv_kernels);
+  const bool support = pass_ == ConvPass::kBackwardKernel;
+  constexpr std::int64_t kGrain = 1 << 12;  // words
+  const std::int64_t words = cells / 64 + 1;
+  parallel_for(words, kGrain, useful_threads(words, kGrain, num_threads),
+               [&](std::int64_t begin, std::int64_t end, int) {
+                 const std::int64_t last = std::min(end * 64, cells);
+                 if (support && values == nullptr) {
+                   for (std::int64_t c = begin * 64; c < last; c += 64) {
+                     marked_[static_cast<std::size_t>(c / 64)] =
+                         last - c < 64 ? (std::uint64_t{1} << (last - c)) - 1 : ~std::uint64_t{0};
+                   }
+                 } else if (support) {
+                   simd.mark_support(values, begin * 64, last, marked_.data());
+                 } else {
+                   simd.mark_weights(plan_.dtype, values, begin * 64, last, marked_.data());
+                 }
+               });
+}
+
+/// Calls visit(list, length, offset, cell) for the runs of all lists of the destination channels
+/// [first, last): those of a list in the order of the source channels. kFirst: for the first time,
+/// when the marked cells are yet to be brought into the order of visiting.
+template <bool kFirst, typename Visit>
+void PlannedConv::visit_channels(std::int64_t first, std::int64_t last, const Visit& visit) {
+  const std::int64_t sources = plan_.source.channels;
+  const std::int64_t dests = plan_.dest.channels;
+  if (pass_ != ConvPass::kBackwardInput) {
+    for (std::int64_t dest = first; dest < last; ++dest) {
+      RowOfCells row{dest * sources, 0, 0};
+      for (std::int64_t source = 0; source < sources; ++source, next_source(row)) {
+        visit_row<kFirst>(dest, row, visit);
+        ++row.index;
+      }
+    }
+    return;
+  }
+  // In the order in which the kernel lies in memory.
+  while (first < last) {
+    const std::int64_t group = first / dests;
+    const std::int64_t end = std::min(last, (group + 1) * dests);
+    RowOfCells row{group * sources * dests + first % dests, 0, 0};
+    for (std::int64_t source = 0; source < sources; ++source, next_source(row)) {
+      for (std::int64_t dest = first; dest < end; ++dest) {
+        visit_row<kFirst>(dest, row, visit);
+        ++row.index;
+      }
+      row.index += dests - (end - first);
+    }
+    first = end;
+  }
+}
+
+void PlannedConv::next_source(RowOfCells& row) const {
+  if (++row.in_block < plan_.source_block) return;
+  row.in_block = 0;
+  ++row.block;
+}
+
+/// The part of visit_channels for one pair of channels.
+template <bool kFirst, typename Visit>
+void PlannedConv::visit_row(std::int64_t dest, const RowOfCells& row, const Visit& visit) {
+  const std::int64_t row_cells = static_cast<std::int64_t>(rank_.size());
+  const std::int64_t base = row.index * row_cells;
+  std::uint64_t* const taken = ordered_.data() + row.index * order_words_;
+  for (std::int64_t cell = 0; cell < row_cells && kFirst; cell += 64) {
+    std::uint64_t bits = bits_from(marked_.data(), base + cell);
+    if (row_cells - cell < 64) bits &= (std::uint64_t{1} << (row_cells - cell)) - 1;
+    for (; bits != 0; bits &= bits - 1) {
+      const std::int64_t rank = rank_[static_cast<std::size_t>(cell + __builtin_ctzll(bits))];
+      if (rank >= 0) taken[rank / 64] |= std::uint64_t{1} << rank % 64;
+    }
+  }
+  const std::int64_t planes = row.in_block * plan_.source.phase_count() * plan_.source_plane;
+  const std::int64_t first_list = dest * plan_.dest.phase_count() * source_blocks_ + row.block;
+  const auto flush = [&](const OrderedCell* first, std::int64_t length) {
+    const std::int64_t list = first_list + first->phase * source_blocks_;
+    while (length > kMaxRun) {  // the fewest pieces, of about equal length
+      const std::int64_t pieces = (length + kMaxRun - 1) / kMaxRun;
+      const std::int64_t piece = (length + pieces - 1) / pieces;
+      visit(list, static_cast<int>(piece), planes + first->offset, base + first->cell);
+      first += piece;
+      length -= piece;
+    }
+    visit(list, static_cast<int>(length), planes + first->offset, base + first->cell);
+  };
+  const OrderedCell* end = order_.data();  // of the run so far
+  std::int64_t length = 0;
+  for (std::int64_t word = 0; word < order_words_; ++word) {
+    for (std::uint64_t bits = taken[word]; bits != 0; bits &= bits - 1) {
+      const OrderedCell* const next = order_.data() + word * 64 + __builtin_ctzll(bits);
+      if (length > 0 && (next != end || next->starts)) {
+        flush(end - length, length);
+        length = 0;
+      }
+      end = next + 1;
+      ++length;
+    }
+  }
+  if (length > 0) flush(end - length, length);
+}
+
+/// Counts the runs of the marked cells, allocates their arrays, and calls write(slot, length,
+/// offset, cell) for each.
+template <typename Write>
+void PlannedConv::list_runs(const std::int64_t (&run_bytes)[kMaxRun], int num_threads,
+                            const Write& write) {
+  const ConvPlan& p = plan_;
+  order_cells();
+  source_blocks_ = p.source_blocks();
+  const std::int64_t channels = p.groups * p.dest.channels;
+  const std::int64_t lists = channels * p.dest.phase_count() * p.source_blocks();
+  for (auto& begin : begin_) begin.assign(static_cast<std::size_t>(lists + 1), 0);
+  constexpr std::int64_t kWork = 1 << 15;  // cells
+  const std::int64_t cells = kernel_cells() / std::max<std::int64_t>(1, channels);
+  const std::int64_t grain = 1 + kWork / std::max<std::int64_t>(1, cells);
+  const int threads = useful_threads(channels, grain, num_threads);
+  order_words_ = static_cast<std::int64_t>((order_.size() + 63) / 64);
+  ordered_.assign(static_cast<std::size_t>(channels * p.source.channels * order_words_), 0);
+  parallel_for(channels, grain, threads, [&](std::int64_t first, std::int64_t last, int) {
+    visit_channels<true>(first, last,
+                         [&](std::int64_t list, int length, std::int64_t, std::int64_t) {
+                           ++begin_[length - 1][static_cast<std::size_t>(list + 1)];
+                         });
+  });
+  for (int n = 0; n < kMaxRun; ++n) {
+    std::vector<std::int64_t>& begin = begin_[n];
+    for (std::size_t l = 1; l < begin.size(); ++l) begin[l] += begin[l - 1];
+    runs_[n].reset(new std::byte[static_cast<std::size_t>(begin.back() * run_bytes[n])]);
+    plan_.lists.runs[n] = runs_[n].get();
+    plan_.lists.begin[n] = begin.data();
+  }
+  // Where the next run of a list and a length goes; only the thread of its channel moves it.
+  std::vector<std::int64_t> next[kMaxRun];
+  for (int n = 0; n < kMaxRun; ++n) next[n] = begin_[n];
+  parallel_for(channels, grain, threads, [&](std::int64_t first, std::int64_t last, int) {
+    visit_channels<false>(
+        first, last, [&](std::int64_t list, int length, std::int64_t offset, std::int64_t cell) {
+          const int n = length - 1;
+          const std::int64_t at = next[n][static_cast<std::size_t>(list)]++;
+          write(runs_[n].get() + at * run_bytes[n], length, offset, cell);
+        });
+  });
+}
+
+template <typename Storage>
+void PlannedConv::list_weights_of(const Storage* kernel, int num_threads) {
+  using T = Compute<Storage>;
+  const std::int64_t step = cells_[1].neighbour * kernel_size_[2];
+  const std::int64_t run_bytes[kMaxRun] = {sizeof(WeightRun<T, 1>), sizeof(WeightRun<T, 2>),
+                                           sizeof(WeightRun<T, 3>), sizeof(WeightRun<T, 4>)};
+  list_runs(run_bytes, num_threads,
+            [=](std::byte* slot, int length, std::int64_t offset, std::int64_t cell) {
+              const auto fill = [&](auto* run) {
+                run->offset = offset;
+                for (int j = 0; j < length; ++j) {
+                  run->weight[j] = numeric::load(kernel[cell + j * step]);
+                }
+              };
+              switch (length) {
+                case 1: return fill(reinterpret_cast<WeightRun<T, 1>*>(slot));
+                case 2: return fill(reinterpret_cast<WeightRun<T, 2>*>(slot));
+                case 3: return fill(reinterpret_cast<WeightRun<T, 3>*>(slot));
+                default: return fill(reinterpret_cast<WeightRun<T, 4>*>(slot));
+              }
+            });
+}
+
+void PlannedConv::list_weights(const void* kernel, int num_threads) {
+  mark_cells(kernel, num_threads);
+  dispatch_dtype(plan_.dtype, [&](auto tag) {
+    using Storage = typename decltype(tag)::type;
+    list_weights_of(static_cast<const Storage*>(kernel), num_threads);
+  });
+}
+
+void PlannedConv::list_cells(const std::uint8_t* support, int num_threads) {
+  mark_cells(support, num_threads);
+  std::int64_t listed = 0;
+  for (const std::uint64_t word : marked_) listed += __builtin_popcountll(word);
+  choose_contraction_blocks(listed);
+  constexpr std::int64_t kBytes = sizeof(CellRun);
+  list_runs({kBytes, kBytes, kBytes, kBytes}, num_threads,
+            [](std::byte* slot, int, std::int64_t offset, std::int64_t cell) {
+              *reinterpret_cast<CellRun*>(slot) = {offset, cell};
+            });
+  plan_.cell_step = cells_[1].neighbour * kernel_size_[2];
+  count_unit_cells();
+}
+
+void PlannedConv::count_unit_cells() {
+  const ConvPlan& p = plan_;
+  const std::int64_t blocks = p.source_blocks();
+  const std::int64_t units = p.group_blocks() * p.dest_blocks() * blocks;
+  std::vector<std::int64_t> cells(static_cast<std::size_t>(units), 0);
+  for (std::int64_t c = 0; c < p.groups * p.dest.channels; ++c) {
+    const std::int64_t group = c / p.dest.channels;
+    const std::int64_t unit =
+        (group / p.group_block * p.dest_blocks() + c % p.dest.channels / p.dest_block) * blocks;
+    for (std::int64_t b = 0; b < blocks; ++b) {
+      const std::size_t l = static_cast<std::size_t>(p.list_index(c, 0, b));
+      for (int n = 0; n < kMaxRun; ++n) {
+        cells[static_cast<std::size_t>(unit + b)] += (n + 1) * (begin_[n][l + 1] - begin_[n][l]);
+      }
+    }
+  }
+  const std::int64_t most = cells.empty() ? 0 : *std::max_element(cells.begin(), cells.end());
+  plan_.unit_cells = (most + kMostLanes - 1) / kMostLanes * kMostLanes;
+}
+
+}  // namespace dcls::cpu

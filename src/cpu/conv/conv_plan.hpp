@@ -1,0 +1,95 @@
+#pragma once
+
+// Planning a pass of the direct convolution: tiles, blocks and the lists of the kernel's runs.
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "cpu/conv/conv_kernels.hpp"
+
+namespace dcls::cpu {
+
+/// The cells of one axis of the kernel, as a pass sees them.
+struct AxisCells {
+  std::vector<std::int64_t> phase;  ///< of the split side
+  std::vector<std::int64_t> shift;  ///< of the source against the destination
+  std::vector<char> useful;         ///< whether it reads any input
+  std::int64_t neighbour;           ///< index of the next higher shift minus this one's; 0: none
+};
+
+/// A cell of a kernel plane, in the order of visiting.
+struct OrderedCell {
+  std::int64_t offset;  ///< in the scratch planes of a source channel
+  std::int64_t cell;    ///< in the kernel plane
+  std::int64_t phase;   ///< of the destination
+  bool starts;          ///< whether it does not read the row after that of the cell before it
+};
+
+/// A kernel plane among all, and its source channel.
+struct RowOfCells {
+  std::int64_t index;
+  std::int64_t block;     ///< of source channels
+  std::int64_t in_block;  ///< the channel's place in it
+};
+
+/// A ConvPlan, and the memory of its lists.
+class PlannedConv {
+ public:
+  PlannedConv(const ConvArgs& args, ConvPass pass);
+
+  /// Lists the non-zero cells of `kernel`, for the correlations.
+  void list_weights(const void* kernel, int num_threads);
+  /// Lists the cells where `support` is not 0, or all of them if it is null.
+  void list_cells(const std::uint8_t* support, int num_threads);
+
+  const ConvPlan& plan() const { return plan_; }
+  std::int64_t correlate_units() const;
+  std::int64_t contract_units() const;
+  /// Multiply-adds of all units if no cell were zero: to judge what is worth a thread.
+  double dense_work() const;
+  std::int64_t scratch_bytes() const;
+  std::int64_t kernel_cells() const;
+
+ private:
+  void choose_tiles();
+  void choose_correlation_blocks();
+  void choose_contraction_blocks(std::int64_t listed_cells);
+  std::int64_t value_bytes() const { return plan_.dtype == DType::kFloat64 ? 8 : 4; }
+
+  std::int64_t whole_lines(std::int64_t block, const Side& side) const;
+  std::int64_t choose_group_block(std::int64_t source_bytes, std::int64_t dest_bytes) const;
+
+  // In conv_lists.cpp.
+  void order_cells();
+  template <typename Storage>
+  void list_weights_of(const Storage* kernel, int num_threads);
+  void mark_cells(const void* values, int num_threads);
+  template <typename Write>
+  void list_runs(const std::int64_t (&run_bytes)[kMaxRun], int num_threads, const Write& write);
+  template <bool kFirst, typename Visit>
+  void visit_channels(std::int64_t first, std::int64_t last, const Visit& visit);
+  void next_source(RowOfCells& row) const;
+  template <bool kFirst, typename Visit>
+  void visit_row(std::int64_t dest, const RowOfCells& row, const Visit& visit);
+  void count_unit_cells();
+
+  ConvPlan plan_{};
+  ConvPass pass_;
+  bool channels_last_;
+  bool folded_;  ///< whether the batch is the last axis of the plan
+  std::int64_t kernel_size_[kMaxDims] = {1, 1, 1};
+  AxisCells cells_[kMaxDims];
+  std::vector<OrderedCell> order_;
+  std::vector<std::int64_t> rank_;     ///< place in order_ of a cell; -1 if it reads no input
+  std::int64_t source_blocks_ = 1;     ///< of the plan, of which it is a quotient
+  std::vector<std::uint64_t> marked_;  ///< a bit for each cell of the kernel that is to be listed
+  /// The same in the order of visiting: order_words_ words for each kernel plane.
+  std::vector<std::uint64_t> ordered_;
+  std::int64_t order_words_ = 0;
+  std::vector<std::int64_t> begin_[kMaxRun];
+  std::unique_ptr<std::byte[]> runs_[kMaxRun];
+};
+
+}  // namespace dcls::cpu

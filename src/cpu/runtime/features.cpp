@@ -1,0 +1,75 @@
+#include "cpu/runtime/features.hpp"
+
+#include <cstdlib>
+#include <stdexcept>
+
+namespace dcls::cpu {
+namespace {
+
+constexpr SimdLevel kLevels[] = {
+    SimdLevel::kBaseline,
+#if defined(DCLS_SIMD_X86)
+    SimdLevel::kAvx2,
+    SimdLevel::kAvx512,
+#endif
+};
+
+bool supported(SimdLevel level) {
+  switch (level) {
+    case SimdLevel::kBaseline: return true;
+#if defined(DCLS_SIMD_X86)
+    case SimdLevel::kAvx2:
+      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+             __builtin_cpu_supports("f16c");
+    case SimdLevel::kAvx512:
+      return supported(SimdLevel::kAvx2) && __builtin_cpu_supports("avx512f") &&
+             __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+             __builtin_cpu_supports("avx512vl");
+#endif
+    default: return false;
+  }
+}
+
+SimdLevel choose() {
+  const char* const wish = std::getenv("DCLS_SIMD");
+  if (wish != nullptr && *wish != '\0') {
+    for (const SimdLevel level : kLevels) {
+      if (std::string(wish) == simd_name(level) && supported(level)) return level;
+    }
+    std::string takes;
+    for (const SimdLevel level : kLevels) {
+      if (supported(level)) takes += std::string(takes.empty() ? "" : ", ") + simd_name(level);
+    }
+    throw std::invalid_argument("environment variable DCLS_SIMD must be one of " + takes +
+                                " on this machine, got '" + wish + "'");
+  }
+  SimdLevel best = SimdLevel::kBaseline;
+  for (const SimdLevel level : kLevels) {
+    if (supported(level)) best = level;
+  }
+  return best;
+}
+
+}  // namespace
+
+const char* simd_name(SimdLevel level) {
+  switch (level) {
+    case SimdLevel::kAvx2: return "avx2";
+    case SimdLevel::kAvx512: return "avx512";
+    case SimdLevel::kBaseline: break;
+  }
+  return "baseline";
+}
+
+SimdLevel simd_level() {
+  static const SimdLevel level = choose();
+  return level;
+}
+
+std::vector<std::string> compiled_simd_levels() {
+  std::vector<std::string> names;
+  for (const SimdLevel level : kLevels) names.emplace_back(simd_name(level));
+  return names;
+}
+
+}  // namespace dcls::cpu

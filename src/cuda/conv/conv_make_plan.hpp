@@ -1,0 +1,244 @@
+#pragma once
+
+// Makes the plans of conv_tile_plan.hpp: host only.
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <numeric>
+
+#include "cuda/conv/conv_tile_plan.hpp"
+
+namespace dcls::cuda {
+
+/// Bytes of the parts of a workspace: lists of units, and partial sums of the kernel's gradient.
+struct ConvWorkspace {
+  std::size_t counts, units, packed, partial;
+  std::size_t total() const { return counts + units + packed + partial; }
+};
+
+inline std::size_t compute_bytes(DType dtype) { return dtype == DType::kFloat64 ? 8 : 4; }
+inline std::size_t storage_bytes(DType dtype) {
+  return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2;
+}
+
+inline std::size_t conv_sums_bytes(const ConvPlan& plan, DType dtype) {
+  const std::size_t warps = static_cast<std::size_t>(plan.threads() / kWarp);
+  return warps * static_cast<std::size_t>(plan.stage_cells) * compute_bytes(dtype);
+}
+
+/// Bytes of the tiles in shared memory: of the source, and of the target, in the same place.
+inline std::size_t conv_tile_bytes(const ConvPlan& plan, DType dtype) {
+  const std::int64_t source = std::int64_t{plan.source_slots} * plan.source_slot;
+  const std::int64_t target = std::int64_t{plan.slots} * plan.target_slot;
+  return static_cast<std::size_t>(std::max(source, target)) * compute_bytes(dtype);
+}
+
+inline std::size_t conv_shared_bytes(const ConvPlan& plan, ConvPass pass, DType dtype) {
+  return conv_tile_bytes(plan, dtype) +
+         (pass == ConvPass::kBackwardKernel ? conv_sums_bytes(plan, dtype) : 0);
+}
+
+namespace detail {
+
+inline ConvTensor conv_tensor(const ConvArgs& args, const std::int64_t (&size)[3],
+                              std::int64_t channels) {
+  ConvTensor t{};
+  const bool last = args.layout == Layout::kChannelsLast;
+  std::int64_t pitch = last ? channels : 1;
+  for (int d = 2; d >= 0; --d) {
+    t.axis[d] = pitch;
+    pitch *= size[d];
+  }
+  t.channel = last ? 1 : pitch;
+  t.batch = last ? pitch : pitch * channels;
+  return t;
+}
+
+/// Parts of at most `most`, all of nearly the same size: that size; 0 of nothing.
+inline int even_part(std::int64_t count, std::int64_t most) {
+  return count > 0 ? static_cast<int>(divide_up(count, divide_up(count, most))) : 0;
+}
+
+/// `halo` and `room` bound a stage: the steps between its first and last cell, and its cells.
+inline ConvAxis conv_axis(const ConvArgs& args, int d, bool mirrored, std::int64_t halo,
+                          std::int64_t room) {
+  ConvAxis axis{1, 1, 1, 1, 1, 1, 0, 1, 1, 1, 1, 1, 1};
+  if (d < 0 || d >= args.ndim) return axis;
+  axis.stride = args.stride[d];
+  axis.padding = args.padding[d];
+  axis.dilation = args.dilation[d];
+  axis.kernel_size = args.kernel_size[d];
+  axis.source_size = mirrored ? args.output_size[d] : args.input_size[d];
+  axis.target_size = mirrored ? args.input_size[d] : args.output_size[d];
+  axis.source_step = mirrored ? 1 : axis.stride;
+  axis.target_step = mirrored ? axis.stride : 1;
+  const std::int64_t common = std::gcd(axis.stride, axis.dilation);
+  axis.class_step = axis.stride / common;
+  axis.shift_step = axis.dilation / common;
+  axis.classes = std::min(axis.class_step, axis.kernel_size);
+  // Cells of a class, and those of them that can read anything.
+  const std::int64_t reach =
+      divide_up(axis.source_size, axis.source_step) + divide_up(axis.target_size, axis.target_step);
+  const std::int64_t most =
+      std::min(divide_up(axis.kernel_size, axis.class_step), reach / axis.shift_step + 1);
+  axis.chunk = even_part(most, std::min(halo / axis.shift_step + 1, room));
+  axis.chunks = divide_up(most, axis.chunk);
+  return axis;
+}
+
+template <bool kLine>
+void set_tile(ConvPlan& plan) {
+  const auto rows = plan.strips * Patch<kLine>::kRows;
+  const auto columns = plan.patches * Patch<kLine>::kColumns;
+  const auto halo = [](const ConvAxis& a) {
+    return static_cast<int>((a.chunk - 1) * a.shift_step);
+  };
+  plan.tile_rows = rows + halo(plan.axis[1]);
+  plan.pitch = columns + halo(plan.axis[2]);
+  plan.source_slots = plan.source_per_group == 1 && plan.target_per_group == 1 ? plan.slots : 1;
+  // Odd, so that the slots of channels_last are written to different banks.
+  plan.source_slot = plan.planes * plan.tile_rows * plan.pitch | 1;
+  plan.target_slot = plan.planes * rows * columns | 1;
+  plan.slot_threads =
+      static_cast<int>(divide_up(plan.planes * plan.strips * plan.patches, kWarp)) * kWarp;
+}
+
+template <bool kLine>
+void cut_into_tiles(ConvPlan& plan, const ConvArgs& args, ConvPass pass) {
+  const auto length = [](const ConvAxis& axis) {
+    return divide_up(axis.target_size, axis.target_step);
+  };
+  const std::int64_t all_planes = plan.batch * length(plan.axis[0]);
+  const bool of_kernel = pass == ConvPass::kBackwardKernel;
+  const int most = plan.slots > 1 ? kWarp : of_kernel ? kConvKernelThreads : kConvThreads;
+  const std::int64_t across = divide_up(length(plan.axis[2]), Patch<kLine>::kColumns);
+  const std::int64_t down = divide_up(length(plan.axis[1]), Patch<kLine>::kRows);
+  plan.planes = 1;
+  plan.patches = std::max(1, even_part(across, plan.slots > 1 ? 16 : 32));
+  plan.strips = std::max(1, even_part(down, most / plan.patches));
+  const auto fits = [&] {
+    set_tile<kLine>(plan);
+    return conv_shared_bytes(plan, pass, args.dtype) <= kConvShared;
+  };
+  while (!fits()) {  // one patch of one slot does: see halo() and the test of the plans
+    if (plan.strips > 2) {
+      --plan.strips;
+    } else if (plan.patches > 4) {
+      plan.patches = even_part(across, plan.patches - 1);
+    } else if (plan.slots > 1) {
+      plan.slots /= 2;
+    } else if (plan.strips > 1) {
+      --plan.strips;
+    } else {
+      plan.patches /= 2;
+    }
+  }
+  plan.strips = std::max(1, even_part(down, plan.strips));
+  while (plan.planes < std::min<std::int64_t>(all_planes, kMostPlanes) &&
+         (plan.planes + 1) * plan.strips * plan.patches <= most) {
+    ++plan.planes;
+    if (fits()) continue;
+    --plan.planes;
+    break;
+  }
+  set_tile<kLine>(plan);
+  plan.tiles_y = divide_up(down, plan.strips);
+  plan.tiles_x = divide_up(across, plan.patches);
+  plan.plane_blocks = divide_up(all_planes, plan.planes);
+  plan.tiles = plan.plane_blocks * plan.tiles_y * plan.tiles_x;
+}
+
+}  // namespace detail
+
+inline ConvPlan make_conv_plan(const ConvArgs& args, ConvPass pass) {
+  ConvPlan plan{};
+  const bool line = args.ndim == 1;
+  plan.mirrored = pass == ConvPass::kBackwardInput;
+  plan.channels_last = args.layout == Layout::kChannelsLast;
+  const std::int64_t halo = line ? 255 : 63;
+  // The sums of a stage's cells must fit, one for each warp.
+  const std::int64_t sums = static_cast<std::int64_t>(
+      kSumsShared / (compute_bytes(args.dtype) * (kConvKernelThreads / kWarp)));
+  std::int64_t input_size[3], output_size[3];
+  plan.cells = 1;
+  plan.phases = 1;
+  for (int d = 2; d >= 0; --d) {
+    const int from = line ? d - 1 : d - 3 + args.ndim;  // a line is y, what has two axes y and x
+    ConvAxis& axis = plan.axis[d];
+    const std::int64_t room = pass != ConvPass::kBackwardKernel ? kMaxAxisSize
+                              : d == 2                          ? 32
+                                                                : sums / plan.axis[2].chunk;
+    axis = detail::conv_axis(args, from, plan.mirrored, halo, room);
+    input_size[d] = plan.mirrored ? axis.target_size : axis.source_size;
+    output_size[d] = plan.mirrored ? axis.source_size : axis.target_size;
+    plan.cells *= axis.kernel_size;
+    plan.phases *= std::min(axis.target_step, axis.target_size);
+  }
+  const ConvAxis &y = plan.axis[1], &x = plan.axis[2];
+  plan.stage_cells = std::int64_t{y.chunk} * x.chunk;
+  plan.stages = plan.axis[0].kernel_size * y.classes * y.chunks * x.classes * x.chunks;
+
+  const ConvTensor input = detail::conv_tensor(args, input_size, args.in_channels);
+  const ConvTensor output = detail::conv_tensor(args, output_size, args.out_channels);
+  plan.source = plan.mirrored ? output : input;
+  plan.target = plan.mirrored ? input : output;
+  plan.batch = args.batch;
+  const std::int64_t in_group = args.in_channels / args.groups;
+  const std::int64_t out_group = args.out_channels / args.groups;
+  plan.source_per_group = plan.mirrored ? out_group : in_group;
+  plan.target_per_group = plan.mirrored ? in_group : out_group;
+  plan.target_channels = plan.mirrored ? args.in_channels : args.out_channels;
+  plan.kernel_rows = args.out_channels * in_group;
+  plan.row_slot = plan.mirrored ? 1 : in_group;
+  plan.row_source = plan.mirrored ? in_group : 1;
+
+  const bool depthwise = in_group == 1 && out_group == 1;
+  plan.block_group = depthwise ? plan.target_channels : plan.target_per_group;
+  std::int64_t most_slots = 1;
+  if (depthwise && plan.channels_last) {
+    most_slots = static_cast<std::int64_t>(32 / storage_bytes(args.dtype));  // a sector of memory
+  } else if (!depthwise && pass != ConvPass::kBackwardKernel) {
+    most_slots = 8;  // which share the source
+  }
+  most_slots = std::min<std::int64_t>(most_slots, pass == ConvPass::kBackwardKernel ? 4 : 8);
+  plan.slots = 1;
+  while (plan.slots * 2 <= std::min(most_slots, plan.block_group)) plan.slots *= 2;
+  for (;;) {
+    if (line) {
+      detail::cut_into_tiles<true>(plan, args, pass);
+    } else {
+      detail::cut_into_tiles<false>(plan, args, pass);
+    }
+    // Slots with tiles of their own may leave no room for planes enough to keep a warp busy: idle
+    // lanes cost more than the other half of a sector, which another block reads.
+    const int busy = plan.planes * plan.strips * plan.patches;
+    const bool more = plan.tiles > plan.tiles_y * plan.tiles_x;
+    if (plan.slots <= 2 || plan.source_slots == 1 || !more || busy * 4 >= kWarp * 3) break;
+    plan.slots /= 2;
+  }
+  plan.group_blocks = divide_up(plan.block_group, plan.slots);
+  plan.channel_blocks =
+      plan.block_group == 0 ? 0 : plan.target_channels / plan.block_group * plan.group_blocks;
+  const std::int64_t blocks =
+      std::max<std::int64_t>(1, plan.channel_blocks * plan.source_per_group * plan.stages);
+  plan.splits = std::min(std::max<std::int64_t>(1, kKernelBlocks / blocks), plan.tiles);
+  return plan;
+}
+
+inline ConvWorkspace conv_workspace(const ConvPlan& plan, ConvPass pass, DType dtype) {
+  const auto bytes = [](std::int64_t count, std::size_t size) {
+    return (static_cast<std::size_t>(count) * size + 255) / 256 * 256;
+  };
+  const std::int64_t lists = plan.kernel_rows * plan.stages;
+  ConvWorkspace w{};
+  w.counts = bytes(lists, sizeof(std::int32_t));
+  w.units = bytes(lists * plan.stage_cells, 2 * sizeof(std::int32_t));
+  w.packed = bytes(lists * plan.stage_cells, compute_bytes(dtype));
+  if (pass == ConvPass::kBackwardKernel) {
+    w.partial = bytes(plan.splits * plan.kernel_rows * plan.cells, compute_bytes(dtype));
+  }
+  return w;
+}
+
+}  // namespace dcls::cuda

@@ -1,0 +1,176 @@
+#pragma once
+
+// How the CUDA kernels of the direct convolution cut a problem. Everything here follows from the
+// shapes alone, never from the device, so that results are the same on every GPU.
+//
+// Forward pass and gradient of the input are one kernel, a correlation of planes with unit steps
+// (see conv_geometry.hpp). Spatial axes are called z, y and x; those that a problem does not have
+// are in front and have length 1, but for one axis, which is y: a line. The source is what a pass
+// reads (the input, or the gradient of the output), the target what it writes. For the gradient of
+// the kernel, the target is the gradient of the output.
+//
+// A stage is what a block needs of the source at a time: one kernel index on z, and on y and x one
+// class of cells (those that read one phase of the source), or a chunk of it where the class is so
+// long that the halo would not fit into shared memory.
+
+#include <cstddef>
+#include <cstdint>
+
+#include "core/conv_geometry.hpp"
+#include "core/macros.hpp"
+#include "dcls/conv.hpp"
+
+namespace dcls::cuda {
+
+/// Rows and columns of the targets of one thread. Odd, so that lanes which own neighbouring patches
+/// read different banks of shared memory; 7 divides the sizes 56, 28, 14 and 7 of common networks.
+template <bool kLine>
+struct Patch {
+  static constexpr int kRows = kLine ? 21 : 7;
+  static constexpr int kColumns = kLine ? 1 : 3;
+};
+
+inline constexpr int kConvThreads = 256;
+inline constexpr int kConvKernelThreads = 160;
+/// Blocks of a multiprocessor that registers must leave room for: 80 and 96 registers, which is
+/// enough for float32.
+template <typename T>
+inline constexpr int kConvBlocks = sizeof(T) == 4 ? 3 : 1;
+template <typename T>
+inline constexpr int kConvKernelBlocks = sizeof(T) == 4 ? 4 : 1;
+inline constexpr int kWarp = 32;
+/// Every GPU gives a block 48 KiB of shared memory without being asked: so much is for the kernels'
+/// own variables, the rest for what a plan asks for.
+inline constexpr std::size_t kConvStatic = 2048;
+inline constexpr std::size_t kConvShared = 48 * 1024 - kConvStatic;
+/// Of it, what the sums of the kernel's gradient may take.
+inline constexpr std::size_t kSumsShared = 16 * 1024;
+/// Planes of a block; their places are in static shared memory.
+inline constexpr int kMostPlanes = 64;
+/// Blocks that the gradient of the kernel is cut into, if the batch allows.
+inline constexpr std::int64_t kKernelBlocks = 2048;
+
+/// Addresses of a tensor, in elements.
+struct ConvTensor {
+  std::int64_t batch, channel;
+  std::int64_t axis[3];
+};
+
+/// One spatial axis of a pass.
+struct ConvAxis {
+  std::int64_t source_size, target_size;
+  std::int64_t source_step, target_step;  ///< the stride on the side that has phases, else 1
+  std::int64_t kernel_size, stride, padding, dilation;
+  std::int64_t class_step;  ///< cells r and r + class_step read one phase,
+  std::int64_t shift_step;  ///< so far apart
+  std::int64_t classes;
+  int chunk;  ///< cells of a stage, at most
+  std::int64_t chunks;
+};
+
+/// Cells of one stage on one axis, in the order of growing shift: cell first + t * step reads the
+/// source at j + shift + t * shift_step for the target j, counted in their phases.
+struct StageAxis {
+  std::int64_t first, step, shift;
+  std::int64_t source_phase, target_phase;
+  std::int64_t source_length, target_length;  ///< points of these phases
+  int count;
+};
+
+struct ConvPlan {
+  ConvAxis axis[3];
+  ConvTensor source, target;
+  std::int64_t batch;
+  std::int64_t target_channels, source_per_group, target_per_group;
+  std::int64_t kernel_rows, cells;  ///< cells of a row
+  std::int64_t row_slot,
+      row_source;  ///< rows from one target channel, or source channel, to the next
+  bool mirrored;   ///< the gradient of the input
+  bool channels_last;
+  // What a block computes: `slots` target channels of `planes` planes (batch times z) of
+  // strips * patches patches.
+  int slots, slot_threads;
+  int source_slots;  ///< source channels of a stage: 1, or one for each slot
+  int planes, strips, patches;
+  int tile_rows, pitch;          ///< of the source in shared memory
+  int source_slot, target_slot;  ///< values of a slot in shared memory
+  std::int64_t block_group;      ///< channels among which blocks are dealt out,
+  std::int64_t group_blocks;     ///< and how many blocks that makes
+  std::int64_t channel_blocks;   ///< group_blocks of all groups
+  std::int64_t tiles_y, tiles_x, plane_blocks;
+  std::int64_t tiles;   ///< their product
+  std::int64_t phases;  ///< of the target
+  std::int64_t stages;
+  std::int64_t stage_cells;  ///< cells of a stage, at most
+  std::int64_t splits;       ///< of the tiles, for the kernel's gradient
+
+  int threads() const { return slots * slot_threads; }
+};
+
+DCLS_HD std::int64_t divide_up(std::int64_t a, std::int64_t b) {  // b > 0
+  const std::int64_t q = a / b;
+  return q * b < a ? q + 1 : q;
+}
+
+/// The cells of chunk `chunk` of class `index` that read anything but zeros.
+DCLS_HD StageAxis stage_axis(const ConvAxis& axis, bool mirrored, std::int64_t index,
+                             std::int64_t chunk) {
+  StageAxis s;
+  const geometry::AxisCell cell =
+      geometry::axis_cell(index, axis.stride, axis.padding, axis.dilation);
+  s.source_phase = mirrored ? 0 : cell.phase;
+  s.target_phase = mirrored ? cell.phase : 0;
+  s.source_length = geometry::phase_length(axis.source_size, s.source_phase, axis.source_step);
+  s.target_length = geometry::phase_length(axis.target_size, s.target_phase, axis.target_step);
+  const std::int64_t all = (axis.kernel_size - index - 1) / axis.class_step + 1;
+  const std::int64_t last = cell.shift + (all - 1) * axis.shift_step;
+  const std::int64_t lowest = mirrored ? -last : cell.shift;
+  std::int64_t lo = divide_up(1 - s.target_length - lowest, axis.shift_step);
+  std::int64_t hi = divide_up(s.source_length - lowest, axis.shift_step);
+  if (lo < 0) lo = 0;
+  if (hi > all) hi = all;
+  if (s.source_length == 0 || s.target_length == 0) hi = lo;
+  lo += chunk * axis.chunk;
+  const std::int64_t count = hi - lo < axis.chunk ? hi - lo : axis.chunk;
+  s.count = count > 0 ? static_cast<int>(count) : 0;
+  s.shift = lowest + lo * axis.shift_step;
+  s.step = mirrored ? -axis.class_step : axis.class_step;
+  s.first = index + (mirrored ? all - 1 - lo : lo) * axis.class_step;
+  return s;
+}
+
+/// A stage by number: chunks of x vary fastest, then its classes, then those of y, then z.
+struct StageIndex {
+  std::int64_t z, class_y, chunk_y, class_x, chunk_x;
+};
+DCLS_HD StageIndex stage_index(const ConvPlan& plan, std::int64_t stage) {
+  StageIndex s;
+  s.chunk_x = stage % plan.axis[2].chunks;
+  stage /= plan.axis[2].chunks;
+  s.class_x = stage % plan.axis[2].classes;
+  stage /= plan.axis[2].classes;
+  s.chunk_y = stage % plan.axis[1].chunks;
+  stage /= plan.axis[1].chunks;
+  s.class_y = stage % plan.axis[1].classes;
+  s.z = stage / plan.axis[1].classes;
+  return s;
+}
+
+/// The row of the kernel that joins target channel `target` and the n-th source channel of its
+/// group.
+DCLS_HD std::int64_t kernel_row(const ConvPlan& plan, std::int64_t target, std::int64_t n) {
+  if (!plan.mirrored) return target * plan.source_per_group + n;
+  const std::int64_t group = target / plan.target_per_group;
+  return (group * plan.source_per_group + n) * plan.target_per_group +
+         target % plan.target_per_group;
+}
+
+/// Whether the cell `r` of an axis reads the source at all.
+DCLS_HD bool reads_source(const ConvAxis& axis, std::int64_t r) {
+  const geometry::AxisCell cell = geometry::axis_cell(r, axis.stride, axis.padding, axis.dilation);
+  const std::int64_t length =
+      geometry::phase_length(axis.source_size, cell.phase, axis.source_step);
+  return geometry::meets(cell.shift, length, axis.target_size);
+}
+
+}  // namespace dcls::cuda

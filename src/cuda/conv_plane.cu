@@ -1,8 +1,0 @@
-#include "cuda/conv_launch.cuh"
-
-namespace dcls::cuda {
-template void launch_conv_correlate<false>(const ConvArgs&, ConvPass, const void*, const void*,
-                                           const void*, void*, void*, const Execution&);
-template void launch_conv_kernel<false>(const ConvArgs&, const void*, const void*,
-                                        const std::uint8_t*, void*, void*, const Execution&);
-}  // namespace dcls::cuda
