@@ -38,9 +38,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from DCLS._im2col_functional import DEFAULT_WORKSPACE
-from DCLS._method import expected_cells, prefers_direct
 from DCLS._spec import SIGMA_VERSIONS, VERSIONS
 from DCLS.functional import construct_kernel, construct_support, direct_conv, im2col_conv
+from DCLS.method import expected_cells, prefers_direct
 
 try:
     from torchvision.ops import deform_conv2d

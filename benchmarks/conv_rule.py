@@ -5,7 +5,7 @@
 
 Over a grid of shapes the same layer is timed with method="direct" and with method="conv", both
 with the building of the kernel, for inference and training steps and in both layouts; and it is
-asked which it would take. The rule is ``prefers_direct`` in ``python/DCLS/_method.py``. A choice is
+asked which it would take. The rule is ``prefers_direct`` in ``python/DCLS/method.py``. A choice is
 listed if it took more than 10% longer than the other, in the median over the rounds; and then it is
 timed once more with twice as many rounds, and has to be slower again: a machine's bad moment is
 not the rule's fault.

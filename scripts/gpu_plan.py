@@ -19,23 +19,27 @@ from gpu_steps import Step, skipped  # noqa: E402
 
 #: The test files with tests for a GPU, by step: a kernel that breaks CUDA ends its step only.
 GPU_TESTS = {
-    "cuda": ("test_cuda.py",),
-    "construct": ("test_construct.py", "test_construct_support.py"),
-    "direct-conv": ("test_direct_conv.py",),
-    "im2col": ("test_im2col.py",),
-    "direct-conv-ops": ("test_direct_conv_ops.py",),
-    "im2col-ops": ("test_im2col_ops.py",),
-    "ops": ("test_ops.py", "test_forward_mode.py"),
+    "cuda": ("torch_tools/test_cuda.py",),
+    "construct": ("ops/test_construct.py", "ops/test_construct_support.py"),
+    "direct-conv": ("ops/test_direct_conv.py",),
+    "im2col": ("ops/test_im2col.py",),
+    "direct-conv-ops": ("ops/test_direct_conv_ops.py",),
+    "im2col-ops": ("ops/test_im2col_ops.py",),
+    "ops": ("ops/test_ops.py", "ops/test_forward_mode.py"),
     "modules": (
-        "test_fold.py",
-        "test_golden_differences.py",
-        "test_method.py",
-        "test_modules.py",
-        "test_nothing_stale.py",
-        "test_trainer_vision.py",
+        "nn/test_fold.py",
+        "compat/test_golden_differences.py",
+        "nn/test_method.py",
+        "nn/test_modules.py",
+        "nn/test_nothing_stale.py",
+        "compat/test_trainer_vision.py",
     ),
-    "torch-tools": ("test_torch_tools.py",),
-    "benchmarks": ("test_bench_conv.py", "test_bench_im2col.py", "test_benchmarks.py"),
+    "torch-tools": ("torch_tools/test_torch_tools.py",),
+    "benchmarks": (
+        "benchmarks/test_bench_conv.py",
+        "benchmarks/test_bench_im2col.py",
+        "benchmarks/test_benchmarks.py",
+    ),
 }
 SANITIZER_TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
 #: What ``gpu_kernels.py --only`` takes.

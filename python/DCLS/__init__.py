@@ -12,12 +12,13 @@ except ModuleNotFoundError as error:
         name="torch",
     ) from None
 
-from DCLS import cmake, construct, functional, im2col, reference
+from DCLS import cmake, construct, functional, im2col, method, nn, reference
 from DCLS._C import __version__
-from DCLS.construct.modules import *  # noqa: F403
-from DCLS.construct.modules import __all__ as _module_names
-from DCLS.folding import fold
+from DCLS._moved import keep_old_paths as _keep_old_paths
 from DCLS.functional import construct_kernel
+from DCLS.nn import *  # noqa: F403
+from DCLS.nn import __all__ as _layer_names
+from DCLS.nn.fold import fold
 
 __all__ = [
     "__version__",
@@ -27,6 +28,10 @@ __all__ = [
     "fold",
     "functional",
     "im2col",
+    "method",
+    "nn",
     "reference",
 ]
-__all__ += _module_names
+__all__ += _layer_names
+
+_keep_old_paths()

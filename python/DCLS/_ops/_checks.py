@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from DCLS import _kernels
+from DCLS._native import dense as _kernels
 from DCLS._spec import SIGMA_VERSIONS, resolve_sigma_min
 
 #: Most grid points on one axis of a kernel: up to it every index is exact in float32.

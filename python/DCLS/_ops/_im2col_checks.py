@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from DCLS._im2col_kernels import Spec, compute_dtype
+from DCLS._native.im2col import Spec, compute_dtype
 from DCLS._ops._checks import MAX_AXIS_SIZE, check_device, check_dtype, check_like, check_widths
 from DCLS._spec import check_version
 

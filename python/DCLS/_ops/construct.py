@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from DCLS import _kernels, reference
+from DCLS import reference
+from DCLS._native import dense as _kernels
 from DCLS._ops._checks import MAX_AXIS_SIZE, check_dtype, check_like, check_widths
 from DCLS._ops._library import library, register
 from DCLS._ops._transforms import (

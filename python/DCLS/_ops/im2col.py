@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from DCLS import _im2col_kernels, reference
+from DCLS import reference
+from DCLS._native import im2col as _im2col_kernels
 from DCLS._ops._im2col_checks import check_gradient, check_spec
 from DCLS._ops._library import library as _library
 from DCLS._ops._library import register

@@ -14,10 +14,10 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from DCLS.construct.modules import Dcls2d
-from DCLS.construct.modules._axes import axis_order, to_kernel_axes
 from DCLS.demo.experiment import Outcome
 from DCLS.demo.model import DEPTH, DigitsNet
 from DCLS.demo.settings import Settings
+from DCLS.nn.axes import axis_order, to_kernel_axes
 
 Array = NDArray[np.float64]
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from DCLS import _C
-from DCLS._im2col_pieces import Piece, cut
-from DCLS._kernels import _DTYPES, _VERSION_INDEX, _address, _execution
+from DCLS._native.dense import _DTYPES, _VERSION_INDEX, _address, _execution
+from DCLS._native.pieces import Piece, cut
 
 #: Into how many parts a batch's sums for the gradients of positions are cut at most. A fixed
 #: number: with one that followed the threads, results would follow them, too.

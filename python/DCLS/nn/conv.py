@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from DCLS.construct.modules import _arguments
-from DCLS.construct.modules.base import _DclsNd
-from DCLS.construct.modules.construct_kernel import (
+from DCLS.nn import arguments as _arguments
+from DCLS.nn.builders import (
     ConstructKernel1d,
     ConstructKernel2d,
     ConstructKernel3d,
 )
+from DCLS.nn.subclassing import _DclsNd
 
 __all__ = ["Dcls1d", "Dcls2d", "Dcls2dK1d", "Dcls3d"]
 

@@ -17,7 +17,7 @@ from DCLS import _C
 EXTENSION = Path(_C.__file__)
 LIBRARY = EXTENSION.parent / "lib" / "libdcls.so"
 # Each .cu file is one piece of code for each architecture.
-CUDA_FILES = len(list((Path(__file__).parents[1] / "src" / "cuda").glob("*.cu")))
+CUDA_FILES = len(list((Path(__file__).parents[2] / "src" / "cuda").rglob("*.cu")))
 
 
 def cuobjdump(*arguments: str) -> str:
@@ -124,12 +124,13 @@ def test_links_neither_torch_nor_the_cuda_driver():
 
 def test_every_cuda_kernel_is_run_on_the_host():
     """Each kernel has a ctest that fails unless all its instantiations were run."""
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     sources = [file.read_text() for file in (root / "src" / "cuda").glob("**/*.cu*")]
     declared = r"__global__\s+void\s*(?:__launch_bounds__\([^)]*\))?\s*(\w+)\("
     kernels = {name for source in sources for name in re.findall(declared, source)}
     assert {"construct_forward", "construct_backward"} <= kernels
     assert sum(source.count("__global__") for source in sources) == len(kernels)
-    tests = "".join(file.read_text() for file in (root / "tests" / "cpp").glob("*.cpp"))
+    folders = (root / "tests" / "cpp", root / "tests" / "cuda_emulator" / "tests")
+    tests = "".join(file.read_text() for folder in folders for file in folder.glob("*.cpp"))
     for kernel in kernels:
         assert f"launch_count(cuda::{kernel}<" in tests, f"no test counts the launches of {kernel}"

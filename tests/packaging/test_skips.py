@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 
 #: Plays a GPU of which the first test breaks the context.
 BROKEN_CONTEXT = """
@@ -45,7 +45,7 @@ def test_skipped_gpu_tests_are_counted():
     assert found, listing
     count = int(found[1])
     assert count > 300
-    files = ["test_construct.py", "test_cuda.py"]
+    files = ["ops/test_construct.py", "torch_tools/test_cuda.py"]
     output = subprocess.run(
         [*collect, "-k", "not 31_cells", *(str(TESTS / name) for name in files)],
         capture_output=True,

@@ -13,7 +13,7 @@ import DCLS
 from DCLS import functional, reference
 from DCLS.im2col import modules as im2col_modules
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 HOOK = ROOT / "docs" / "site_links.py"
 
 pytestmark = pytest.mark.skipif(not HOOK.is_file(), reason="takes a source tree")

@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn import Module
 
 from DCLS._spec import SIGMA_VERSIONS, check_version
-from DCLS.construct.modules import _arguments
-from DCLS.construct.modules._axes import as_floats, axis_order, to_kernel_axes
 from DCLS.functional import construct_kernel, construct_support
+from DCLS.nn import arguments as _arguments
+from DCLS.nn.axes import as_floats, axis_order, to_kernel_axes
 
 __all__ = [
     "ConstructKernel1d",

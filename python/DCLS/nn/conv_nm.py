@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import torch
 
-from DCLS.construct.modules.base import _DclsN_Md
-from DCLS.construct.modules.construct_kernel import (
+from DCLS.nn.builders import (
     ConstructKernel2_1d,
     ConstructKernel3_1d,
     ConstructKernel3_2d,
 )
+from DCLS.nn.subclassing import _DclsN_Md
 
 __all__ = ["Dcls2_1d", "Dcls3_1d", "Dcls3_2d"]
 

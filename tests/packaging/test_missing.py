@@ -136,7 +136,7 @@ def test_a_cuda_call_on_an_old_driver_says_so(old_driver: Path) -> None:
     done = run(CUDA_CALL, LD_LIBRARY_PATH=str(old_driver))
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("CudaError ")
-    page = (Path(__file__).parents[1] / "docs" / "install.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "install.md").read_text()
     (documented,) = re.findall(r"`(cudaErrorInsufficientDriver)`", page)
     assert documented in done.stdout
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import init
 
-from DCLS.construct.modules._common import _DclsModule
-from DCLS.construct.modules.construct_kernel import _ConstructKernel, _ConstructKernelN_M
+from DCLS.nn.base import _DclsModule
+from DCLS.nn.builders import _ConstructKernel, _ConstructKernelN_M
 
 __all__ = ["_DclsN_Md", "_DclsNd"]
 

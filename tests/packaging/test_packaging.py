@@ -19,7 +19,7 @@ import DCLS
 from DCLS import _C
 from DCLS.cmake import config_dir, prefix
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "cmake_project"
 DOWNSTREAM = ROOT / "examples" / "downstream_package"
 HAS_CUDA = bool(_C.build_info()["cuda"])

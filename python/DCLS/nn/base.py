@@ -13,13 +13,13 @@ from torch.nn import Module, Parameter, init
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
-from DCLS._method import check_method, expected_cells, prefers_direct
 from DCLS._padding import same_padding
 from DCLS._spec import INITIAL_SIG, SIGMA_VERSIONS, check_version
-from DCLS.construct.modules import _arguments
-from DCLS.construct.modules._axes import axis_order, row_limits
-from DCLS.construct.modules.construct_kernel import _ConstructKernel
 from DCLS.functional import direct_conv
+from DCLS.method import check_method, expected_cells, prefers_direct
+from DCLS.nn import arguments as _arguments
+from DCLS.nn.axes import axis_order, row_limits
+from DCLS.nn.builders import _ConstructKernel
 
 _CONV: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 

@@ -18,7 +18,7 @@ from im2col_problem import (
 )
 from support import VERSIONS
 
-from DCLS import _im2col_pieces
+from DCLS._native import pieces as _im2col_pieces
 from DCLS.functional import construct_kernel, im2col, im2col_conv
 
 #: Input, grid, stride, padding: rows shorter and longer than a vector, even grids, grids larger
@@ -77,7 +77,7 @@ def test_equals_construct_with_shared_positions(version, ndim, groups, device):
     assert_same(got, results(output, problem.tensors), 1e-10)
 
 
-GOLDEN = np.load(Path(__file__).parent / "golden" / "deform_conv2d.npz")
+GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "deform_conv2d.npz")
 
 
 @pytest.mark.parametrize("case", sorted({key.split("/")[0] for key in GOLDEN if "/" in key}))

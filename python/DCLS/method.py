@@ -9,7 +9,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from DCLS._kernels import memory_format
+from DCLS._native.dense import memory_format
 from DCLS._spec import INITIAL_SIG, SIGMA_MIN
 
 # Before torch 2.7 the compiler cannot be told from export: its graphs are then chosen alike.
@@ -137,6 +137,6 @@ def _fills_vectors(batch: int, points: int) -> bool:
     """Whether a batch fills vectors of 16 as well as the rows of its images would.
 
     It then takes their place: aligned, and with cells that share what they load. The condition is
-    that of ``batch_as_columns`` in src/cpu/conv_plan.cpp.
+    that of ``batch_as_columns`` in src/cpu/conv/conv_plan.cpp.
     """
     return batch * (-(-points // 16)) >= points * (-(-batch // 16))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune
 
 from DCLS.construct.modules import ConstructKernel2d, Dcls1d, Dcls2d, DclsTranspose2d, _DclsNd
-from DCLS.folding import fold
+from DCLS.nn.fold import fold
 
 layers = pytest.mark.parametrize("layer", LAYERS, ids=layer_id)
 

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 import DCLS.construct.modules as modules
 from DCLS.construct.modules import Dcls1d, Dcls2d, DclsTranspose2d
-from DCLS.folding import fold
+from DCLS.nn.fold import fold
 
 layers = pytest.mark.parametrize("layer", LAYERS, ids=layer_id)
 

@@ -26,7 +26,7 @@ class Dcls2d(DCLS.Dcls2d):
     def forward(self, x):
         return {factor} * super().forward(x)
 """
-DRAW = Path(__file__).parents[1] / "docs" / "draw_scaling.py"
+DRAW = Path(__file__).parents[2] / "docs" / "draw_scaling.py"
 
 
 @pytest.fixture(autouse=True)

@@ -8,13 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from DCLS.construct.modules import _arguments
-from DCLS.construct.modules.base import _DclsNd
-from DCLS.construct.modules.construct_kernel import (
+from DCLS.nn import arguments as _arguments
+from DCLS.nn.builders import (
     ConstructKernel1d,
     ConstructKernel2d,
     ConstructKernel3d,
 )
+from DCLS.nn.subclassing import _DclsNd
 
 __all__ = ["DclsTranspose1d", "DclsTranspose2d", "DclsTranspose3d"]
 

@@ -6,7 +6,7 @@ import copy
 
 from torch.nn import Module
 
-from DCLS.construct.modules._common import _DclsModule
+from DCLS.nn.base import _DclsModule
 
 __all__ = ["fold"]
 

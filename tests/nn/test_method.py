@@ -16,10 +16,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import DCLS.construct.modules as modules
 from DCLS import Dcls1d, Dcls2d, DclsTranspose2d
-from DCLS import _method as rule
+from DCLS import method as rule
 from DCLS.construct.modules import ConstructKernel2d
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 CONVOLUTIONS = [layer for layer in LAYERS if not layer.transposed]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 MAKE = ROOT / "docs" / "make_performance.py"
 
 pytestmark = pytest.mark.skipif(not MAKE.is_file(), reason="takes a source tree")

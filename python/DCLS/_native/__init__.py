@@ -1,0 +1,1 @@
+"""Tensors to addresses: where pointers and streams leave torch for the native library."""
