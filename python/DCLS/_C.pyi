@@ -11,6 +11,7 @@ class ConstructProblem:
         version: int,
         dtype: int,
         size: list[int],
+        position_row: list[int],
         rows: int,
         elements: int,
         sigma_min: float,
@@ -48,6 +49,15 @@ def construct_backward(
     where: Execution,
 ) -> None: ...
 def construct_support(problem: ConstructProblem, support: int, where: Execution) -> None: ...
+def takes_batch_as_lanes(
+    dtype: int,
+    batch: int,
+    in_channels: int,
+    out_channels: int,
+    groups: int,
+    output_size: int,
+    stride: int,
+) -> bool: ...
 def direct_conv_workspace(problem: ConvProblem, conv_pass: int, where: Execution) -> int: ...
 def direct_conv(
     problem: ConvProblem,
@@ -72,6 +82,40 @@ def direct_conv_backward_kernel(
     input: int,
     support: int,
     grad_kernel: int,
+    workspace: int,
+    where: Execution,
+) -> None: ...
+
+class LayerProblem:
+    def __init__(
+        self,
+        construct: ConstructProblem,
+        conv: ConvProblem,
+        for_input: bool,
+        for_parameters: bool,
+    ) -> None: ...
+
+def layer_saved(problem: LayerProblem, where: Execution) -> int: ...
+def layer_workspace(problem: LayerProblem, layer_pass: int, where: Execution) -> int: ...
+def layer_forward(
+    problem: LayerProblem,
+    input: int,
+    bias: int,
+    output: int,
+    saved: int,
+    workspace: int,
+    where: Execution,
+) -> None: ...
+def layer_backward(
+    problem: LayerProblem,
+    grad_output: int,
+    input: int,
+    grad_input: int,
+    grad_bias: int,
+    grad_weight: int,
+    grad_position: int,
+    grad_sigma: int,
+    saved: int,
     workspace: int,
     where: Execution,
 ) -> None: ...

@@ -3,6 +3,7 @@
 // The one place where run-time values become template parameters. A value outside the lists is a
 // programming error: arguments are validated before (src/api).
 
+#include <cstddef>
 #include <cstdlib>
 #include <type_traits>
 
@@ -25,6 +26,13 @@ static inline void dispatch_dtype(DType dtype, Function&& function) {
     case DType::kBFloat16: return function(TypeTag<BFloat16>{});
   }
   std::abort();
+}
+
+/// Bytes of a value in memory.
+static inline std::size_t storage_bytes(DType dtype) {
+  std::size_t bytes = 0;
+  dispatch_dtype(dtype, [&](auto tag) { bytes = sizeof(typename decltype(tag)::type); });
+  return bytes;
 }
 
 template <typename Function>

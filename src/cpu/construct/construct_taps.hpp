@@ -120,8 +120,9 @@ DCLS_HD void fill_taps(const ConstructArgs& args, std::int64_t index, Workspace<
   const bool normalised = interp::is_normalised(args.version);
   Element<T> elements[D];
   for (int d = 0; d < D; ++d) {
-    const T raw_sigma = sigma != nullptr ? numeric::load(sigma[d * plane + index]) : T(0);
-    elements[d] = interp::make_element<T>(numeric::load(position[d * plane + index]), raw_sigma,
+    const std::int64_t at = args.position_row[d] * plane + index;
+    const T raw_sigma = sigma != nullptr ? numeric::load(sigma[at]) : T(0);
+    elements[d] = interp::make_element<T>(numeric::load(position[at]), raw_sigma,
                                           static_cast<T>(args.sigma_min), args.size[d]);
   }
   interp::spread_nan(elements);

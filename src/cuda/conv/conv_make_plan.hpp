@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <numeric>
 
+#include "core/dispatch.hpp"
 #include "cuda/conv/conv_tile_plan.hpp"
 
 namespace dcls::cuda {
@@ -18,9 +19,6 @@ struct ConvWorkspace {
 };
 
 inline std::size_t compute_bytes(DType dtype) { return dtype == DType::kFloat64 ? 8 : 4; }
-inline std::size_t storage_bytes(DType dtype) {
-  return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2;
-}
 
 inline std::size_t conv_sums_bytes(const ConvPlan& plan, DType dtype) {
   const std::size_t warps = static_cast<std::size_t>(plan.threads() / kWarp);
