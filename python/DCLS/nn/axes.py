@@ -13,6 +13,8 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from DCLS._ops._rows import to_kernel_axes as to_kernel_axes
+
 #: ``_AXIS_ORDER[ndim][version][i]`` is the kernel axis that ``P[i]`` and ``SIG[i]`` belong to.
 _AXIS_ORDER: Final[dict[int, dict[str, tuple[int, ...]]]] = {
     1: {"v0": (0,), "v1": (0,), "max": (0,), "gauss": (0,)},
@@ -34,18 +36,6 @@ def axis_order(ndim: int, version: str, *, dense_ndim: int = 0) -> tuple[int, ..
     if dense_ndim:
         return tuple(range(ndim))
     return _AXIS_ORDER[ndim][version]
-
-
-def to_kernel_axes(rows: Tensor, order: Sequence[int]) -> Tensor:
-    """Reorders the rows of ``P`` or ``SIG`` so that row ``d`` belongs to kernel axis ``d``."""
-    if tuple(order) == tuple(range(len(order))):
-        return rows
-    # Not an index tensor: building one would copy it to the device at every forward, which blocks
-    # the stream and cannot be captured in a CUDA graph. Not a stack of the rows either: autocast on
-    # the CPU cannot promote float16. All other orders are a reversal and a rotation.
-    shift = (order.index(0) + 1) % len(order)
-    reversed_rows = rows.flip(0)
-    return reversed_rows.roll(shift, 0) if shift else reversed_rows
 
 
 def as_floats(rows: Tensor, dtype: torch.dtype) -> Tensor:

@@ -100,10 +100,18 @@ class _ConstructKernel(Module):
             A bool tensor of the kernel's shape, without a gradient. None if a subclass or a hook
             makes of the kernel something that this class does not know.
         """
+        return self._build(W, P, SIG, return_support=True) if self.is_plain() else None
+
+    def is_plain(self) -> bool:
+        """Whether the kernel is what this class builds: no subclass and no hook changes it."""
         own = type(self).forward is _ConstructKernel.forward and "forward" not in self.__dict__
-        if not own or self._forward_hooks or self._forward_pre_hooks:
-            return None
-        return self._build(W, P, SIG, return_support=True)
+        hooks = (
+            self._forward_hooks
+            or self._forward_pre_hooks
+            or self._backward_hooks
+            or self._backward_pre_hooks
+        )
+        return own and not hooks
 
     def _build(self, W: Tensor, P: Tensor, SIG: Tensor | None, return_support: bool) -> Tensor:
         """Returns the kernel, or its support."""

@@ -259,6 +259,10 @@ class Dcls2dK1d(_DclsNd):
     def _shape_kernel(self, kernel: Tensor) -> Tensor:
         return kernel.unsqueeze(-1 - self.flat_dim)
 
+    def _whole_kernel_size(self) -> tuple[int, ...]:
+        (size,) = self.dilated_kernel_size
+        return (1, size) if self.flat_dim else (size, 1)
+
     def _describe(self) -> Iterator[str]:
         yield from super()._describe()
         yield f"flat_dim={self.flat_dim}"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from DCLS._spec import SIGMA_VERSIONS
 from DCLS.functional import construct_kernel, im2col_conv
-from DCLS.method import check_method
+from DCLS.method import Choice, check_method
 from DCLS.nn.axes import as_floats, row_limits
 from DCLS.nn.conv import _DclsConv
 
@@ -35,6 +36,9 @@ class _Im2colConv(_DclsConv):
                 f"method must be 'auto' for an im2col convolution, which builds no kernel, "
                 f"got {value!r}"
             )
+
+    def _choose(self, *_: Any) -> Choice:
+        return Choice("im2col", "an im2col layer builds no kernel", "layer")
 
     def _rows_shape(self, weight_shape: Sequence[int]) -> tuple[int, ...]:
         # All output channels share the positions.

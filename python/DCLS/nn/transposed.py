@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from DCLS.method import Choice
 from DCLS.nn import arguments as _arguments
 from DCLS.nn.builders import (
     ConstructKernel1d,
@@ -63,6 +65,9 @@ class _DclsTranspose(_DclsNd):
             device=device,
             dtype=dtype,
         )
+
+    def _choose(self, *_: Any) -> Choice:
+        return Choice("conv", "a transposed convolution is always torch's own", "layer")
 
     def _conv_forward(
         self,
