@@ -287,7 +287,6 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
     input, weight, P, SIG, bias, *numbers, saves = inputs
     ctx.save_for_backward(input, weight, P, SIG, output[1])
     ctx.set_materialize_grads(False)
-    ctx.mark_non_differentiable(output[1])
     ctx.has_bias = bias is not None
     ctx.numbers, ctx.saves = numbers, saves
 
@@ -304,7 +303,8 @@ def _backward(ctx: Any, grad_output: Tensor | None, _: Any) -> tuple[Tensor | No
     if unsaved or torch.is_grad_enabled():
         grads = _gradients(grad_output, input, weight, P, SIG, Spec(*ctx.numbers), mask)
         return (*grads, *nothing)
-    results = layer_backward(grad_output, *tensors, saved, *ctx.numbers, ctx.saves, mask)
+    call = layer_backward if _is_watched(input.device) else _layer_backward
+    results = call(grad_output, *tensors, saved, *ctx.numbers, ctx.saves, mask)
     wanted = (grad if needed else None for grad, needed in zip(results, mask, strict=True))
     return (*wanted, *nothing)
 
@@ -391,9 +391,42 @@ torch.library.register_autograd(
 register_autocast("layer", low=(0, 4), full=(1, 2, 3))
 
 
+class _Eager(torch.autograd.Function):
+    """The operator without torch's dispatcher, whose two passes through Python cost more than a
+    small layer takes.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, *args: Any) -> Tensor:
+        output, saved = _layer(*args)
+        _setup_context(ctx, args, (output, saved))
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor | None) -> tuple[Tensor | None, ...]:
+        return _backward(ctx, grad_output, None)
+
+
+def _is_watched(device: torch.device) -> bool:
+    """Whether something between the caller and the kernel wants to see or change the operator."""
+    return bool(
+        torch._C._len_torch_dispatch_stack()
+        or torch.autograd._profiler_enabled()
+        or torch.is_autocast_enabled(device.type)
+    )
+
+
 def layer(*args: Any) -> Tensor:
     """Calls ``dcls::layer``, or under torch.func and in forward mode the separate operators."""
     if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
         return _separately(*args)
-    output: Tensor = _layer_op(*args)[0]
+    output: Tensor
+    if _is_watched(args[0].device):
+        output = _layer_op(*args)[0]
+    elif torch.is_grad_enabled() and any(
+        tensor is not None and tensor.requires_grad for tensor in args[:_TENSORS]
+    ):
+        output = _Eager.apply(*args)
+    else:
+        output = _layer(*args)[0]
     return output
