@@ -15,8 +15,4 @@ void check_construct(const ConstructArgs& args, const Execution& where,
                      Weight weight = Weight::kRead);
 void check_conv(const ConvArgs& args, const Execution& where);
 
-/// Whether the input, or the output, of a convolution has no values.
-bool no_input(const ConvArgs& args);
-bool no_output(const ConvArgs& args);
-
 }  // namespace dcls::api

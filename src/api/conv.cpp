@@ -7,6 +7,7 @@
 
 #include "api/check_args.hpp"
 #include "core/checks.hpp"
+#include "core/conv_geometry.hpp"
 #include "cpu/cpu_backend.hpp"
 #include "cuda/cuda_backend.hpp"
 
@@ -48,25 +49,6 @@ void api::check_conv(const ConvArgs& args, const Execution& where) {
 
 namespace {
 
-bool is_empty(const std::int64_t (&size)[kMaxDims], int ndim) {
-  for (int d = 0; d < ndim; ++d) {
-    if (size[d] == 0) return true;
-  }
-  return false;
-}
-
-}  // namespace
-
-bool api::no_input(const ConvArgs& args) {
-  return args.batch == 0 || args.in_channels == 0 || is_empty(args.input_size, args.ndim);
-}
-
-bool api::no_output(const ConvArgs& args) {
-  return args.batch == 0 || args.out_channels == 0 || is_empty(args.output_size, args.ndim);
-}
-
-namespace {
-
 void check_workspace(const ConvArgs& args, ConvPass pass, const void* workspace,
                      const Execution& where) {
   validate::require(workspace != nullptr || direct_conv_workspace(args, pass, where) == 0,
@@ -90,8 +72,8 @@ bool direct_conv_takes_batch_as_lanes(const ConvArgs& args) {
 void direct_conv(const ConvArgs& args, const void* input, const void* kernel, const void* bias,
                  void* output, void* workspace, const Execution& where) {
   api::check_conv(args, where);
-  if (api::no_output(args)) return;
-  validate::require(input != nullptr || api::no_input(args), "input must not be null");
+  if (geometry::no_output(args)) return;
+  validate::require(input != nullptr || geometry::no_input(args), "input must not be null");
   validate::require(kernel != nullptr || args.in_channels == 0, "kernel must not be null");
   validate::require(output != nullptr, "output must not be null");
   check_workspace(args, ConvPass::kForward, workspace, where);
@@ -105,8 +87,9 @@ void direct_conv(const ConvArgs& args, const void* input, const void* kernel, co
 void direct_conv_backward_input(const ConvArgs& args, const void* grad_output, const void* kernel,
                                 void* grad_input, void* workspace, const Execution& where) {
   api::check_conv(args, where);
-  if (api::no_input(args)) return;
-  validate::require(grad_output != nullptr || api::no_output(args), "grad_output must not be null");
+  if (geometry::no_input(args)) return;
+  validate::require(grad_output != nullptr || geometry::no_output(args),
+                    "grad_output must not be null");
   validate::require(kernel != nullptr || args.out_channels == 0, "kernel must not be null");
   validate::require(grad_input != nullptr, "grad_input must not be null");
   check_workspace(args, ConvPass::kBackwardInput, workspace, where);
@@ -122,8 +105,9 @@ void direct_conv_backward_kernel(const ConvArgs& args, const void* grad_output, 
                                  const Execution& where) {
   api::check_conv(args, where);
   if (args.out_channels == 0 || args.in_channels == 0) return;
-  validate::require(grad_output != nullptr || api::no_output(args), "grad_output must not be null");
-  validate::require(input != nullptr || api::no_input(args), "input must not be null");
+  validate::require(grad_output != nullptr || geometry::no_output(args),
+                    "grad_output must not be null");
+  validate::require(input != nullptr || geometry::no_input(args), "input must not be null");
   validate::require(grad_kernel != nullptr, "grad_kernel must not be null");
   check_workspace(args, ConvPass::kBackwardKernel, workspace, where);
   if (where.device == DeviceType::kCuda) {

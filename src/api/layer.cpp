@@ -6,6 +6,7 @@
 
 #include "api/check_args.hpp"
 #include "core/checks.hpp"
+#include "core/conv_geometry.hpp"
 #include "cpu/cpu_backend.hpp"
 #include "cuda/cuda_backend.hpp"
 #include "interpolation/interpolation.hpp"
@@ -55,8 +56,8 @@ void layer_forward(const LayerArgs& args, const void* input, const void* bias, v
                    void* saved, void* workspace, const Execution& where) {
   using validate::require;
   check(args, where);
-  require(input != nullptr || api::no_input(args.conv), "input must not be null");
-  require(output != nullptr || api::no_output(args.conv), "output must not be null");
+  require(input != nullptr || geometry::no_input(args.conv), "input must not be null");
+  require(output != nullptr || geometry::no_output(args.conv), "output must not be null");
   require(saved != nullptr || layer_saved(args, where) == 0, "saved must not be null");
   check_workspace(args, LayerPass::kForward, workspace, where);
   if (where.device == DeviceType::kCuda) {
@@ -78,8 +79,9 @@ void layer_backward(const LayerArgs& args, const void* grad_output, const void* 
           "grads.weight, position and sigma must be null without for_parameters");
   require(grads.sigma == nullptr || interp::has_sigma(args.construct.version),
           "grads.sigma must be null for a version without widths");
-  require(grad_output != nullptr || api::no_output(args.conv), "grad_output must not be null");
-  require(input != nullptr || !of_elements || api::no_input(args.conv), "input must not be null");
+  require(grad_output != nullptr || geometry::no_output(args.conv), "grad_output must not be null");
+  require(input != nullptr || !of_elements || geometry::no_input(args.conv),
+          "input must not be null");
   require(saved != nullptr || layer_saved(args, where) == 0, "saved must not be null");
   check_workspace(args, LayerPass::kBackward, workspace, where);
   if (where.device == DeviceType::kCuda) {

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <memory>
 
-#include "api/check_args.hpp"
+#include "core/conv_geometry.hpp"
 #include "core/dispatch.hpp"
 #include "cpu/cpu_backend.hpp"
 #include "cpu/runtime/parallel.hpp"
@@ -68,7 +68,7 @@ void layer_forward(const LayerArgs& args, const void* input, const void* bias, v
       }
     });
   }
-  if (!api::no_output(args.conv)) {
+  if (!geometry::no_output(args.conv)) {
     direct_conv(args.conv, input, saved, bias, output, num_threads);
   }
 }
@@ -76,7 +76,7 @@ void layer_forward(const LayerArgs& args, const void* input, const void* bias, v
 void layer_backward(const LayerArgs& args, const void* grad_output, const void* input,
                     const LayerGrads& grads, const void* saved, int num_threads) {
   const Saved layout(args);
-  if (grads.input != nullptr && !api::no_input(args.conv)) {
+  if (grads.input != nullptr && !geometry::no_input(args.conv)) {
     direct_conv_backward_input(args.conv, grad_output, saved, grads.input, num_threads);
   }
   if (grads.bias != nullptr) {
