@@ -2,9 +2,9 @@
 
 A term describes layers on which the direct convolution was at least as fast as torch's. Where no
 term holds, torch's convolution is taken. All terms were measured on one machine (AVX-512, two
-threads, float32) with ``python benchmarks/bench_conv.py --rule --threads 2``; the results lie in
-``benchmarks/results``, and docs/performance.md shows, for each term, how many choices it made there
-and what they gained.
+threads, float32). A term names the file of ``benchmarks/results`` that it rests on: most are
+``conv-rule-cpu``, which ``python benchmarks/bench_conv.py --rule --threads 2`` writes and a test
+replays.
 """
 
 from __future__ import annotations
@@ -53,6 +53,8 @@ class Term(NamedTuple):
     channels_last: bool | None = None
     training: bool | None = None
     batch_fills_vectors: bool | None = None
+    #: What it rests on.
+    measured: str = "conv-rule-cpu"
 
     def holds(self, facts: Facts) -> bool:
         """Whether the term describes the layer."""
@@ -87,6 +89,7 @@ TERMS: Final[tuple[Term, ...]] = (
         (25, _ANY),
         0.8,
         batch_fills_vectors=True,
+        measured="conv-cpu: Dcls1d(256, 256, dilated_kernel_size=25)",
     ),
     Term(
         "small dense line, the batch fills vectors",
@@ -95,12 +98,19 @@ TERMS: Final[tuple[Term, ...]] = (
         (9, 25),
         0.3,
         batch_fills_vectors=True,
+        measured="extrapolated from size 25, which conv-cpu has",
     ),
     Term("long dense line", (1,), "many", (25, _ANY), points=_LARGE, batch_fills_vectors=False),
     Term("sparse dense line", (1,), "many", (25, _ANY), 0.25, batch_fills_vectors=False),
     # Two or three axes, many channels a group.
     Term(
-        "dense planes, large kernel", (2,), "many", (225, _ANY), points=_LARGE, channels_last=False
+        "dense planes, large kernel",
+        (2,),
+        "many",
+        (225, _ANY),
+        points=_LARGE,
+        channels_last=False,
+        measured="extrapolated from 13x13: on larger kernels torch takes over a minute",
     ),
     Term("dense planes, very large kernel", (2,), "many", (900, _ANY), channels_last=False),
     Term("dense planes, few cells", (2,), "many", (49, _ANY), 0.3, points=_LARGE),
@@ -123,6 +133,7 @@ TERMS: Final[tuple[Term, ...]] = (
         0.1,
         points=_LARGE,
         channels_last=True,
+        measured="extrapolated from 7x7",
     ),
     # Two or three axes, up to four channels a group.
     Term("grouped planes", _PLANES, "few", (9, _ANY), points=_LARGE, channels_last=False),

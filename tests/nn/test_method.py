@@ -230,6 +230,7 @@ def test_the_measured_choices_are_those_of_the_rule() -> None:
         conv_cases = importlib.import_module("conv_cases")
     measured = json.loads((BENCHMARKS / "results" / "conv-rule-cpu.json").read_text())
     assert measured["complete"]
+    held = set()
     for result in measured["results"]:
         case = conv_cases.Case.parse(result["case"])
         choice = rule.choose(
@@ -243,6 +244,10 @@ def test_the_measured_choices_are_those_of_the_rule() -> None:
             channels_last=result["layout"] == "channels_last",
         )
         assert choice.method == result["chosen"], result
+        held.add(choice.reason.partition(" (")[0])
+    rests_on_the_grid = {t.name for t in _cpu_rule.TERMS if t.measured == "conv-rule-cpu"}
+    assert rests_on_the_grid <= held
+    assert len(rests_on_the_grid) == len(_cpu_rule.TERMS) - 4  # the others say what they rest on
 
 
 @pytest.mark.parametrize("name", ["Dcls1d", "Dcls2_1d"])

@@ -392,9 +392,7 @@ register_autocast("layer", low=(0, 4), full=(1, 2, 3))
 
 
 class _Eager(torch.autograd.Function):
-    """The operator without torch's dispatcher, whose two passes through Python cost more than a
-    small layer takes.
-    """
+    """The operator without torch's dispatcher, which costs more than a small layer takes."""
 
     @staticmethod
     def forward(ctx: Any, *args: Any) -> Tensor:
