@@ -409,7 +409,7 @@ def _is_watched(device: torch.device) -> bool:
     """Whether something between the caller and the kernel wants to see or change the operator."""
     return bool(
         torch._C._len_torch_dispatch_stack()
-        or torch.autograd._profiler_enabled()
+        or torch._C._autograd._profiler_enabled()
         or torch.is_autocast_enabled(device.type)
     )
 
@@ -424,7 +424,7 @@ def layer(*args: Any) -> Tensor:
     elif torch.is_grad_enabled() and any(
         tensor is not None and tensor.requires_grad for tensor in args[:_TENSORS]
     ):
-        output = _Eager.apply(*args)
+        output = _Eager.apply(*args)  # type: ignore[no-untyped-call]  # of torch
     else:
         output = _layer(*args)[0]
     return output
