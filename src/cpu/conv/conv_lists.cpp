@@ -1,5 +1,5 @@
 // The lists of a kernel's runs: which cells there are to visit, in the order and with the offsets
-// that the kernels of conv_kernels.cpp need.
+// that conv_forward.hpp and conv_backward_kernel.hpp need.
 
 #include <algorithm>
 

@@ -1,21 +1,14 @@
 #pragma once
 
-// The inner loops of the direct convolution. Only for files compiled per instruction set.
+// Forward pass and gradient of the input. Only for files compiled per instruction set.
 
 #include <cstdint>
 #include <type_traits>
 
-#include "cpu/conv/conv_kernels.hpp"
-#include "cpu/simd/vectors.hpp"
+#include "cpu/conv/conv_units.hpp"
 
 namespace dcls::cpu {
 namespace DCLS_SIMD_NAMESPACE {
-
-#if defined(__AVX512F__)
-inline constexpr int kRegisters = 32;
-#else
-inline constexpr int kRegisters = 16;
-#endif
 
 /// Rows of the largest patch of kVectors columns: its sums, a run's weights and a value of the
 /// source share the registers.
@@ -153,48 +146,78 @@ DCLS_HD void correlate_slice(const RunLists& lists, std::int64_t list, const T* 
   }
 }
 
-/// sums[k][j] += sum over rows and columns of dest[y] * source[y + j] for kRuns runs of kLength
-/// cells. `dest` has kMaxRun - 1 rows of zeros before and after its own, or is one row.
-template <int kLength, int kRuns, typename T>
-void contract_runs(const CellRun* runs, const T* source, std::int64_t source_pitch, const T* dest,
-                   std::int64_t dest_pitch, std::int64_t begin, std::int64_t end,
-                   std::int64_t vectors, T* sums) {
-  Vector<T> sum[kRuns][kLength];
-  const T* from[kRuns];
-#pragma GCC unroll 8
-  for (int k = 0; k < kRuns; ++k) {
-    from[k] = source + runs[k].offset;
-#pragma GCC unroll 4
-    for (int j = 0; j < kLength; ++j) sum[k][j] = load_vector(sums + (k * kLength + j) * kLanes<T>);
-  }
-  for (std::int64_t v = 0; v < vectors; ++v) {
-    const std::int64_t column = v * kLanes<T>;
-    // recent[j] is the row y - j of the destination.
-    Vector<T> recent[kLength];
-#pragma GCC unroll 4
-    for (int j = 1; j < kLength; ++j) {
-      recent[j - 1] = load_vector(dest + (begin - j) * dest_pitch + column);
-    }
-    std::int64_t at = begin * source_pitch + column;
-    const T* row = dest + begin * dest_pitch + column;
-    for (std::int64_t y = begin; y < end; ++y) {
-#pragma GCC unroll 4
-      for (int j = kLength - 1; j > 0; --j) recent[j] = recent[j - 1];
-      recent[0] = load_vector(row);
-#pragma GCC unroll 8
-      for (int k = 0; k < kRuns; ++k) {
-        const Vector<T> value = load_vector(from[k] + at);
-#pragma GCC unroll 4
-        for (int j = 0; j < kLength; ++j) sum[k][j] += recent[j] * value;
+template <typename Storage>
+void correlate_units(const ConvPlan& p, const Storage* source, const Storage* bias, Storage* dest,
+                     std::int64_t begin, std::int64_t end, void* scratch) {
+  using T = Compute<Storage>;
+  const std::int64_t group_planes = p.source_block * p.source.phase_count() * p.source_plane;
+  T* const source_planes = static_cast<T*>(scratch);
+  T* const dest_planes = source_planes + p.group_block * group_planes;
+  const std::int64_t slab = p.source_extent[1] * p.source_pitch;
+  const bool one_block = p.source_blocks() == 1;
+  // Written at once, while it is in the first-level cache, unless a cache line has more channels.
+  const bool store_each = one_block && p.dest.channel_step != 1;
+  std::int64_t zeroed_tile = -1;
+  std::int64_t ready = 0;  // source planes whose surrounding zeros are those of this tile
+  for (std::int64_t unit = begin; unit < end; ++unit) {
+    std::int64_t rest = unit;
+    const Range channels = block_range(rest % p.dest_blocks(), p.dest_block, p.dest.channels);
+    rest /= p.dest_blocks();
+    const Range groups = block_range(rest % p.group_blocks(), p.group_block, p.groups);
+    rest /= p.group_blocks();
+    const std::int64_t n = rest % p.batch;
+    const std::int64_t tile = rest / p.batch;
+    std::int64_t origin[kMaxDims];
+    tile_origin(p, tile, origin);
+    const PlaneBox from = source_box(p, origin);
+    const PlaneBox to = dest_box(p, origin);
+    if (tile != zeroed_tile) ready = 0;
+    zeroed_tile = tile;
+    const std::int64_t first = groups.begin * p.dest.channels + channels.begin;
+    Storage* const target = dest + n * p.dest.batch_step + first * p.dest.channel_step;
+    for_phases(p.dest, [&](const auto& phase, std::int64_t phase_index) {
+      std::int64_t points[kMaxDims];
+      for (int d = 0; d < kMaxDims; ++d) {
+        const std::int64_t length =
+            geometry::phase_length(p.dest.size[d], phase[d], p.dest.phases[d]);
+        points[d] = clamp(length - origin[d], 0, p.tile[d]);
       }
-      at += source_pitch;
-      row += dest_pitch;
-    }
-  }
-#pragma GCC unroll 8
-  for (int k = 0; k < kRuns; ++k) {
-#pragma GCC unroll 4
-    for (int j = 0; j < kLength; ++j) store_vector(sums + (k * kLength + j) * kLanes<T>, sum[k][j]);
+      for (std::int64_t block = 0; block < p.source_blocks(); ++block) {
+        if (!one_block || phase_index == 0) {
+          const Range sources = block_range(block, p.source_block, p.source.channels);
+          const std::int64_t count = (groups.end - groups.begin) * (sources.end - sources.begin);
+          const std::int64_t channel = groups.begin * p.source.channels + sources.begin;
+          load_planes(p.source, from,
+                      source + n * p.source.batch_step + channel * p.source.channel_step, count,
+                      ready, source_planes);
+          ready = ready > count ? ready : count;
+        }
+        T* plane = dest_planes;
+        for (std::int64_t g = groups.begin; g < groups.end; ++g) {
+          const T* const group_source = source_planes + (g - groups.begin) * group_planes;
+          for (std::int64_t c = channels.begin; c < channels.end; ++c) {
+            const std::int64_t channel = g * p.dest.channels + c;
+            const T start = bias == nullptr ? T(0) : numeric::load(bias[channel]);
+            for (std::int64_t z = 0; z < points[0]; ++z) {
+              correlate_slice(p.lists, p.list_index(channel, phase_index, block),
+                              group_source + z * slab, p.source_pitch,
+                              plane + z * p.tile[1] * p.dest_pitch, p.dest_pitch, points[1],
+                              points[2], p.tile[1] == 1, start, block > 0);
+            }
+            if (store_each) {
+              store_planes(p.dest, to, phase, plane, 1,
+                           target + (channel - first) * p.dest.channel_step);
+            } else {
+              plane += p.dest_plane;
+            }
+          }
+        }
+      }
+      if (!store_each) {
+        const std::int64_t count = (groups.end - groups.begin) * (channels.end - channels.begin);
+        store_planes(p.dest, to, phase, dest_planes, count, target);
+      }
+    });
   }
 }
 

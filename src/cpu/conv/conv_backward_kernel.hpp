@@ -1,0 +1,234 @@
+#pragma once
+
+// The gradient of the dense kernel. Only for files compiled per instruction set.
+
+#include <cstdint>
+#include <type_traits>
+
+#include "cpu/conv/conv_units.hpp"
+#include "cpu/simd/rows.hpp"
+
+namespace dcls::cpu {
+namespace DCLS_SIMD_NAMESPACE {
+
+/// sums[k][j] += sum over rows and columns of dest[y] * source[y + j] for kRuns runs of kLength
+/// cells. `dest` has kMaxRun - 1 rows of zeros before and after its own, or is one row.
+template <int kLength, int kRuns, typename T>
+void contract_runs(const CellRun* runs, const T* source, std::int64_t source_pitch, const T* dest,
+                   std::int64_t dest_pitch, std::int64_t begin, std::int64_t end,
+                   std::int64_t vectors, T* sums) {
+  Vector<T> sum[kRuns][kLength];
+  const T* from[kRuns];
+#pragma GCC unroll 8
+  for (int k = 0; k < kRuns; ++k) {
+    from[k] = source + runs[k].offset;
+#pragma GCC unroll 4
+    for (int j = 0; j < kLength; ++j) sum[k][j] = load_vector(sums + (k * kLength + j) * kLanes<T>);
+  }
+  for (std::int64_t v = 0; v < vectors; ++v) {
+    const std::int64_t column = v * kLanes<T>;
+    // recent[j] is the row y - j of the destination.
+    Vector<T> recent[kLength];
+#pragma GCC unroll 4
+    for (int j = 1; j < kLength; ++j) {
+      recent[j - 1] = load_vector(dest + (begin - j) * dest_pitch + column);
+    }
+    std::int64_t at = begin * source_pitch + column;
+    const T* row = dest + begin * dest_pitch + column;
+    for (std::int64_t y = begin; y < end; ++y) {
+#pragma GCC unroll 4
+      for (int j = kLength - 1; j > 0; --j) recent[j] = recent[j - 1];
+      recent[0] = load_vector(row);
+#pragma GCC unroll 8
+      for (int k = 0; k < kRuns; ++k) {
+        const Vector<T> value = load_vector(from[k] + at);
+#pragma GCC unroll 4
+        for (int j = 0; j < kLength; ++j) sum[k][j] += recent[j] * value;
+      }
+      at += source_pitch;
+      row += dest_pitch;
+    }
+  }
+#pragma GCC unroll 8
+  for (int k = 0; k < kRuns; ++k) {
+#pragma GCC unroll 4
+    for (int j = 0; j < kLength; ++j) store_vector(sums + (k * kLength + j) * kLanes<T>, sum[k][j]);
+  }
+}
+
+/// Calls function(length, runs, count) for the runs of a list, in the order of their sums.
+template <typename Function>
+DCLS_HD void for_runs(const RunLists& lists, std::int64_t list, const Function& function) {
+  const auto call = [&](auto length) {
+    const std::int64_t* const begin = lists.begin[length() - 1] + list;
+    function(length, static_cast<const CellRun*>(lists.runs[length() - 1]) + begin[0],
+             begin[1] - begin[0]);
+  };
+  call(std::integral_constant<int, 4>{});
+  call(std::integral_constant<int, 3>{});
+  call(std::integral_constant<int, 2>{});
+  call(std::integral_constant<int, 1>{});
+}
+
+/// Where a contraction reads: the planes of a slice and the rows [begin, end) of it.
+template <typename T>
+struct Slice {
+  const T* source;
+  std::int64_t source_pitch;
+  const T* dest;
+  std::int64_t dest_pitch;
+  std::int64_t begin;
+  std::int64_t end;
+  bool last;  ///< whether the rows behind `end`, zeros in dest, are to be taken too
+  std::int64_t vectors;
+};
+
+/// As many runs at once as the registers hold sums of, then half as many, and so on.
+template <int kLength, int kRuns, typename T>
+DCLS_HD void contract_some(const Slice<T>& s, const CellRun*& runs, std::int64_t& count, T*& sums) {
+  const std::int64_t end = s.last ? s.end + kLength - 1 : s.end;
+  for (; count >= kRuns; count -= kRuns) {
+    contract_runs<kLength, kRuns, T>(runs, s.source, s.source_pitch, s.dest, s.dest_pitch, s.begin,
+                                     end, s.vectors, sums);
+    runs += kRuns;
+    sums += kRuns * kLength * kLanes<T>;
+  }
+  if constexpr (kRuns > 1) contract_some<kLength, kRuns / 2>(s, runs, count, sums);
+}
+
+/// sums += the contraction of one slice of a tile with the cells of a list; returns the end of the
+/// list's sums.
+template <typename T>
+DCLS_HD T* contract_slice(const RunLists& lists, std::int64_t list, Slice<T> s, std::int64_t rows,
+                          T* sums) {
+  // Rows of which source and destination stay in the first-level cache.
+  constexpr std::int64_t kBandBytes = 20 << 10;
+  const std::int64_t row_bytes =
+      (s.source_pitch + s.dest_pitch) * static_cast<std::int64_t>(sizeof(T));
+  const std::int64_t fitting = kBandBytes / row_bytes;
+  const std::int64_t bands = fitting >= rows ? 1
+                             : fitting > 8   ? (rows - 1) / fitting + 1
+                                             : (rows - 1) / 8 + 1;
+  T* next = sums;
+  for (std::int64_t band = 0; band < bands; ++band) {
+    s.begin = rows * band / bands;
+    s.end = rows * (band + 1) / bands;
+    s.last = band == bands - 1;
+    next = sums;
+    for_runs(lists, list, [&](auto length, const CellRun* runs, std::int64_t count) {
+      constexpr int kLength = length();
+      constexpr int kSums = kRegisters == 32 ? 16 : 8;
+      constexpr int kRuns = kLength == 1 ? 8 : kLength == 2 ? kSums / 2 : kSums / 4;
+      contract_some<kLength, kRuns>(s, runs, count, next);
+    });
+  }
+  return next;
+}
+
+template <typename Storage>
+void contract_units(const ConvPlan& p, const Storage* source, const Storage* dest,
+                    Storage* grad_kernel, Compute<Storage>* partial, std::int64_t cells,
+                    std::int64_t begin, std::int64_t end, void* scratch) {
+  using T = Compute<Storage>;
+  const std::int64_t group_planes = p.source_block * p.source.phase_count() * p.source_plane;
+  T* const sums = static_cast<T*>(scratch);
+  T* const source_planes = sums + p.unit_cells * kLanes<T>;
+  T* const dest_planes = source_planes + p.group_block * group_planes;
+  const std::int64_t source_slab = p.source_extent[1] * p.source_pitch;
+  const std::int64_t dest_slab = (p.tile[1] + 2 * p.dest_margin) * p.dest_pitch;
+  const bool lines = p.tile[1] == 1;
+  for (std::int64_t unit = begin; unit < end; ++unit) {
+    std::int64_t rest = unit;
+    const std::int64_t split = rest % p.splits;
+    rest /= p.splits;
+    const std::int64_t block = rest % p.source_blocks();
+    const Range sources = block_range(block, p.source_block, p.source.channels);
+    rest /= p.source_blocks();
+    const Range channels = block_range(rest % p.dest_blocks(), p.dest_block, p.dest.channels);
+    const Range groups = block_range(rest / p.dest_blocks(), p.group_block, p.groups);
+    const std::int64_t group_count = groups.end - groups.begin;
+    const std::int64_t source_count = group_count * (sources.end - sources.begin);
+    const std::int64_t dest_count = group_count * (channels.end - channels.begin);
+    const std::int64_t source_first = groups.begin * p.source.channels + sources.begin;
+    const std::int64_t dest_first = groups.begin * p.dest.channels + channels.begin;
+    const auto for_lists = [&](const auto& function) {
+      for (std::int64_t g = groups.begin; g < groups.end; ++g) {
+        for (std::int64_t c = channels.begin; c < channels.end; ++c) {
+          const std::int64_t slot =
+              (g - groups.begin) * (channels.end - channels.begin) + c - channels.begin;
+          function(p.list_index(g * p.dest.channels + c, 0, block), g - groups.begin, slot);
+        }
+      }
+    };
+    for (std::int64_t i = 0; i < p.unit_cells * kLanes<T>; ++i) sums[i] = T(0);
+    const std::int64_t items = p.tile_count() * p.batch;  // the images of the tiles
+    std::int64_t zeroed_tile = -1;
+    for (std::int64_t i = items * split / p.splits; i < items * (split + 1) / p.splits; ++i) {
+      const std::int64_t tile = i / p.batch;
+      const std::int64_t n = i % p.batch;
+      std::int64_t origin[kMaxDims];
+      tile_origin(p, tile, origin);
+      const PlaneBox from = source_box(p, origin);
+      const PlaneBox at = dest_box(p, origin);
+      std::int64_t points[kMaxDims];
+      for (int d = 0; d < kMaxDims; ++d) {
+        points[d] = clamp(p.dest.size[d] - origin[d], 0, p.tile[d]);
+      }
+      const std::int64_t vectors = (points[2] + kLanes<T> - 1) / kLanes<T>;
+      const std::int64_t ready = tile == zeroed_tile ? source_count + dest_count : 0;
+      zeroed_tile = tile;
+      load_planes(p.source, from,
+                  source + n * p.source.batch_step + source_first * p.source.channel_step,
+                  source_count, ready, source_planes);
+      load_planes(p.dest, at, dest + n * p.dest.batch_step + dest_first * p.dest.channel_step,
+                  dest_count, ready, dest_planes);
+      T* next = sums;
+      for_lists([&](std::int64_t list, std::int64_t group, std::int64_t slot) {
+        T* list_end = next;
+        for (std::int64_t z = 0; z < points[0]; ++z) {
+          const T* const from_slice = source_planes + group * group_planes + z * source_slab;
+          const T* const at_slice =
+              dest_planes + slot * p.dest_plane + z * dest_slab + p.dest_margin * p.dest_pitch;
+          // One row: its vectors are the rows.
+          const Slice<T> slice =
+              lines ? Slice<T>{from_slice, kLanes<T>, at_slice, kLanes<T>, 0, 0, false, 1}
+                    : Slice<T>{from_slice, p.source_pitch, at_slice, p.dest_pitch, 0,
+                               0,          false,          vectors};
+          list_end = contract_slice(p.lists, list, slice, lines ? vectors : points[1], next);
+        }
+        next = list_end;
+      });
+    }
+    for (std::int64_t i = 0; i < p.unit_cells; i += kLanes<T>) {
+      store_vector(sums + i, sum_rows<T>(sums + i * kLanes<T>));
+    }
+    const T* sum = sums;
+    for_lists([&](std::int64_t list, std::int64_t, std::int64_t) {
+      for_runs(p.lists, list, [&](auto length, const CellRun* runs, std::int64_t count) {
+        for (std::int64_t k = 0; k < count; ++k) {
+          for (int j = 0; j < length(); ++j, ++sum) {
+            const std::int64_t cell = runs[k].cell + j * p.cell_step;
+            if (partial == nullptr) {
+              numeric::store(grad_kernel + cell, *sum);
+            } else {
+              partial[split * cells + cell] = *sum;
+            }
+          }
+        }
+      });
+    });
+  }
+}
+
+template <typename Storage>
+void reduce_cells(const ConvPlan& p, const Compute<Storage>* partial, Storage* grad_kernel,
+                  std::int64_t cells, std::int64_t begin, std::int64_t end) {
+  for (std::int64_t i = begin; i < end; ++i) {
+    Compute<Storage> sum = 0;
+    for (std::int64_t s = 0; s < p.splits; ++s) sum += partial[s * cells + i];
+    numeric::store(grad_kernel + i, sum);
+  }
+}
+
+}  // namespace DCLS_SIMD_NAMESPACE
+}  // namespace dcls::cpu
