@@ -26,7 +26,7 @@ CHANNELS_SHOWN = 3
 POSITIVE, NEGATIVE = "#b2182b", "#2166ac"
 NETWORK_COLOURS = ("#b2182b", "0.4")
 BLOCK_COLOURS = ("#e08214", "#542788")
-PANEL, CURVES = 1.6, 2.9  # heights in inches
+WIDTH, PANEL, CURVES = 8.4, 1.35, 2.4  # in inches
 
 
 def kernels(layer: torch.nn.Module) -> Array:
@@ -140,14 +140,15 @@ def draw(outcomes: Sequence[Outcome], settings: Settings) -> Figure:
     half = max(size, plain_size if len(outcomes) > 1 else 0) / 2
     height = PANEL * len(labels) + 0.9
 
-    figure = Figure(figsize=(10.5, height + CURVES), dpi=150, layout="constrained")
+    figure = Figure(figsize=(WIDTH, height + CURVES), dpi=180, layout="constrained")
     upper, lower = figure.subfigures(2, 1, height_ratios=(height, CURVES), squeeze=False).flat
     upper.suptitle(
         f"Kernels of {settings.elements} elements with learnable positions ({settings.version}), "
-        f"after {settings.epochs} epochs on handwritten digits"
+        f"after {settings.epochs} epochs on handwritten digits",
+        fontsize=10,
     )
     for number, block in enumerate(upper.subfigures(1, DEPTH, squeeze=False).flat):
-        block.suptitle(f"block {number + 1}", fontsize=10)
+        block.suptitle(f"block {number + 1}", fontsize=9)
         panels = block.subplots(len(labels), CHANNELS_SHOWN, sharex=True, sharey=True)
         _draw_block(panels, number, outcomes)
         for axes in panels.flat:
