@@ -36,7 +36,7 @@ def check_method(method: object) -> str:
 
     Raises:
         TypeError: ``method`` is not a string.
-        ValueError: ``method`` is not one of :data:`METHODS`.
+        ValueError: ``method`` is not one of ``METHODS``.
     """
     if not isinstance(method, str):
         raise TypeError(

@@ -37,7 +37,7 @@ class Settings:
     """Settings of one run of the demo; ``dcls demo --help`` says what each one does.
 
     ``batch_size`` counts the images of all processes. ``kernel_count`` may be None, see
-    :attr:`elements`. ``threads`` may be None for torch's own choice.
+    ``elements``. ``threads`` may be None for torch's own choice.
     """
 
     epochs: int = 10

@@ -1,6 +1,6 @@
 """The demo's training, from the digits to the table.
 
-What is particular to DCLS is in :func:`parameter_groups` and :func:`clamp_positions`. The rest is
+What is particular to DCLS is in ``parameter_groups`` and ``clamp_positions``. The rest is
 a training loop as for any other network. It also runs on several processes, under ``torchrun``.
 """
 
@@ -137,7 +137,7 @@ def clamp_positions(network: nn.Module) -> None:
 
 
 def world() -> tuple[int, int]:
-    """Rank of this process, and how many there are: ``(0, 1)`` unless in :func:`processes`."""
+    """Rank of this process, and how many there are: ``(0, 1)`` unless in ``processes``."""
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
