@@ -1,4 +1,4 @@
-"""Im2col's part of :mod:`DCLS.functional`, which is where to import it from."""
+"""Im2col's part of ``DCLS.functional``, which is where to import it from."""
 
 from __future__ import annotations
 
@@ -82,8 +82,8 @@ def im2col(
         columns[n, i, k, o] = sum_x phi_{i,k}(x) * input[n, i, o * stride - padding + x]
 
     where ``phi_{i,k}`` is an element of weight 1 on the grid of a kernel of
-    ``dilated_kernel_size``, as :func:`construct_kernel` defines it, and the input is zero outside
-    of itself. A convolution is the product of its weights with these columns; :func:`im2col_conv`
+    ``dilated_kernel_size``, as ``construct_kernel`` defines it, and the input is zero outside
+    of itself. A convolution is the product of its weights with these columns; ``im2col_conv``
     does both, piece by piece, without holding all columns.
 
     Differentiable in ``input``, ``P`` and ``SIG``, twice, and in forward mode (second and forward
@@ -145,8 +145,8 @@ def im2col_conv(
 
         output[n, o] = bias[o] + sum_{i,k} weight[o, i, k] * columns[n, i, k]
 
-    with the columns of :func:`im2col`. It is the convolution with the kernel that
-    :func:`construct_kernel` builds from positions shared by all output channels, and for ``v0`` the
+    with the columns of ``im2col``. It is the convolution with the kernel that
+    ``construct_kernel`` builds from positions shared by all output channels, and for ``v0`` the
     deformable convolution (arXiv 1703.06211) whose offsets are constant over space.
 
     The columns are made, multiplied and forgotten piece by piece, and again in the backward pass:
@@ -161,8 +161,8 @@ def im2col_conv(
             bfloat16.
         weight: ``(O, I // groups, K)`` of input's dtype.
         bias: ``(O,)`` of input's dtype, or None.
-        P: positions, ``(D, I, K)``, as :func:`im2col` takes them.
-        SIG: widths, as :func:`im2col` takes them.
+        P: positions, ``(D, I, K)``, as ``im2col`` takes them.
+        SIG: widths, as ``im2col`` takes them.
         dilated_kernel_size: grid points on each axis; an int for all.
         stride: input steps between outputs, at least 1; an int for all axes.
         padding: zeros before and behind each axis, an int for all; or ``same`` or ``valid``.

@@ -33,7 +33,7 @@ def check_version(version: object) -> str:
 
     Raises:
         TypeError: ``version`` is not a string.
-        ValueError: ``version`` is not one of :data:`VERSIONS`.
+        ValueError: ``version`` is not one of ``VERSIONS``.
     """
     if not isinstance(version, str):
         raise TypeError(

@@ -147,10 +147,10 @@ def construct_support(
 ) -> Tensor:
     """Marks the cells of a dense kernel that can weigh or move an element.
 
-    It is what :func:`construct_kernel` returns with ``return_support``, without the kernel.
+    It is what ``construct_kernel`` returns with ``return_support``, without the kernel.
 
     Args:
-        P: positions, as :func:`construct_kernel` takes them, of shape ``(D, *lead, K)``.
+        P: positions, as ``construct_kernel`` takes them, of shape ``(D, *lead, K)``.
         SIG: widths of the shape of ``P`` for ``max`` and ``gauss``; None for ``v0`` and ``v1``.
         dilated_kernel_size: grid points along each of the D axes; an int for D = 1.
         version: the interpolation.
@@ -220,7 +220,7 @@ def direct_conv(
         output[n, o, y] = bias[o] + sum_{i,r} kernel[o, i, r]
                           * input[n, i, stride * y - padding + dilation * r]
 
-    It is :func:`torch.nn.functional.conv1d`, ``conv2d`` or ``conv3d``, computed directly: only
+    It is ``torch.nn.functional.conv1d``, ``conv2d`` or ``conv3d``, computed directly: only
     non-zero cells are visited, and only the cells in ``support`` get a gradient. Its cost is that
     of the cells that are visited, so it suits large depthwise kernels and kernels with few elements
     between many channels. An infinite input beside a zero cell gives no NaN, unlike a

@@ -60,7 +60,7 @@ def collect() -> dict[str, Any]:
 
 
 def render(facts: dict[str, Any]) -> str:
-    """Lays out the facts of :func:`collect` as lines of text."""
+    """Lays out the facts of ``collect`` as lines of text."""
     native, cuda, about_torch, threads = (
         facts[key] for key in ("native", "cuda", "torch", "threads")
     )

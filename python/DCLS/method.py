@@ -36,7 +36,7 @@ class Choice(NamedTuple):
     """How a layer convolves.
 
     Attributes:
-        method: ``direct`` (:func:`DCLS.functional.direct_conv`), ``conv`` (torch's convolution with
+        method: ``direct`` (``DCLS.functional.direct_conv``), ``conv`` (torch's convolution with
             the dense kernel) or ``im2col``.
         reason: why, in words.
         source: what the reason rests on: ``asked`` (the layer's ``method``), ``layer`` (its kind
@@ -54,7 +54,7 @@ def check_method(method: object) -> str:
 
     Raises:
         TypeError: ``method`` is not a string.
-        ValueError: ``method`` is not one of :data:`METHODS`.
+        ValueError: ``method`` is not one of ``METHODS``.
     """
     if not isinstance(method, str):
         raise TypeError(
@@ -132,13 +132,13 @@ def choose(
         groups: number of groups.
         kernel_size: points of the dense kernel on each axis of the convolution.
         cells: non-zero cells to expect in the kernel of one pair of channels:
-            :func:`expected_cells`.
+            ``expected_cells``.
         training: whether a gradient of weights, positions or widths is wanted.
         dtype: the dtype in which the convolution runs, under autocast that of autocast.
         stride: steps of the output on the input, one for each axis; None for 1.
         padding: zeros before and behind each axis, one number each; None for 0.
         channels_last: whether input and output lie in the channels-last layout.
-        device_type: of the input, as :class:`torch.device` names it.
+        device_type: of the input, as ``torch.device`` names it.
         method: what the layer is set to.
 
     Returns:
@@ -146,7 +146,7 @@ def choose(
 
     Raises:
         TypeError: ``method`` is not a string.
-        ValueError: ``method`` is not one of :data:`METHODS`.
+        ValueError: ``method`` is not one of ``METHODS``.
     """
     if check_method(method) != "auto":
         return Choice(method, f"the layer's method is {method!r}", "asked")

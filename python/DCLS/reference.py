@@ -61,7 +61,7 @@ def construct_kernel(
     version: str = "gauss",
     sigma_min: float | None = None,
 ) -> Tensor:
-    """Builds the dense kernel. Arguments and result as :func:`DCLS.functional.construct_kernel`.
+    """Builds the dense kernel. Arguments and result as ``DCLS.functional.construct_kernel``.
 
     The kernel is the sum over the elements of ``weight`` times the outer product of the taps of
     all axes, which is divided, but for ``v0``, by its sum over the grid plus 1e-7.
@@ -108,7 +108,7 @@ def im2col(
 ) -> Tensor:
     """Samples the input around its elements: a convolution with the kernel of each of them.
 
-    Arguments and result as :func:`DCLS.functional.im2col`, but for ``stride``, which has one int
+    Arguments and result as ``DCLS.functional.im2col``, but for ``stride``, which has one int
     for each axis, and ``padding``, which has two: before and behind it.
     """
     rows = P.shape[1] * P.shape[2]
@@ -140,8 +140,8 @@ def im2col_conv(
 ) -> Tensor:
     """Convolves with the dense kernel whose positions all output channels share.
 
-    Arguments and result as :func:`DCLS.functional.im2col_conv`, but for ``stride`` and ``padding``,
-    which are those of :func:`im2col`.
+    Arguments and result as ``DCLS.functional.im2col_conv``, but for ``stride`` and ``padding``,
+    which are those of ``im2col``.
     """
 
     def shared(rows: Tensor) -> Tensor:

@@ -20,16 +20,15 @@ from matplotlib import image
 
 from DCLS._spec import SIGMA_VERSIONS, VERSIONS
 from DCLS.construct.modules import Dcls2d
-from DCLS.demo import data, experiment, model, picture, report, train
-from DCLS.demo.distributed import Team
+from DCLS.demo import model, picture, train
 from DCLS.demo.settings import Settings, numbers_per_element
 
-ALONE = Team(torch.device("cpu"))
+CPU = torch.device("cpu")
 
 
-def some_digits(count: int, held_out: int = 40, dtype: torch.dtype = torch.float32) -> data.Digits:
-    digits = data.load().to(torch.device("cpu"), dtype)
-    return data.Digits(
+def some_digits(count: int, held_out: int = 40, dtype: torch.dtype = torch.float32) -> train.Digits:
+    digits = train.load(CPU, dtype)
+    return train.Digits(
         digits.train_images[:count],
         digits.train_labels[:count],
         digits.test_images[:held_out],
@@ -38,20 +37,17 @@ def some_digits(count: int, held_out: int = 40, dtype: torch.dtype = torch.float
 
 
 @pytest.fixture(scope="module")
-def outcomes() -> list[experiment.Outcome]:
+def outcomes() -> list[train.Outcome]:
     """Both networks after a short training on few digits."""
-    settings = Settings(epochs=4, batch_size=4, version="gauss")
-    digits = some_digits(160, held_out=100)
-    return [
-        experiment.compete(one, digits, settings, ALONE) for one in experiment.contestants(settings)
-    ]
+    settings = Settings(epochs=4, batch_size=4, version="gauss", quiet=True)
+    return train.compare(some_digits(160, held_out=100), settings)
 
 
 # The images
 
 
 def test_digits_are_split_in_the_proportions_of_the_classes_and_normalised() -> None:
-    digits = data.load()
+    digits = train.load(CPU, torch.float64)
     assert digits.train_images.shape == (1347, 1, 24, 24)
     assert digits.test_images.shape == (450, 1, 24, 24)
     assert digits.train_images.dtype == torch.float64
@@ -152,7 +148,7 @@ def test_schedule_warms_up_and_then_falls_to_zero(steps: int, warm_up: int) -> N
     assert math.isclose(factors[steps], 0, abs_tol=1e-12)
 
 
-def test_both_networks_learn(outcomes: list[experiment.Outcome]) -> None:
+def test_both_networks_learn(outcomes: list[train.Outcome]) -> None:
     for outcome in outcomes:
         losses = [epoch.loss for epoch in outcome.epochs]
         assert losses[0] > 1.8, outcome.name
@@ -162,7 +158,7 @@ def test_both_networks_learn(outcomes: list[experiment.Outcome]) -> None:
     assert outcomes[0].accuracy > 0.7
 
 
-def test_positions_move_and_stay_in_the_kernel(outcomes: list[experiment.Outcome]) -> None:
+def test_positions_move_and_stay_in_the_kernel(outcomes: list[train.Outcome]) -> None:
     for start, end in zip(
         outcomes[0].initial.depthwise_layers(),
         outcomes[0].network.depthwise_layers(),
@@ -174,16 +170,21 @@ def test_positions_move_and_stay_in_the_kernel(outcomes: list[experiment.Outcome
 
 
 def test_positions_are_clamped_after_each_step() -> None:
-    settings = Settings(epochs=1, batch_size=10, lr=3.0, kernel_size=5, baseline=False)
+    settings = Settings(epochs=1, batch_size=10, lr=3.0, kernel_size=5)
     network = model.dcls_network(settings)
     extremes = []
 
-    def look() -> None:
-        extremes.extend(float(layer.P.detach().abs().max()) for layer in network.depthwise_layers())
+    def look(layer: nn.Module, _: object) -> None:
+        assert isinstance(layer, Dcls2d)
+        extremes.append(float(layer.P.detach().abs().max()))
 
-    train.train(network, some_digits(30), settings, ALONE, on_step=look)
-    assert len(extremes) == 3 * model.DEPTH
-    assert max(extremes) == 2.0, "with this learning rate the positions must have hit the border"
+    for layer in network.depthwise_layers():
+        layer.register_forward_pre_hook(look)
+    train.train(network, some_digits(30), settings)
+    assert len(extremes) == 4 * model.DEPTH, "before each of three steps, and after the last"
+    for block in range(model.DEPTH):
+        after_a_step = extremes[block :: model.DEPTH][1:]
+        assert max(after_a_step) == 2.0, "with this rate the positions must have hit the border"
 
 
 def test_a_run_repeats_bit_by_bit_and_depends_on_its_seed() -> None:
@@ -191,8 +192,9 @@ def test_a_run_repeats_bit_by_bit_and_depends_on_its_seed() -> None:
 
     def final(seed: int) -> list[torch.Tensor]:
         settings = Settings(epochs=1, batch_size=16, kernel_size=7, seed=seed)
-        outcome = experiment.compete(experiment.contestants(settings)[0], digits, settings, ALONE)
-        return [parameter.detach() for parameter in outcome.network.parameters()]
+        network = model.dcls_network(settings)
+        train.train(network, digits, settings)
+        return [parameter.detach() for parameter in network.parameters()]
 
     first, again, other = final(5), final(5), final(6)
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
@@ -203,13 +205,13 @@ def test_a_diverged_training_says_so() -> None:
     settings = Settings(epochs=2, batch_size=20, lr=1e30, kernel_size=3)
     network = model.plain_network(settings)
     with pytest.raises(train.DivergedError, match=r"the loss of epoch 1 is (nan|inf)"):
-        train.train(network, some_digits(40), settings, ALONE)
+        train.train(network, some_digits(40), settings)
 
 
 # Data parallel
 
 # 40 images in batches of 13 over two processes: shards of 7 and 6, and at the end of 1 and 0.
-REDUCED = Settings(epochs=2, batch_size=13, kernel_size=5, dtype="float64")
+REDUCED = Settings(epochs=2, batch_size=13, kernel_size=5, dtype="float64", quiet=True)
 COMMAND = ["demo", "--epochs=2", "--batch-size=13", "--kernel-size=5", "--dtype=float64"]
 TRAINED_ON, TESTED_ON = 40, 31
 
@@ -217,21 +219,22 @@ WORKER = f"""
 import os, sys
 import torch
 from DCLS.cli import main
-from DCLS.demo import data, experiment
+from DCLS.demo import train
 
-def few_digits(load=data.load):
-    d = load()
-    return data.Digits(d.train_images[:{TRAINED_ON}], d.train_labels[:{TRAINED_ON}],
-                       d.test_images[:{TESTED_ON}], d.test_labels[:{TESTED_ON}])
+def few_digits(*arguments, load=train.load):
+    d = load(*arguments)
+    return train.Digits(d.train_images[:{TRAINED_ON}], d.train_labels[:{TRAINED_ON}],
+                        d.test_images[:{TESTED_ON}], d.test_labels[:{TESTED_ON}])
 
 result = []
-def compete(*arguments, compete=experiment.compete, **options):
-    outcome = compete(*arguments, **options)
-    epochs = [(one.loss, one.accuracy) for one in outcome.epochs]
-    result.append((outcome.network.state_dict(), epochs))
-    return outcome
+def compare(*arguments, compare=train.compare):
+    outcomes = compare(*arguments)
+    for outcome in outcomes:
+        epochs = [(one.loss, one.accuracy) for one in outcome.epochs]
+        result.append((outcome.network.state_dict(), epochs))
+    return outcomes
 
-data.load, experiment.compete = few_digits, compete
+train.load, train.compare = few_digits, compare
 code = main({COMMAND!r})
 torch.save(result, "result." + os.environ["RANK"])
 sys.exit(code)
@@ -259,8 +262,7 @@ def test_two_processes_train_the_same_networks_as_one_and_speak_once(tmp_path: P
     assert {path.name for path in tmp_path.iterdir()} == files
 
     digits = some_digits(TRAINED_ON, TESTED_ON, torch.float64)
-    for number, contestant in enumerate(experiment.contestants(REDUCED)):
-        alone = experiment.compete(contestant, digits, REDUCED, ALONE)
+    for number, alone in enumerate(train.compare(digits, REDUCED)):
         for rank in range(2):
             parameters, epochs = torch.load(tmp_path / f"result.{rank}", weights_only=True)[number]
             torch.testing.assert_close(
@@ -273,8 +275,8 @@ def test_two_processes_train_the_same_networks_as_one_and_speak_once(tmp_path: P
 # The report
 
 
-def test_table_tells_the_truth(outcomes: list[experiment.Outcome]) -> None:
-    head, rule, *rows = report.table(outcomes).splitlines()
+def test_table_tells_the_truth(outcomes: list[train.Outcome]) -> None:
+    head, rule, *rows = train.table(outcomes).splitlines()
     assert head.split("   ")[0].strip() == "network"
     assert set(rule) == {"-", " "}
     assert len({len(line) for line in (head, rule, *rows)}) == 1
@@ -300,7 +302,7 @@ def test_picture_marks_the_elements_where_the_kernel_has_them(version: str) -> N
         assert [index - 4 for index in peak] == at[channel, 0].tolist()
 
 
-def test_distances_are_those_between_start_and_end(outcomes: list[experiment.Outcome]) -> None:
+def test_distances_are_those_between_start_and_end(outcomes: list[train.Outcome]) -> None:
     start = outcomes[0].initial.depthwise_layers()[1].P.detach().double()
     end = outcomes[0].network.depthwise_layers()[1].P.detach().double()
     expected = (end - start).square().sum(0).sqrt().flatten().numpy()
@@ -308,11 +310,10 @@ def test_distances_are_those_between_start_and_end(outcomes: list[experiment.Out
 
 
 def test_picture_is_a_png_with_something_in_every_part(
-    outcomes: list[experiment.Outcome], tmp_path: Path
+    outcomes: list[train.Outcome], tmp_path: Path
 ) -> None:
-    settings = Settings(epochs=4)
-    picture.save(outcomes, settings, tmp_path / "both.png")
-    picture.save(outcomes[:1], settings, tmp_path / "ours.png")
+    picture.save(outcomes, Settings(epochs=4, output=tmp_path / "both.png"))
+    picture.save(outcomes[:1], Settings(epochs=4, output=tmp_path / "ours.png"))
     assert (tmp_path / "both.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
     both, ours = (image.imread(tmp_path / name)[..., :3] for name in ("both.png", "ours.png"))
     assert min(both.shape[:2]) > 1000
@@ -329,8 +330,8 @@ def test_picture_is_a_png_with_something_in_every_part(
 
 @pytest.mark.parametrize(("suffix", "start"), [(".pdf", b"%PDF"), (".svg", b"<?xml")])
 def test_picture_can_be_drawn_in_other_formats(
-    outcomes: list[experiment.Outcome], tmp_path: Path, suffix: str, start: bytes
+    outcomes: list[train.Outcome], tmp_path: Path, suffix: str, start: bytes
 ) -> None:
     path = tmp_path / f"picture{suffix}"
-    picture.save(outcomes, Settings(epochs=4), path)
+    picture.save(outcomes, Settings(epochs=4, output=path))
     assert path.read_bytes().startswith(start)

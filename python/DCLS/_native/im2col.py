@@ -1,4 +1,4 @@
-"""Im2col's part of :mod:`DCLS._kernels`: tensors to addresses, whole problems or pieces of them."""
+"""Im2col's part of ``DCLS._native.dense``: tensors to addresses, whole problems or pieces of them."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ class Columns:
         _C.im2col(problem, _address(columns), _address(workspace), self.where)
 
     def new_sums(self, channels: range) -> Tensor:
-        """Zeros to which :meth:`backward` adds for the gradients of P and SIG."""
+        """Zeros to which ``backward`` adds for the gradients of P and SIG."""
         parts = max(1, min(_PARTS, self.input.shape[0]))
         shape = (parts, len(channels), self.elements, 1 + 2 * len(self.spec.size))
         return self.P.new_zeros(shape)
@@ -144,7 +144,7 @@ class Columns:
             grad_columns: the gradient of its columns, contiguous and of its shape.
             grad_input: of the input's shape, or None. A piece with all outputs overwrites its part,
                 others add to it.
-            sums: of :meth:`new_sums` for the piece's channels, or None; added to.
+            sums: of ``new_sums`` for the piece's channels, or None; added to.
             with_sigma: whether the sums serve the gradient of SIG, too.
         """
         P, SIG = self._positions(piece.channels)
@@ -239,7 +239,7 @@ def im2col_backward(
 def _pieces(
     columns: Columns, lanes: int, lane_channels: int, workspace: int, lanes_in_block: int
 ) -> Iterator[tuple[range, list[Piece]]]:
-    """Yields channels, and the pieces that have them. Lanes: see :func:`cut`."""
+    """Yields channels, and the pieces that have them. Lanes: see ``cut``."""
     lane_bytes = lane_channels * columns.elements * columns.input.element_size()
     batches, of_lanes, outputs = cut(
         columns.input.shape[0],
@@ -255,7 +255,7 @@ def _pieces(
 
 
 def _flat(piece: Piece, output_size: Sequence[int]) -> slice:
-    """The outputs of a piece, which :func:`cut` leaves next to each other."""
+    """The outputs of a piece, which ``cut`` leaves next to each other."""
     first = 0
     for rows, length in zip(piece.outputs, output_size, strict=True):
         first = first * length + rows.start

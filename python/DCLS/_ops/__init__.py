@@ -1,7 +1,7 @@
 """The torch operators of namespace ``dcls``.
 
 The operators check their arguments themselves, so that calling ``torch.ops.dcls`` directly is as
-safe as calling :mod:`DCLS.functional`.
+safe as calling ``DCLS.functional``.
 """
 
 from __future__ import annotations

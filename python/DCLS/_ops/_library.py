@@ -32,7 +32,7 @@ def register(
         name: the operator, without the namespace.
         kernel: the implementation.
         fake: the same for tensors without data.
-        vmap: the batching rule, as :func:`torch.library.register_vmap` takes it.
+        vmap: the batching rule, as ``torch.library.register_vmap`` takes it.
         setup_context: what to save for ``backward``.
         backward: the gradients of the arguments; None for an operator without gradients.
         jvp: takes the arguments and their tangents, and returns the tangents of the results; given
@@ -40,7 +40,7 @@ def register(
 
     Returns:
         What calls the operator, under torch.func's transforms and in forward mode too: for these
-        torch.library has no means, but an :class:`torch.autograd.Function` with a separate
+        torch.library has no means, but an ``torch.autograd.Function`` with a separate
         setup_context does. That serves only there: the operator costs less, and is what the
         compiler sees.
     """

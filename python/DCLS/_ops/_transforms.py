@@ -208,7 +208,7 @@ def merge(tensor: Tensor | None, at: int) -> Tensor | None:
 
 
 def split(tensor: Tensor, at: int, batch: int) -> Tensor:
-    """The converse of :func:`merge`: the copies come first again."""
+    """The converse of ``merge``: the copies come first again."""
     copies = (batch, tensor.shape[at] // batch)
     apart = tensor.reshape(*tensor.shape[:at], *copies, *tensor.shape[at + 1 :])
     return apart.movedim(at, 0)

@@ -1,37 +1,18 @@
 """The demo behind ``dcls demo``: a small network with learnable spacings beside a plain one.
 
-Needs the packages of the extra ``demo``; this module itself does not, so that it can tell.
+``model.py`` has the networks and ``train.py`` the training: these two are there to be copied from.
+Both need the packages of the extra ``demo``; this module and ``settings.py`` do not.
 """
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 
-__all__ = ["MissingExtraError", "check_extras"]
+__all__ = ["missing_packages"]
 
 _EXTRA = {"sklearn": "scikit-learn", "matplotlib": "matplotlib", "tqdm": "tqdm"}
 
 
-class MissingExtraError(ImportError):
-    """Packages of the extra ``demo`` are not installed."""
-
-
-def _can_import(module: str) -> bool:
-    try:
-        importlib.import_module(module)
-    except ImportError:
-        return False
-    return True
-
-
-def check_extras() -> None:
-    """Imports the packages that the demo needs beyond those of DCLS.
-
-    Raises:
-        MissingExtraError: some are not there; the message names them and how to install them.
-    """
-    missing = [package for module, package in _EXTRA.items() if not _can_import(module)]
-    if missing:
-        raise MissingExtraError(
-            f'the demo needs {", ".join(missing)}; install with: pip install "DCLS[demo]"'
-        )
+def missing_packages() -> list[str]:
+    """The packages of the extra ``demo`` that are not installed."""
+    return [name for module, name in _EXTRA.items() if importlib.util.find_spec(module) is None]

@@ -1,4 +1,4 @@
-"""The demo's network: a small ConvNeXt, whose depthwise layers are chosen from outside."""
+"""The demo's network: a small ConvNeXt, with depthwise layers of DCLS or plain ones."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from DCLS.construct.modules import Dcls2d
+from DCLS import Dcls2d
 
 if TYPE_CHECKING:
     from DCLS.demo.settings import Settings
@@ -43,8 +43,7 @@ class Block(nn.Module):
         """Maps ``(N, C, H, W)`` to the same shape."""
         y: Tensor = self.depthwise(x).permute(0, 2, 3, 1)
         y = self.layer_scale * self.project(self.act(self.expand(self.norm(y))))
-        # y is stored channels last, which is also what torch's depthwise convolutions on the CPU
-        # are quickest with.
+        # y is stored channels last. Torch's depthwise convolutions on the CPU are fastest with it.
         return x + y.permute(0, 3, 1, 2)
 
 
@@ -55,8 +54,8 @@ class DigitsNet(nn.Module):
     of everything else.
 
     Args:
-        make_depthwise: makes a depthwise layer for a number of channels; it must keep the size of
-            the map.
+        make_depthwise: makes a depthwise layer for a number of channels; the layer must keep the
+            size of the map.
     """
 
     def __init__(self, make_depthwise: Callable[[int], nn.Module]) -> None:
@@ -67,7 +66,6 @@ class DigitsNet(nn.Module):
         self.norm = nn.LayerNorm(CHANNELS)
         self.head = nn.Linear(CHANNELS, CLASSES)
         for block in self.blocks:
-            assert isinstance(block, Block)
             block.depthwise = make_depthwise(CHANNELS)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -85,9 +83,9 @@ class DigitsNet(nn.Module):
 def dcls_network(settings: Settings) -> DigitsNet:
     """The network with DCLS depthwise layers, initialised from ``settings.seed``, on the CPU.
 
-    The positions start spread over the kernel, three standard deviations to its border, and not
-    within a pixel of its centre as the layer draws them by itself: ten epochs move a position by
-    about a pixel, the hundreds of the papers by many.
+    A layer draws its positions within about a pixel of the centre, for trainings of hundreds of
+    epochs, in which positions move by many pixels. Here they start spread over the kernel (its
+    border is at three standard deviations), because ten epochs move them by about one pixel.
     """
 
     def make(channels: int) -> nn.Module:

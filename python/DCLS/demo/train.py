@@ -1,23 +1,35 @@
-"""Training and testing one network."""
+"""The demo's training, from the digits to the table.
+
+What is particular to DCLS is in ``parameter_groups`` and ``clamp_positions``. The rest is
+a training loop as for any other network. It also runs on several processes, under ``torchrun``.
+"""
 
 from __future__ import annotations
 
+import copy
 import math
+import os
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
 
-from DCLS.demo.data import Digits
-from DCLS.demo.distributed import Team
-from DCLS.demo.settings import Settings
+from DCLS import Dcls2d
+from DCLS.demo import picture
+from DCLS.demo.model import DigitsNet, count_parameters, dcls_network, plain_network
+from DCLS.demo.settings import DTYPES, Settings
 
-# The positions' learning rate relative to the weights', and no weight decay on them, as in the
-# papers (arXiv 2112.03740, 2306.00817): positions are distances in pixels, not weights.
-POSITION_LR_FACTOR = 5.0
 WEIGHT_DECAY = 0.05
 WARM_UP_EPOCHS = 2
 TEST_BATCH_SIZE = 256
@@ -27,8 +39,16 @@ class DivergedError(ArithmeticError):
     """The loss became infinite or NaN."""
 
 
-@dataclass(frozen=True)
-class Epoch:
+class Digits(NamedTuple):
+    """Images ``(N, 1, 24, 24)`` and their labels ``(N,)`` (int64), for training and for test."""
+
+    train_images: Tensor
+    train_labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+
+
+class Epoch(NamedTuple):
     """What an epoch came to: mean training loss, test accuracy in [0, 1], training seconds."""
 
     loss: float
@@ -36,11 +56,58 @@ class Epoch:
     seconds: float
 
 
-def parameter_groups(network: nn.Module, lr: float) -> list[dict[str, object]]:
-    """Groups the parameters for the optimiser.
+@dataclass(frozen=True)
+class Outcome:
+    """A trained network, on the CPU, with its initial state and what its epochs came to."""
 
-    Weight decay is for matrices and kernels only: not for positions and widths of DCLS elements,
-    nor for biases, norms and layer scales.
+    name: str
+    initial: DigitsNet
+    network: DigitsNet
+    epochs: list[Epoch]
+
+    @property
+    def parameters(self) -> int:
+        """Number of learnable numbers."""
+        return count_parameters(self.network)
+
+    @property
+    def accuracy(self) -> float:
+        """Test accuracy after the last epoch, in [0, 1]."""
+        return self.epochs[-1].accuracy
+
+    @property
+    def seconds(self) -> float:
+        """Mean training time of an epoch in seconds."""
+        return sum(epoch.seconds for epoch in self.epochs) / len(self.epochs)
+
+
+def load(device: torch.device, dtype: torch.dtype) -> Digits:
+    """Loads scikit-learn's 1797 digits: 1347 for training and 450 for test.
+
+    The images of 8x8 pixels are scaled up to 24x24, bilinearly, then shifted and scaled to the mean
+    0 and variance 1 of the training pixels. Every seed of a run gets the same split.
+    """
+    bunch = load_digits()
+    labels = torch.from_numpy(bunch.target).to(torch.int64)
+    images = torch.from_numpy(bunch.images).to(torch.float64).unsqueeze(1)
+    images = F.interpolate(images, (24, 24), mode="bilinear", align_corners=False)
+    train, test = train_test_split(
+        torch.arange(len(labels)).numpy(), test_size=0.25, stratify=bunch.target, random_state=0
+    )
+    variance, mean = torch.var_mean(images[train])
+    images = ((images - mean) / variance.sqrt()).to(device, dtype)
+    labels = labels.to(device)
+    return Digits(images[train], labels[train], images[test], labels[test])
+
+
+# What the method advises
+
+
+def parameter_groups(network: nn.Module, lr: float) -> list[dict[str, object]]:
+    """Groups the parameters for the optimizer, as the papers do (arXiv 2112.03740, 2306.00817).
+
+    Positions are distances in pixels: their learning rate is five times that of the weights, and
+    they do not decay. Neither do widths, biases, norms and layer scales.
     """
     positions, decayed, others = [], [], []
     for name, parameter in network.named_parameters():
@@ -54,10 +121,52 @@ def parameter_groups(network: nn.Module, lr: float) -> list[dict[str, object]]:
     groups: list[dict[str, object]] = [
         {"params": decayed, "lr": lr, "weight_decay": WEIGHT_DECAY},
         {"params": others, "lr": lr, "weight_decay": 0.0},
+        {"params": positions, "lr": 5 * lr, "weight_decay": 0.0},
     ]
-    if positions:
-        groups.append({"params": positions, "lr": POSITION_LR_FACTOR * lr, "weight_decay": 0.0})
-    return groups
+    return [group for group in groups if group["params"]]
+
+
+def clamp_positions(network: nn.Module) -> None:
+    """Brings the positions of every DCLS layer back into its kernel; to be done after each step."""
+    for module in network.modules():
+        if isinstance(module, Dcls2d):
+            module.clamp_parameters()
+
+
+# Several processes
+
+
+def world() -> tuple[int, int]:
+    """Rank of this process, and how many there are: ``(0, 1)`` unless in ``processes``."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def total(values: Tensor) -> float:
+    """The sum of ``values`` over the processes."""
+    if dist.is_initialized():
+        dist.all_reduce(values)
+    return values.item()
+
+
+@contextmanager
+def processes(device: torch.device) -> Iterator[None]:
+    """Joins the processes that ``torchrun`` started, if it did: NCCL on GPUs, gloo on CPUs."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        yield
+        return
+    if device.type == "cuda":
+        dist.init_process_group("nccl", device_id=device)
+    else:
+        dist.init_process_group("gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+# The training
 
 
 def schedule(step: int, steps: int, warm_up: int) -> float:
@@ -67,95 +176,160 @@ def schedule(step: int, steps: int, warm_up: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warm_up) / (steps - warm_up)))
 
 
-def clamp_positions(network: nn.Module) -> None:
-    """Brings the positions of every DCLS layer back into its kernel."""
-    for module in network.modules():
-        clamp = getattr(module, "clamp_parameters", None)
-        if clamp is not None:
-            clamp()
-
-
-def evaluate(network: nn.Module, images: Tensor, labels: Tensor, team: Team) -> float:
-    """Returns the accuracy of ``network`` on all of ``images``, each process doing its part."""
+@torch.no_grad()
+def evaluate(network: nn.Module, images: Tensor, labels: Tensor) -> float:
+    """Returns the accuracy of ``network`` on all of ``images``; each process does its part."""
+    rank, size = world()
     network.eval()
-    right = torch.zeros((), dtype=torch.int64, device=team.device)
-    mine = team.shard(torch.arange(len(labels), device=labels.device))
-    with torch.no_grad():
-        for part in mine.split(TEST_BATCH_SIZE):
-            right += (network(images[part]).argmax(1) == labels[part]).sum()
-    return team.sum(right).item() / len(labels)
+    right = torch.zeros((), dtype=torch.int64, device=labels.device)
+    mine = torch.arange(rank, len(labels), size, device=labels.device)
+    for part in mine.split(TEST_BATCH_SIZE):
+        right += (network(images[part]).argmax(1) == labels[part]).sum()
+    return total(right) / len(labels)
 
 
-def _now(device: torch.device) -> float:
+def now(device: torch.device) -> float:
+    """Seconds, when everything queued on ``device`` is done."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
 
 
-def train(
-    network: nn.Module,
-    data: Digits,
-    settings: Settings,
-    team: Team,
-    *,
-    on_step: Callable[[], None] | None = None,
-    on_epoch: Callable[[int, Epoch], None] | None = None,
-) -> list[Epoch]:
-    """Trains ``network`` in place with AdamW.
+def say(line: str) -> None:
+    """Prints ``line`` at once, above any progress bar."""
+    tqdm.write(line, file=sys.stdout)
+    sys.stdout.flush()
 
-    The result is the same to rounding for any number of processes: they see the same order of the
-    images, share each batch, and weight their part by what it is of the whole, so that the mean of
-    their gradients is that of the batch even where it does not divide evenly.
+
+def train(network: DigitsNet, digits: Digits, settings: Settings) -> list[Epoch]:
+    """Trains ``network`` in place with AdamW, and tests it after each epoch.
+
+    The result is the same to rounding for any number of processes. They see the same order of the
+    images and share each batch. Each weights its loss by its share of the batch, so that the mean
+    of the gradients is the gradient of the batch even if it does not divide evenly.
 
     Args:
-        network: the network, on ``team.device``.
-        data: the images, on ``team.device``, of the network's dtype.
+        network: the network, on the device and in the dtype of the images.
+        digits: the images.
         settings: epochs, batch size, learning rate and seed.
-        team: the processes that train together.
-        on_step: called after each step.
-        on_epoch: called after each epoch with its number, from 1.
-
-    Returns:
-        The epochs.
 
     Raises:
         DivergedError: the mean loss of an epoch is not finite.
     """
-    model = team.wrap(network)
-    optimiser = torch.optim.AdamW(parameter_groups(network, settings.lr))
-    count = len(data.train_labels)
+    images, labels, test_images, test_labels = digits
+    device, count = images.device, len(labels)
+    rank, size = world()
+    silent = settings.quiet or rank > 0
+    model = DistributedDataParallel(network) if size > 1 else network
+
+    optimizer = torch.optim.AdamW(parameter_groups(network, settings.lr))
     steps_per_epoch = math.ceil(count / settings.batch_size)
     steps = settings.epochs * steps_per_epoch
     # At most a quarter of a short training, so that it, too, gets beyond the warm-up.
     warm_up = min(WARM_UP_EPOCHS * steps_per_epoch, steps // 4)
     scheduler = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda step: schedule(step, steps, warm_up)
+        optimizer, lambda step: schedule(step, steps, warm_up)
     )
     shuffle = torch.Generator().manual_seed(settings.seed)
     epochs = []
-    for number in range(1, settings.epochs + 1):
-        model.train()
-        start = _now(team.device)
-        total = torch.zeros((), dtype=torch.float64, device=team.device)
-        order = torch.randperm(count, generator=shuffle).to(team.device)
-        for batch in order.split(settings.batch_size):
-            mine = team.shard(batch)
-            scores = model(data.train_images[mine])
-            loss = F.cross_entropy(scores, data.train_labels[mine], reduction="sum")
-            optimiser.zero_grad()
-            (loss * (team.size / len(batch))).backward()
-            optimiser.step()
-            scheduler.step()
-            clamp_positions(network)
-            total += loss.detach()
-            if on_step is not None:
-                on_step()
-        seconds = _now(team.device) - start
-        mean_loss = team.sum(total).item() / count
-        if not math.isfinite(mean_loss):
-            raise DivergedError(f"the training diverged: the loss of epoch {number} is {mean_loss}")
-        accuracy = evaluate(network, data.test_images, data.test_labels, team)
-        epochs.append(Epoch(mean_loss, accuracy, seconds))
-        if on_epoch is not None:
-            on_epoch(number, epochs[-1])
+    # The bar shows on a terminal only.
+    bar = tqdm(total=steps, unit="step", leave=False, dynamic_ncols=True, disable=silent or None)
+    with bar:
+        for number in range(1, settings.epochs + 1):
+            start = now(device)
+            model.train()
+            summed_loss = torch.zeros((), dtype=torch.float64, device=device)
+            order = torch.randperm(count, generator=shuffle).to(device)
+            for batch in order.split(settings.batch_size):
+                mine = batch[rank::size]
+                loss = F.cross_entropy(model(images[mine]), labels[mine], reduction="sum")
+                optimizer.zero_grad()
+                (loss * (size / len(batch))).backward()
+                optimizer.step()
+                scheduler.step()
+                clamp_positions(network)
+                summed_loss += loss.detach()
+                bar.update()
+            seconds = now(device) - start
+            mean_loss = total(summed_loss) / count
+            if not math.isfinite(mean_loss):
+                raise DivergedError(
+                    f"the training diverged: the loss of epoch {number} is {mean_loss}"
+                )
+            accuracy = evaluate(network, test_images, test_labels)
+            epochs.append(Epoch(mean_loss, accuracy, seconds))
+            if not silent:
+                say(
+                    f"  epoch {number:{len(str(settings.epochs))}}/{settings.epochs}   "
+                    f"loss {mean_loss:.4f}   test accuracy {accuracy:6.2%}   {seconds:.2f} s"
+                )
     return epochs
+
+
+# The comparison
+
+
+def networks(settings: Settings) -> dict[str, DigitsNet]:
+    """The networks that ``settings`` asks for, initialised; the one with DCLS layers first."""
+    size, plain = settings.kernel_size, settings.plain_kernel_size
+    elements = "1 element" if settings.elements == 1 else f"{settings.elements} elements"
+    both = {f"DCLS {size}x{size}, {elements}, {settings.version}": dcls_network(settings)}
+    if settings.baseline:
+        both[f"plain {plain}x{plain}"] = plain_network(settings)
+    return both
+
+
+def compare(digits: Digits, settings: Settings) -> list[Outcome]:
+    """Trains the networks that ``settings`` asks for, one after the other.
+
+    Raises:
+        DivergedError: a loss became infinite or NaN.
+    """
+    outcomes = []
+    for name, network in networks(settings).items():
+        if not settings.quiet and world()[0] == 0:
+            say(f"{name}: {count_parameters(network)} parameters")
+        initial = copy.deepcopy(network.to(DTYPES[settings.dtype]))
+        epochs = train(network.to(digits.train_images.device), digits, settings)
+        outcomes.append(Outcome(name, initial, network.cpu(), epochs))
+    return outcomes
+
+
+def table(outcomes: Sequence[Outcome]) -> str:
+    """The comparison: network, parameters, test accuracy, seconds an epoch."""
+    rows = [["network", "parameters", "test accuracy", "seconds an epoch"]]
+    rows += [
+        [one.name, str(one.parameters), f"{one.accuracy:.2%}", f"{one.seconds:.2f}"]
+        for one in outcomes
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rows.insert(1, ["-" * width for width in widths])
+    lines = ([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in rows)
+    return "\n".join(map("   ".join, lines))
+
+
+def run(settings: Settings) -> None:
+    """Trains the networks, prints the table and draws the picture.
+
+    Under ``torchrun`` the processes train together, and the first one prints and draws.
+
+    Raises:
+        DivergedError: a loss became infinite or NaN.
+        OSError: the picture cannot be written.
+    """
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    with processes(settings.device):
+        rank, size = world()
+        digits = load(settings.device, DTYPES[settings.dtype])
+        if not settings.quiet and rank == 0:
+            say(
+                f"{len(digits.train_labels)} digits for training, {len(digits.test_labels)} for "
+                f"test; on {settings.device}, {size} process(es) of {torch.get_num_threads()} CPU "
+                "thread(s)"
+            )
+        outcomes = compare(digits, settings)
+        if rank == 0:
+            say(f"\n{table(outcomes)}\n")
+            picture.save(outcomes, settings)
+            say(f"picture: {settings.output}")

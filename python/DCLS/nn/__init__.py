@@ -1,4 +1,4 @@
-"""The layers. Import them from :mod:`DCLS`, or from the paths that DCLS 0.1.1 has."""
+"""The layers. Import them from ``DCLS``, or from the paths that DCLS 0.1.1 has."""
 
 from DCLS.nn.builders import (
     ConstructKernel1d,

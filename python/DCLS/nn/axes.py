@@ -28,7 +28,7 @@ def axis_order(ndim: int, version: str, *, dense_ndim: int = 0) -> tuple[int, ..
 
     Args:
         ndim: number of learnable axes, 1 to 3.
-        version: one of :data:`DCLS._spec.VERSIONS`.
+        version: one of ``DCLS._spec.VERSIONS``.
         dense_ndim: number of dense axes of a ``DclsN_Md`` kernel. With any, ``P[i]`` belongs to
             the ``i``-th learnable axis: 0.1.1 has no such module with two learnable axes, so
             there is no other order to keep.

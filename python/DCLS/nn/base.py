@@ -46,14 +46,14 @@ _PLAIN: dict[tuple[bool, int], Callable[..., _ConvNd]] = {
 
 
 class _DclsModule(Module):
-    """The common base of :class:`_DclsNd` and :class:`_DclsN_Md`."""
+    """The common base of ``_DclsNd`` and ``_DclsN_Md``."""
 
     #: Numbers of axes of the convolution, and of learnable and dense axes of the kernel. None: as
     #: many as the argument has, which then must be a sequence.
     _ndim: ClassVar[int | None] = None
     _learnable_ndim: ClassVar[int | None] = None
     _dense_ndim: ClassVar[int | None] = None
-    #: What :meth:`extra_repr` says about ``kernel_count``.
+    #: What ``extra_repr`` says about ``kernel_count``.
     _count_note: ClassVar[str]
 
     in_channels: int
@@ -175,7 +175,7 @@ class _DclsModule(Module):
         self._own_method = value
 
     def _explicit_padding(self, kernel_size: Sequence[int]) -> tuple[int, ...]:
-        """Returns the padding as :func:`torch.nn.functional.pad` takes it, last axis first."""
+        """Returns the padding as ``torch.nn.functional.pad`` takes it, last axis first."""
         if isinstance(self.padding, tuple):
             pairs = [(size, size) for size in self.padding]
         elif self.padding == "valid":
@@ -216,7 +216,7 @@ class _DclsModule(Module):
     def reset_parameters(self) -> None:
         """Draws new parameters.
 
-        ``weight`` and ``bias`` as :class:`torch.nn.Conv2d` does for the same number of weights;
+        ``weight`` and ``bias`` as ``torch.nn.Conv2d`` does for the same number of weights;
         positions within the grid (see the class); ``SIG`` 0.23 for ``gauss`` and 0 for ``max``.
         The draws come in 0.1.1's order: the same seed gives the same parameters, but for kernels
         with an even or a non-square size, whose limits differ.
@@ -283,7 +283,7 @@ class _DclsModule(Module):
             input: ``(N, in_channels, *spatial)`` or ``(in_channels, *spatial)``.
 
         Returns:
-            A :class:`DCLS.method.Choice`: method, reason and source.
+            A ``DCLS.method.Choice``: method, reason and source.
 
         Raises:
             TypeError: ``input`` is no tensor.
@@ -471,11 +471,11 @@ class _DclsModule(Module):
         Its parameters are copies, so that later edits of either layer leave the other alone. They
         are on the device and of the dtype of ``weight`` and ``bias``. ``weight`` requires a
         gradient if any of ``weight``, ``P`` and ``SIG`` does, and ``bias`` if ``bias`` does. The
-        ``training`` flag is that of this layer. :func:`DCLS.fold` does it for a whole model.
+        ``training`` flag is that of this layer. ``DCLS.fold`` does it for a whole model.
 
         Returns:
-            A :class:`torch.nn.Conv1d`, ``Conv2d`` or ``Conv3d``, or for a transposed layer a
-            :class:`torch.nn.ConvTranspose1d`, ``2d`` or ``3d``, with the same stride, padding,
+            A ``torch.nn.Conv1d``, ``Conv2d`` or ``Conv3d``, or for a transposed layer a
+            ``torch.nn.ConvTranspose1d``, ``2d`` or ``3d``, with the same stride, padding,
             ``padding_mode`` and groups. Its weight is the dense kernel.
 
         Raises:
@@ -519,7 +519,7 @@ class _DclsModule(Module):
         return conv.train(self.training)
 
     def _refuse_other_forwards(self) -> None:
-        """Raises if :meth:`forward` may be more than the convolution with the dense kernel."""
+        """Raises if ``forward`` may be more than the convolution with the dense kernel."""
         package = __name__.partition(".")[0]
         for name in ("forward", "_conv_forward"):
             definition = vars(self).get(name) or getattr(type(self), name)
@@ -535,7 +535,7 @@ class _DclsModule(Module):
             )
 
     def _describe(self) -> Iterator[str]:
-        """Yields the parts of :meth:`extra_repr`."""
+        """Yields the parts of ``extra_repr``."""
         yield f"{self.in_channels}, {self.out_channels}"
         yield f"kernel_count={self.kernel_count} ({self._count_note})"
         yield f"stride={self.stride}"

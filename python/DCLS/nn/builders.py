@@ -92,9 +92,9 @@ class _ConstructKernel(Module):
         """Returns which cells of the kernel can weigh or move an element, if that is known.
 
         Args:
-            W: as :meth:`forward` takes it.
-            P: as :meth:`forward` takes it.
-            SIG: as :meth:`forward` takes it.
+            W: as ``forward`` takes it.
+            P: as ``forward`` takes it.
+            SIG: as ``forward`` takes it.
 
         Returns:
             A bool tensor of the kernel's shape, without a gradient. None if a subclass or a hook
@@ -137,7 +137,7 @@ class _ConstructKernel(Module):
     def _broadcast(
         self, W: Tensor, P: Tensor, SIG: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Gives all tensors the shapes that :func:`DCLS.functional.construct_kernel` takes."""
+        """Gives all tensors the shapes that ``DCLS.functional.construct_kernel`` takes."""
         if not isinstance(W, Tensor):
             raise TypeError(f"weight must be a tensor, got {type(W).__name__}")
         named = {"P": P} if SIG is None else {"P": P, "SIG": SIG}
@@ -166,7 +166,7 @@ class _ConstructKernel(Module):
         return W, rows[0], rows[1] if SIG is not None else None
 
     def _describe(self) -> Iterator[str]:
-        """Yields the parts of :meth:`extra_repr`."""
+        """Yields the parts of ``extra_repr``."""
         yield f"{self.in_channels}, {self.out_channels}, kernel_count={self.kernel_count}"
         yield f"version={self.version}"
         if self.dilated_kernel_size != (1,) * len(self.dilated_kernel_size):
@@ -257,7 +257,7 @@ class ConstructKernel1d(_ConstructKernel):
 class ConstructKernel2d(_ConstructKernel):
     """Builds 2-D kernels: ``(O, I/g, K)`` to ``(O, I/g, S_1, S_2)``.
 
-    Arguments, attributes and errors as :class:`ConstructKernel1d`. ``P[0]`` belongs to the last
+    Arguments, attributes and errors as ``ConstructKernel1d``. ``P[0]`` belongs to the last
     axis (``v0``: to the first), as in DCLS 0.1.1.
     """
 
@@ -267,7 +267,7 @@ class ConstructKernel2d(_ConstructKernel):
 class ConstructKernel3d(_ConstructKernel):
     """Builds 3-D kernels: ``(O, I/g, K)`` to ``(O, I/g, S_1, S_2, S_3)``.
 
-    Arguments, attributes and errors as :class:`ConstructKernel1d`. ``P[0], P[1], P[2]`` belong to
+    Arguments, attributes and errors as ``ConstructKernel1d``. ``P[0], P[1], P[2]`` belong to
     the axes 2, 1, 0 (``v0``: 0, 2, 1), as in DCLS 0.1.1.
     """
 
@@ -277,7 +277,7 @@ class ConstructKernel3d(_ConstructKernel):
 class ConstructKernel2_1d(_ConstructKernelN_M):
     """Builds 2-D kernels with one dense axis: ``(O, I/g, S_1, K)`` to ``(O, I/g, S_1, S_2)``.
 
-    Arguments, attributes and errors as :class:`ConstructKernel3_1d`. Its ``gauss`` is wider than
+    Arguments, attributes and errors as ``ConstructKernel3_1d``. Its ``gauss`` is wider than
     that of the others: ``|SIG| + 1.0``, as where it comes from.
     """
 
@@ -319,7 +319,7 @@ class ConstructKernel3_1d(_ConstructKernelN_M):
 class ConstructKernel3_2d(_ConstructKernelN_M):
     """Builds 3-D kernels with one dense axis: ``(O, I/g, S_1, K)`` to ``(O, I/g, S_1, S_2, S_3)``.
 
-    Arguments, attributes and errors as :class:`ConstructKernel3_1d`. ``P[0]`` belongs to ``S_2``,
+    Arguments, attributes and errors as ``ConstructKernel3_1d``. ``P[0]`` belongs to ``S_2``,
     ``P[1]`` to ``S_3``.
     """
 

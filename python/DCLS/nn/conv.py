@@ -66,7 +66,7 @@ class Dcls1d(_DclsConv):
         kernel_count: number of elements ``K`` of a kernel.
         stride: an int or one int for each axis; default 1.
         padding: an int, one int for each axis, or ``same`` or ``valid``, as
-            :class:`torch.nn.Conv1d` takes them; default 0.
+            ``torch.nn.Conv1d`` takes them; default 0.
         dilated_kernel_size: number of grid points ``S`` of the kernel, an int or one for each axis;
             default 1.
         groups: number of groups ``g``, which divides both numbers of channels; default 1.
@@ -75,7 +75,7 @@ class Dcls1d(_DclsConv):
         version: interpolation, ``v0``, ``v1``, ``max`` or ``gauss`` (default); may be changed
             later.
         method: how it convolves. ``direct`` visits only the cells of the kernel that are not zero
-            (:func:`DCLS.functional.direct_conv`), ``conv`` is torch's convolution with the dense
+            (``DCLS.functional.direct_conv``), ``conv`` is torch's convolution with the dense
             kernel, ``auto`` takes the one that measured faster for such shapes, which may be
             another for training than for inference: they then agree to rounding; may be changed
             later. Default ``auto``.
@@ -100,7 +100,7 @@ class Dcls1d(_DclsConv):
         padding_mode: as given.
 
     Shape:
-        Input ``(N, I, L)`` or ``(I, L)``, output as that of :class:`torch.nn.Conv1d` with a kernel
+        Input ``(N, I, L)`` or ``(I, L)``, output as that of ``torch.nn.Conv1d`` with a kernel
         of size ``dilated_kernel_size``.
 
     Raises:
@@ -115,14 +115,14 @@ class Dcls1d(_DclsConv):
 class Dcls2d(_DclsConv):
     """A 2-D convolution that learns where the elements of its kernels are.
 
-    Arguments, attributes and errors as :class:`Dcls1d`, and
+    Arguments, attributes and errors as ``Dcls1d``, and
 
     Args:
         use_implicit_gemm: as in DCLS 0.1.1, False stands for torch's own convolution: it sets
             ``method="conv"``, and says afterwards whether that is not the method. Default True.
 
     Shape:
-        Input ``(N, I, H, W)`` or ``(I, H, W)``, output as that of :class:`torch.nn.Conv2d`;
+        Input ``(N, I, H, W)`` or ``(I, H, W)``, output as that of ``torch.nn.Conv2d``;
         ``P`` and ``SIG`` are ``(2, O, I/g, K)``. As in DCLS 0.1.1 ``P[0]`` is the position along
         the width and ``P[1]`` that along the height; the other way round for ``v0``.
 
@@ -185,10 +185,10 @@ class Dcls2d(_DclsConv):
 class Dcls3d(_DclsConv):
     """A 3-D convolution that learns where the elements of its kernels are.
 
-    Arguments, attributes and errors as :class:`Dcls1d`.
+    Arguments, attributes and errors as ``Dcls1d``.
 
     Shape:
-        Input ``(N, I, D, H, W)`` or ``(I, D, H, W)``, output as that of :class:`torch.nn.Conv3d`;
+        Input ``(N, I, D, H, W)`` or ``(I, D, H, W)``, output as that of ``torch.nn.Conv3d``;
         ``P`` and ``SIG`` are ``(3, O, I/g, K)``. As in DCLS 0.1.1 ``P[0], P[1], P[2]`` are the
         positions along width, height and depth; along depth, width and height for ``v0``.
     """
@@ -200,7 +200,7 @@ class Dcls3d(_DclsConv):
 class Dcls2dK1d(_DclsNd):
     """A 2-D convolution with flat kernels, which learns positions along their one long axis.
 
-    Arguments, attributes and errors as :class:`Dcls1d`, and
+    Arguments, attributes and errors as ``Dcls1d``, and
 
     Args:
         flat_dim: 0 (default) for kernels of size ``(dilated_kernel_size, 1)``, 1 for ``(1,
@@ -208,7 +208,7 @@ class Dcls2dK1d(_DclsNd):
         version: default ``v1``.
 
     Shape:
-        Input ``(N, I, H, W)`` or ``(I, H, W)``, output as that of :class:`torch.nn.Conv2d`.
+        Input ``(N, I, H, W)`` or ``(I, H, W)``, output as that of ``torch.nn.Conv2d``.
     """
 
     _ndim, _learnable_ndim = 2, 1

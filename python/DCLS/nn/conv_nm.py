@@ -79,7 +79,7 @@ class Dcls3_1d(_DclsConvN_M):
         version: interpolation, ``v0``, ``v1``, ``max`` or ``gauss`` (default); may be changed
             later.
         method: how it convolves. ``direct`` visits only the cells of the kernel that are not zero
-            (:func:`DCLS.functional.direct_conv`), ``conv`` is torch's convolution with the dense
+            (``DCLS.functional.direct_conv``), ``conv`` is torch's convolution with the dense
             kernel, ``auto`` takes the one that measured faster for such shapes, which may be
             another for training than for inference: they then agree to rounding; may be changed
             later. Default ``auto``.
@@ -106,7 +106,7 @@ class Dcls3_1d(_DclsConvN_M):
         padding_mode: as given.
 
     Shape:
-        Input ``(N, I, D, H, W)`` or ``(I, D, H, W)``, output as that of :class:`torch.nn.Conv3d`
+        Input ``(N, I, D, H, W)`` or ``(I, D, H, W)``, output as that of ``torch.nn.Conv3d``
         with a kernel of size ``dense_kernel_size + dilated_kernel_size``.
 
     Raises:
@@ -121,11 +121,11 @@ class Dcls3_1d(_DclsConvN_M):
 class Dcls2_1d(_DclsConvN_M):
     """A 2-D convolution that learns the positions of its elements along the last axis.
 
-    Arguments, attributes and errors as :class:`Dcls3_1d`, but for one dense axis. The width of its
+    Arguments, attributes and errors as ``Dcls3_1d``, but for one dense axis. The width of its
     ``gauss`` is ``|SIG| + 1.0``, where it is ``|SIG| + 0.27`` for all others, as in its origin.
 
     Shape:
-        Input ``(N, I, H, W)`` or ``(I, H, W)``, output as that of :class:`torch.nn.Conv2d`.
+        Input ``(N, I, H, W)`` or ``(I, H, W)``, output as that of ``torch.nn.Conv2d``.
     """
 
     _ndim, _learnable_ndim, _dense_ndim = 2, 1, 1
@@ -135,11 +135,11 @@ class Dcls2_1d(_DclsConvN_M):
 class Dcls3_2d(_DclsConvN_M):
     """A 3-D convolution that learns the positions of its elements along the last two axes.
 
-    Arguments, attributes and errors as :class:`Dcls3_1d`, but for one dense axis. ``P[0]`` is the
+    Arguments, attributes and errors as ``Dcls3_1d``, but for one dense axis. ``P[0]`` is the
     position along the height, ``P[1]`` that along the width, for every version.
 
     Shape:
-        Input ``(N, I, D, H, W)`` or ``(I, D, H, W)``, output as that of :class:`torch.nn.Conv3d`;
+        Input ``(N, I, D, H, W)`` or ``(I, D, H, W)``, output as that of ``torch.nn.Conv3d``;
         ``P`` and ``SIG`` are ``(2, O, I/g, dense_kernel_size, K)``.
     """
 

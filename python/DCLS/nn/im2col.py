@@ -20,7 +20,7 @@ __all__ = ["Dcls1d", "Dcls2d", "Dcls3d"]
 class _Im2colConv(_DclsConv):
     """What the im2col convolutions share."""
 
-    #: Most bytes of columns held at a time, see :func:`DCLS.functional.im2col_conv`. May be set at
+    #: Most bytes of columns held at a time, see ``DCLS.functional.im2col_conv``. May be set at
     #: any time; None for its default.
     workspace: int | None = None
 
@@ -56,7 +56,7 @@ class _Im2colConv(_DclsConv):
         return P, as_floats(SIG, P.dtype)
 
     def _dense_kernel(self, weight: Tensor, P: Tensor, SIG: Tensor | None) -> Tensor:
-        """Builds the kernel that does the same, for :meth:`to_conv`."""
+        """Builds the kernel that does the same, for ``to_conv``."""
         P, SIG = self._used_rows(P, SIG)
 
         def shared(rows: Tensor) -> Tensor:
@@ -112,9 +112,9 @@ class _Im2colConv(_DclsConv):
 class Dcls1d(_Im2colConv):
     """A 1-D convolution that learns where it samples its input.
 
-    It computes what :class:`DCLS.construct.modules.Dcls1d` computes with positions that all output
+    It computes what ``DCLS.construct.modules.Dcls1d`` computes with positions that all output
     channels share, at a cost that does not grow with ``dilated_kernel_size``: by
-    :func:`DCLS.functional.im2col_conv`. All tools of that class work here, too; there is no
+    ``DCLS.functional.im2col_conv``. All tools of that class work here, too; there is no
     ``DCK``, for there is no kernel.
 
     Args:
@@ -123,7 +123,7 @@ class Dcls1d(_Im2colConv):
         kernel_count: number of elements ``K``.
         stride: an int or one int for each axis; default 1.
         padding: an int, one int for each axis, or ``same`` or ``valid``, as
-            :class:`torch.nn.Conv1d` takes them; default 0.
+            ``torch.nn.Conv1d`` takes them; default 0.
         dilated_kernel_size: number of grid points ``S`` over which positions range, an int or one
             for each axis; default 1.
         groups: number of groups ``g``, which divides both numbers of channels; default 1.
@@ -143,7 +143,7 @@ class Dcls1d(_Im2colConv):
         SIG: their widths, shaped as ``P``; None for ``v0`` and ``v1``.
         bias: ``(O,)`` or None.
         workspace: most bytes of columns held at a time; None for the default of
-            :func:`DCLS.functional.im2col_conv`.
+            ``DCLS.functional.im2col_conv``.
         version: the interpolation; may be set.
         method: always ``auto``.
         stride: one int for each axis.
@@ -156,7 +156,7 @@ class Dcls1d(_Im2colConv):
         padding_mode: as given.
 
     Shape:
-        Input ``(N, I, L)`` or ``(I, L)``, output as that of :class:`torch.nn.Conv1d` with a kernel
+        Input ``(N, I, L)`` or ``(I, L)``, output as that of ``torch.nn.Conv1d`` with a kernel
         of size ``dilated_kernel_size``.
 
     Raises:
@@ -170,10 +170,10 @@ class Dcls1d(_Im2colConv):
 class Dcls2d(_Im2colConv):
     """A 2-D convolution that learns where it samples its input.
 
-    Arguments, attributes and errors as :class:`Dcls1d`.
+    Arguments, attributes and errors as ``Dcls1d``.
 
     Shape:
-        Input ``(N, I, H, W)`` or ``(I, H, W)``, output as that of :class:`torch.nn.Conv2d`;
+        Input ``(N, I, H, W)`` or ``(I, H, W)``, output as that of ``torch.nn.Conv2d``;
         ``P`` and ``SIG`` are ``(2, I, K)``: along the height, then along the width.
 
     Example:
@@ -188,10 +188,10 @@ class Dcls2d(_Im2colConv):
 class Dcls3d(_Im2colConv):
     """A 3-D convolution that learns where it samples its input.
 
-    Arguments, attributes and errors as :class:`Dcls1d`.
+    Arguments, attributes and errors as ``Dcls1d``.
 
     Shape:
-        Input ``(N, I, D, H, W)`` or ``(I, D, H, W)``, output as that of :class:`torch.nn.Conv3d`;
+        Input ``(N, I, D, H, W)`` or ``(I, D, H, W)``, output as that of ``torch.nn.Conv3d``;
         ``P`` and ``SIG`` are ``(3, I, K)``: along depth, height and width.
     """
 

@@ -39,7 +39,7 @@ class _DclsNd(_DclsModule):
         version: ``v0``, ``v1``, ``max`` or ``gauss``.
         kernel_size: size of the kernel that is convolved with, where it is not
             ``dilated_kernel_size``; only ``padding='same'`` needs it. Default None.
-        method: ``auto`` (default), ``direct`` or ``conv``: how it convolves, see :class:`Dcls1d`;
+        method: ``auto`` (default), ``direct`` or ``conv``: how it convolves, see ``Dcls1d``;
             ``auto`` only if ``transposed``.
         device: where to create the parameters; None (default) for torch's own.
         dtype: of the parameters; None (default) for torch's own.
@@ -110,7 +110,7 @@ class _DclsNd(_DclsModule):
 class _DclsN_Md(_DclsModule):
     """A convolution whose last M of N kernel axes are learnable; to subclass.
 
-    As :class:`_DclsNd`, but for ``dense_kernel_size``, the number of grid points of the axes that
+    As ``_DclsNd``, but for ``dense_kernel_size``, the number of grid points of the axes that
     are not learnable and come first. ``weight`` has the shape ``(out_channels, in_channels /
     groups, *dense_kernel_size, kernel_count)`` (transposed: ``(in_channels, out_channels / groups,
     …)``). Positions are drawn uniformly over the grid.

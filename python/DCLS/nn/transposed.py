@@ -159,7 +159,7 @@ class DclsTranspose1d(_DclsTranspose):
         out_channels: number of output channels ``O``.
         kernel_count: number of elements ``K`` of a kernel.
         stride: an int or one int for each axis; default 1.
-        padding: an int or one int for each axis, as :class:`torch.nn.ConvTranspose1d` takes it;
+        padding: an int or one int for each axis, as ``torch.nn.ConvTranspose1d`` takes it;
             default 0.
         output_padding: added to one side of the output, an int or one for each axis; less than
             ``stride``; default 0.
@@ -176,7 +176,7 @@ class DclsTranspose1d(_DclsTranspose):
     Attributes:
         weight: weights of the elements, ``(I, O/g, K)``.
         P: their positions in grid steps from the centre ``S // 2``, ``(1, I, O/g, K)``, with the
-            rows of the :class:`Dcls1d` of that dimension.
+            rows of the ``Dcls1d`` of that dimension.
         SIG: their widths, shaped as ``P``; None for ``v0`` and ``v1``.
         bias: ``(O,)`` or None.
         DCK: the module that builds the dense kernel: ``m.DCK(m.weight, m.P, m.SIG)``.
@@ -193,7 +193,7 @@ class DclsTranspose1d(_DclsTranspose):
         padding_mode: as given.
 
     Shape:
-        Input ``(N, I, L)`` or ``(I, L)``, output as that of :class:`torch.nn.ConvTranspose1d` with
+        Input ``(N, I, L)`` or ``(I, L)``, output as that of ``torch.nn.ConvTranspose1d`` with
         a kernel of size ``dilated_kernel_size``.
 
     Raises:
@@ -208,11 +208,11 @@ class DclsTranspose1d(_DclsTranspose):
 class DclsTranspose2d(_DclsTranspose):
     """A 2-D transposed convolution that learns where the elements of its kernels are.
 
-    Arguments, attributes and errors as :class:`DclsTranspose1d`.
+    Arguments, attributes and errors as ``DclsTranspose1d``.
 
     Shape:
         Input ``(N, I, H, W)`` or ``(I, H, W)``, output as that of
-        :class:`torch.nn.ConvTranspose2d`; ``P`` and ``SIG`` are ``(2, I, O/g, K)``.
+        ``torch.nn.ConvTranspose2d``; ``P`` and ``SIG`` are ``(2, I, O/g, K)``.
     """
 
     _ndim = _learnable_ndim = 2
@@ -222,11 +222,11 @@ class DclsTranspose2d(_DclsTranspose):
 class DclsTranspose3d(_DclsTranspose):
     """A 3-D transposed convolution that learns where the elements of its kernels are.
 
-    Arguments, attributes and errors as :class:`DclsTranspose1d`.
+    Arguments, attributes and errors as ``DclsTranspose1d``.
 
     Shape:
         Input ``(N, I, D, H, W)`` or ``(I, D, H, W)``, output as that of
-        :class:`torch.nn.ConvTranspose3d`; ``P`` and ``SIG`` are ``(3, I, O/g, K)``.
+        ``torch.nn.ConvTranspose3d``; ``P`` and ``SIG`` are ``(3, I, O/g, K)``.
     """
 
     _ndim = _learnable_ndim = 3
