@@ -30,6 +30,8 @@ struct ConstructArgs {
   const void* weight = nullptr;             ///< (rows, elements)
   const void* position = nullptr;           ///< (ndim, rows, elements), 0 is the grid's centre
   const void* sigma = nullptr;              ///< (ndim, rows, elements); null for kV0 and kV1
+  /// The row of `position` and `sigma` that belongs to each axis: a permutation of 0 ... ndim - 1.
+  int position_row[kMaxDims] = {0, 1, 2};
 };
 
 /// Writes the dense kernels, (rows, size[0], ..., size[ndim-1]), to `kernel`.

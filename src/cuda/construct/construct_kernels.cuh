@@ -78,13 +78,20 @@ __device__ __forceinline__ T pick(const T (&values)[N], int d) {
   return value;
 }
 
-/// Loads element `index` (0 <= index < rows * elements) on axis `d`, which has `size` points.
-template <typename Storage>
+/// Place of element `index` (0 <= index < rows * elements) on axis `d` in positions and widths.
+template <int D>
+__device__ __forceinline__ std::int64_t position_at(const ConstructArgs& args, int d,
+                                                    std::int64_t index) {
+  return pick<D>(args.position_row, d) * args.rows * args.elements + index;
+}
+
+/// Loads element `index` on axis `d`, which has `size` points.
+template <typename Storage, int D>
 __device__ __forceinline__ Element<Compute<Storage>> load_element(const ConstructArgs& args, int d,
                                                                   std::int64_t size,
                                                                   std::int64_t index) {
   using T = Compute<Storage>;
-  const std::int64_t at = d * args.rows * args.elements + index;
+  const std::int64_t at = position_at<D>(args, d, index);
   const T position = numeric::load(static_cast<const Storage*>(args.position)[at]);
   const T sigma =
       args.sigma != nullptr ? numeric::load(static_cast<const Storage*>(args.sigma)[at]) : T(0);
@@ -159,7 +166,7 @@ __global__ void __launch_bounds__(kForwardThreads)
           }
         }
         const std::int64_t index = (row_begin + pair / chunk) * args.elements + k0 + pair % chunk;
-        const Element<T> e = load_element<Storage>(args, d, pick<D>(args.size, d), index);
+        const Element<T> e = load_element<Storage, D>(args, d, pick<D>(args.size, d), index);
         const T at = static_cast<T>(pick<D>(origin, d) + x);
         T value = T(0);
         interp::dispatch_version(args.version,
@@ -180,7 +187,7 @@ __global__ void __launch_bounds__(kForwardThreads)
         for (int d = 0; d < D; ++d) {
           T part = T(0);
           if (active && normalised) {
-            const Element<T> e = load_element<Storage>(args, d, args.size[d], index);
+            const Element<T> e = load_element<Storage, D>(args, d, args.size[d], index);
             interp::dispatch_version(args.version, [&](auto v) {
               const Support s = interp::support<v.value>(e, args.size[d]);
               for (std::int64_t x = s.lo + lane; x < s.hi; x += kSumLanes) {
@@ -340,7 +347,7 @@ __global__ void __launch_bounds__(kBackwardThreads)
     if (active) {
 #pragma unroll
       for (int d = 0; d < D; ++d) {
-        elements[d] = load_element<Storage>(args, d, args.size[d], index);
+        elements[d] = load_element<Storage, D>(args, d, args.size[d], index);
       }
       interp::spread_nan(elements);
     }
@@ -400,7 +407,7 @@ __global__ void __launch_bounds__(kBackwardThreads)
     }
 #pragma unroll
     for (int d = 0; d < D; ++d) {
-      const std::int64_t at = d * plan.items + index;
+      const std::int64_t at = position_at<D>(args, d, index);
       if (grads.position != nullptr) {
         numeric::store(static_cast<Storage*>(grads.position) + at, c.d_position[d]);
       }

@@ -43,7 +43,7 @@ __global__ void __launch_bounds__(kSupportThreads)
       Element<T> elements[D];
 #pragma unroll
       for (int d = 0; d < D; ++d) {
-        elements[d] = load_element<Storage>(args, d, args.size[d], row * args.elements + k);
+        elements[d] = load_element<Storage, D>(args, d, args.size[d], row * args.elements + k);
       }
       interp::spread_nan(elements);
       int missing = 0;
