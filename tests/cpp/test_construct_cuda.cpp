@@ -7,7 +7,8 @@
 #include "check.hpp"
 #include "construct_problem.hpp"
 #include "core/dispatch.hpp"
-#include "cuda/construct/construct_kernels.cuh"
+#include "cuda/construct/construct_backward.cuh"
+#include "cuda/construct/construct_forward.cuh"
 #include "cuda/construct/construct_support.cuh"
 #include "cuda_host/schedules.hpp"
 

@@ -4,8 +4,7 @@
 
 #include <cstdint>
 
-#include "cuda/construct/construct_kernels.cuh"
-#include "interpolation/interpolation.hpp"
+#include "cuda/construct/construct_elements.cuh"
 
 namespace dcls::cuda {
 
