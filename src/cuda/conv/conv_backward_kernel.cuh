@@ -187,31 +187,37 @@ __global__ void __launch_bounds__(kConvKernelThreads, kConvKernelBlocks<Compute<
 
 inline constexpr int kFinishThreads = 256;
 
-/// Adds the splits in order; 0 where nothing was asked for or nothing is read.
+/// The gradient of a cell, counted through all kernel rows: the splits added in order; 0 where
+/// nothing was asked for or nothing is read.
+template <typename T>
+__device__ __forceinline__ T reduced_cell(const ConvPlan& plan, const T* partial,
+                                          const std::uint8_t* support, std::int64_t cell) {
+  bool computed = support == nullptr || support[cell] != 0;
+  std::int64_t rest = cell;
+#pragma unroll
+  for (int d = 2; d >= 0; --d) {
+    computed = computed && reads_source(plan.axis[d], rest % plan.axis[d].kernel_size);
+    rest /= plan.axis[d].kernel_size;
+  }
+  T sum = T(0);
+  if (computed) {
+    for (std::int64_t split = 0; split < plan.splits; ++split) {
+      sum += partial[split * plan.kernel_rows * plan.cells + cell];
+    }
+  }
+  return sum;
+}
+
 template <typename Storage>
 __global__ void __launch_bounds__(kFinishThreads)
     conv_kernel_finish(const ConvPlan plan, const Compute<Storage>* partial,
                        const std::uint8_t* support, Storage* grad_kernel) {
-  using T = Compute<Storage>;
   const std::int64_t cells = plan.kernel_rows * plan.cells;
   const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * kFinishThreads;
   for (std::int64_t cell = static_cast<std::int64_t>(blockIdx.x) * kFinishThreads +
                            static_cast<std::int64_t>(threadIdx.x);
        cell < cells; cell += step) {
-    bool computed = support == nullptr || support[cell] != 0;
-    std::int64_t rest = cell;
-#pragma unroll
-    for (int d = 2; d >= 0; --d) {
-      computed = computed && reads_source(plan.axis[d], rest % plan.axis[d].kernel_size);
-      rest /= plan.axis[d].kernel_size;
-    }
-    T sum = T(0);
-    if (computed) {
-      for (std::int64_t split = 0; split < plan.splits; ++split) {
-        sum += partial[split * cells + cell];
-      }
-    }
-    numeric::store(grad_kernel + cell, sum);
+    numeric::store(grad_kernel + cell, reduced_cell(plan, partial, support, cell));
   }
 }
 
