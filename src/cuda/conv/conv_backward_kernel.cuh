@@ -44,6 +44,7 @@ struct KernelBlock : TargetBlock {
   std::int64_t row;                  ///< of the kernel, of the first channels
   std::int64_t source_channel;
   std::int64_t stage, split;
+  bool leads;              ///< is the first of the blocks that read these gradients
   std::int64_t tile, end;  ///< the range of its split
   std::int64_t slab;       ///< of the kernel, of its stage
 
@@ -53,6 +54,7 @@ struct KernelBlock : TargetBlock {
     stage = item % plan.stages;
     item /= plan.stages;
     const std::int64_t n = item % plan.source_per_group;
+    leads = n == 0 && stage == 0;
     set_channels(plan, item / plan.source_per_group, *this);
     row = kernel_row(plan, channel, n);
     source_channel = channel / plan.target_per_group * plan.source_per_group + n;
@@ -69,24 +71,28 @@ struct KernelBlock : TargetBlock {
 };
 
 /// One split of the sums: a block takes the cells of one stage and a range of tiles, and writes
-/// partial[split][kernel row][cell].
+/// partial[split][kernel row][cell]. `counts` null stands for no cells. Where `bias` is not null,
+/// one block for each split and target channel writes bias[split][channel], the sum of the target.
 template <typename Storage, bool kLine>
 __global__ void __launch_bounds__(kConvKernelThreads, kConvKernelBlocks<Compute<Storage>>)
     conv_kernel_partial(const ConvPlan plan, const Storage* source, const Storage* target,
                         const std::int32_t* counts, const Unit* units, const std::uint32_t* cells,
-                        std::size_t tile_bytes, Compute<Storage>* partial) {
+                        std::size_t tile_bytes, Compute<Storage>* partial, Compute<Storage>* bias) {
   using T = Compute<Storage>;
   using P = Patch<kLine>;
   __shared__ std::int64_t places[kMostPlanes];
   __shared__ KernelBlock block;
   __shared__ StageCells place;
-  static_assert(sizeof(places) + sizeof(block) + sizeof(place) <= kConvStatic);
+  __shared__ T bias_sums[kConvKernelThreads / kWarp];
+  static_assert(sizeof(places) + sizeof(block) + sizeof(place) + sizeof(bias_sums) <= kConvStatic);
   T* const shared = dynamic_shared<T>();
   const PatchPlace own(plan);
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  const int warp = static_cast<int>(threadIdx.x) / kWarp;
+  const int slot_warps = plan.slot_threads / kWarp;
   const int stage_cells = static_cast<int>(plan.stage_cells);
   T* const sums = shared + tile_bytes / sizeof(T);  // of each warp
-  T* const own_sums = sums + static_cast<int>(threadIdx.x) / kWarp * stage_cells;
+  T* const own_sums = sums + warp * stage_cells;
   const T* const from = shared + (plan.source_slots > 1 ? own.slot * plan.source_slot : 0) +
                         own.origin<kLine>(plan.tile_rows, plan.pitch);
   const std::int64_t items =
@@ -101,22 +107,24 @@ __global__ void __launch_bounds__(kConvKernelThreads, kConvKernelBlocks<Compute<
     const std::int64_t first_list = block.row * plan.stages + block.stage;
     const std::int64_t list_step = plan.row_slot * plan.stages;
     bool any = false;
-    for (int slot = 0; slot < block.channels; ++slot) {
+    for (int slot = 0; counts != nullptr && slot < block.channels; ++slot) {
       any = any || counts[first_list + slot * list_step] > 0;
     }
-    if (!any) {
+    const bool of_bias = bias != nullptr && block.leads;
+    if (!any && !of_bias) {
       __syncthreads();  // before the next item's place
       continue;
     }
     const bool valid = own.slot < block.channels;
-    const std::int64_t list = first_list + (valid ? own.slot * list_step : 0);
+    const std::int64_t list = any ? first_list + (valid ? own.slot * list_step : 0) : 0;
     const Unit* const own_units = units + list * plan.stage_cells;
-    const int count = valid ? counts[list] : 0;
+    const int count = any && valid ? counts[list] : 0;
     const int cell_count = count == 0
                                ? 0
                                : own_units[count - 1].first() +
                                      own_units[count - 1].rows() * own_units[count - 1].columns();
     for (int i = lane; i < cell_count; i += kWarp) own_sums[i] = T(0);
+    if (lane == 0) bias_sums[warp] = T(0);
 
     const Storage* const source_begin = source + block.source_channel * plan.source.channel;
     const Storage* const target_begin = target + block.channel * plan.target.channel;
@@ -139,6 +147,17 @@ __global__ void __launch_bounds__(kConvKernelThreads, kConvKernelBlocks<Compute<
         for (int c = 0; c < P::kColumns; ++c) {
           gradient[r][c] = own.active ? patch[r * pitch + c] : T(0);
         }
+      }
+      if (of_bias) {
+        T sum = T(0);
+#pragma unroll
+        for (int r = 0; r < P::kRows; ++r) {
+#pragma unroll
+          for (int c = 0; c < P::kColumns; ++c) sum += gradient[r][c];
+        }
+        sum = group_sum<kWarp>(sum);
+        if (lane == 0) bias_sums[warp] += sum;
+        if (!any) continue;
       }
       __syncthreads();
       place_source(plan, block.plane, block.length[0], place.z, places);
@@ -167,7 +186,11 @@ __global__ void __launch_bounds__(kConvKernelThreads, kConvKernelBlocks<Compute<
     }
 
     __syncthreads();  // the sums of all warps are there
-    const int slot_warps = plan.slot_threads / kWarp;
+    if (of_bias && valid && own.index == 0) {
+      T sum = T(0);
+      for (int w = 0; w < slot_warps; ++w) sum += bias_sums[own.slot * slot_warps + w];
+      bias[block.split * plan.target_channels + block.channel + own.slot] = sum;
+    }
     const std::int64_t row = block.row + (valid ? own.slot * plan.row_slot : 0);
     T* const to = partial + (block.split * plan.kernel_rows + row) * plan.cells + block.slab;
     const std::uint32_t* const own_cells = cells + list * plan.stage_cells;
