@@ -45,6 +45,7 @@ struct KernelBlock : TargetBlock {
   std::int64_t source_channel;
   std::int64_t stage, split;
   bool leads;              ///< is the first of the blocks that read these gradients
+  bool any;                ///< cells, in shared memory because registers are few
   std::int64_t tile, end;  ///< the range of its split
   std::int64_t slab;       ///< of the kernel, of its stage
 
@@ -88,11 +89,9 @@ __global__ void __launch_bounds__(kConvKernelThreads, kConvKernelBlocks<Compute<
   T* const shared = dynamic_shared<T>();
   const PatchPlace own(plan);
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  const int warp = static_cast<int>(threadIdx.x) / kWarp;
-  const int slot_warps = plan.slot_threads / kWarp;
   const int stage_cells = static_cast<int>(plan.stage_cells);
   T* const sums = shared + tile_bytes / sizeof(T);  // of each warp
-  T* const own_sums = sums + warp * stage_cells;
+  T* const own_sums = sums + static_cast<int>(threadIdx.x) / kWarp * stage_cells;
   const T* const from = shared + (plan.source_slots > 1 ? own.slot * plan.source_slot : 0) +
                         own.origin<kLine>(plan.tile_rows, plan.pitch);
   const std::int64_t items =
@@ -110,11 +109,11 @@ __global__ void __launch_bounds__(kConvKernelThreads, kConvKernelBlocks<Compute<
     for (int slot = 0; counts != nullptr && slot < block.channels; ++slot) {
       any = any || counts[first_list + slot * list_step] > 0;
     }
-    const bool of_bias = bias != nullptr && block.leads;
-    if (!any && !of_bias) {
+    if (!any && (bias == nullptr || !block.leads)) {
       __syncthreads();  // before the next item's place
       continue;
     }
+    if (threadIdx.x == 0) block.any = any;
     const bool valid = own.slot < block.channels;
     const std::int64_t list = any ? first_list + (valid ? own.slot * list_step : 0) : 0;
     const Unit* const own_units = units + list * plan.stage_cells;
@@ -124,7 +123,7 @@ __global__ void __launch_bounds__(kConvKernelThreads, kConvKernelBlocks<Compute<
                                : own_units[count - 1].first() +
                                      own_units[count - 1].rows() * own_units[count - 1].columns();
     for (int i = lane; i < cell_count; i += kWarp) own_sums[i] = T(0);
-    if (lane == 0) bias_sums[warp] = T(0);
+    if (lane == 0) bias_sums[threadIdx.x / kWarp] = T(0);
 
     const Storage* const source_begin = source + block.source_channel * plan.source.channel;
     const Storage* const target_begin = target + block.channel * plan.target.channel;
@@ -148,7 +147,7 @@ __global__ void __launch_bounds__(kConvKernelThreads, kConvKernelBlocks<Compute<
           gradient[r][c] = own.active ? patch[r * pitch + c] : T(0);
         }
       }
-      if (of_bias) {
+      if (bias != nullptr && block.leads) {
         T sum = T(0);
 #pragma unroll
         for (int r = 0; r < P::kRows; ++r) {
@@ -156,8 +155,8 @@ __global__ void __launch_bounds__(kConvKernelThreads, kConvKernelBlocks<Compute<
           for (int c = 0; c < P::kColumns; ++c) sum += gradient[r][c];
         }
         sum = group_sum<kWarp>(sum);
-        if (lane == 0) bias_sums[warp] += sum;
-        if (!any) continue;
+        if (lane == 0) bias_sums[threadIdx.x / kWarp] += sum;
+        if (!block.any) continue;
       }
       __syncthreads();
       place_source(plan, block.plane, block.length[0], place.z, places);
@@ -186,7 +185,8 @@ __global__ void __launch_bounds__(kConvKernelThreads, kConvKernelBlocks<Compute<
     }
 
     __syncthreads();  // the sums of all warps are there
-    if (of_bias && valid && own.index == 0) {
+    const int slot_warps = plan.slot_threads / kWarp;
+    if (bias != nullptr && block.leads && valid && own.index == 0) {
       T sum = T(0);
       for (int w = 0; w < slot_warps; ++w) sum += bias_sums[own.slot * slot_warps + w];
       bias[block.split * plan.target_channels + block.channel + own.slot] = sum;
