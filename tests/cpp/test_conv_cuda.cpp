@@ -100,7 +100,7 @@ void kernel_gradient(const HowToRun& how, const ConvArgs& args, const Storage* g
         plan, input, grad_output, static_cast<const std::int32_t*>(lists.counts.data()),
         static_cast<const cuda::Unit*>(lists.units.data()),
         static_cast<const std::uint32_t*>(lists.packed.data()),
-        cuda::conv_tile_bytes(plan, args.dtype), lists.partial.data());
+        cuda::conv_tile_bytes(plan, args.dtype), lists.partial.data(), static_cast<T*>(nullptr));
     lists.partial.check();
   }
   host_cuda::launch(how.launch, cuda::conv_kernel_finish<Storage>,
