@@ -135,6 +135,10 @@ inline bool between(std::int64_t value, std::int64_t low, std::int64_t high) {
   return value >= low && value <= high;
 }
 
+inline bool is_version(Version version) {
+  return between(static_cast<int>(version), 0, kVersionCount - 1);
+}
+
 /// The product of numbers, or -1 if it, or one of them, is not from 0 to kMostValues.
 inline std::int64_t small_product(std::initializer_list<std::int64_t> values) {
   std::int64_t product = 1;

@@ -45,9 +45,9 @@ void make_layout(const Im2colArgs& args, TapLayout* layout) {
   dispatch_compute(args, [&](auto tag, auto ndim) {
     using T = typename decltype(tag)::type;
     for (int d = 0; d < ndim(); ++d) {
-      const std::int64_t most = tap_table::largest_cap(args.version, args.size[d]);
+      const std::int64_t most = interp::largest_support(args.version, args.size[d]);
       std::int64_t cap = 1;
-      interp::dispatch_version(args.version, [&](auto version) {
+      interp::visit(args.version, [&](auto version) {
         for (std::int64_t element = 0; element < layout->elements && cap < most; ++element) {
           const interp::Element<T> e = tap_table::element_of<T>(args, element, d);
           if (e.p != e.p || e.sigma != e.sigma) continue;

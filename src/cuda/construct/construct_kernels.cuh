@@ -162,8 +162,8 @@ __global__ void __launch_bounds__(kForwardThreads)
         const Element<T> e = load_element<Storage>(args, d, pick<D>(args.size, d), index);
         const T at = static_cast<T>(pick<D>(origin, d) + x);
         T value = T(0);
-        interp::dispatch_version(args.version,
-                                 [&](auto v) { value = interp::evaluate<v.value>(e, at).value; });
+        interp::visit(args.version,
+                      [&](auto v) { value = interp::evaluate<v.value>(e, at).value; });
         shared[pair * stride + i % plan.entries] = value;
       }
       // Scales. Whole groups of lanes sum one pair; the trip count is the same in all threads.
@@ -181,7 +181,7 @@ __global__ void __launch_bounds__(kForwardThreads)
           T part = T(0);
           if (active && normalised) {
             const Element<T> e = load_element<Storage>(args, d, args.size[d], index);
-            interp::dispatch_version(args.version, [&](auto v) {
+            interp::visit(args.version, [&](auto v) {
               const Support s = interp::support<v.value>(e, args.size[d]);
               for (std::int64_t x = s.lo + lane; x < s.hi; x += kSumLanes) {
                 part += interp::evaluate<v.value>(e, static_cast<T>(x)).value;
@@ -255,8 +255,8 @@ struct AxisReader {
 
   __device__ __forceinline__ Tap<T> compute(std::int64_t x) const {
     Tap<T> tap{};
-    interp::dispatch_version(
-        version, [&](auto v) { tap = interp::evaluate<v.value>(element, static_cast<T>(x)); });
+    interp::visit(version,
+                  [&](auto v) { tap = interp::evaluate<v.value>(element, static_cast<T>(x)); });
     return tap;
   }
   __device__ __forceinline__ Tap<T> operator()(std::int64_t x) const {
@@ -356,7 +356,7 @@ __global__ void __launch_bounds__(kBackwardThreads)
       offset += static_cast<int>(args.size[d]);
       Tap<T> part{};
       if (active) {
-        interp::dispatch_version(args.version, [&](auto v) {
+        interp::visit(args.version, [&](auto v) {
           axes[d].support = interp::support<v.value>(axes[d].element, args.size[d]);
         });
         for (std::int64_t x = axes[d].support.lo + lane; x < axes[d].support.hi; x += kGroupLanes) {

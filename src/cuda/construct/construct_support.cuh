@@ -16,7 +16,7 @@ inline constexpr int kSupportThreads = 256;
 template <typename T>
 __device__ __forceinline__ int lacking(Version version, const Element<T>& e, T x) {
   Tap<T> tap{};
-  interp::dispatch_version(version, [&](auto v) { tap = interp::evaluate<v.value>(e, x); });
+  interp::visit(version, [&](auto v) { tap = interp::evaluate<v.value>(e, x); });
   if (tap.value != T(0)) return 0;
   return tap.d_position != T(0) || tap.d_sigma != T(0) ? 1 : 2;
 }
