@@ -4,6 +4,7 @@
 #include "cuda/cuda_backend.hpp"
 #include "dcls/types.hpp"
 #include "dcls/version.hpp"
+#include "interpolation/interpolation.hpp"
 
 namespace dcls {
 
@@ -28,6 +29,17 @@ BuildInfo build_info() {
   info.simd = cpu::simd_name(cpu::simd_level());
   info.simd_compiled = cpu::compiled_simd_levels();
   return info;
+}
+
+std::vector<VersionInfo> versions() {
+  std::vector<VersionInfo> all;
+  for (int i = 0; i < kVersionCount; ++i) {
+    interp::visit(static_cast<Version>(i), [&](auto version) {
+      using I = interp::Interpolation<version.value>;
+      all.push_back({I::kName, I::kNormalised, I::kHasWidth, I::kSmallestWidth, I::kMostTaps});
+    });
+  }
+  return all;
 }
 
 CudaStatus cuda_status() { return cuda::status(); }

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support import VERSIONS
 
 pytest.importorskip("sklearn")
 pytest.importorskip("tqdm")
@@ -135,7 +136,7 @@ def test_dcls_alone_has_the_directories_for_cmake() -> None:
         ("--epochs", "1.5", "invalid int value: '1.5'"),
         ("--epochs", "many", "invalid int value: 'many'"),
         ("--epochs", "", "invalid int value: ''"),
-        ("--version", "v2", "one of v0, v1, max, gauss, got 'v2'"),
+        ("--version", "v2", f"one of {', '.join(VERSIONS)}, got 'v2'"),
         ("--version", "Gauss", "got 'Gauss'"),
         ("--seed", "-1", "from 0 to 4294967295, got -1"),
         ("--seed", "4294967296", "got 4294967296"),
