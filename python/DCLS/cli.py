@@ -96,7 +96,7 @@ def _add_demo_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         metavar="N",
         help="elements of a DCLS kernel (default: as many as the 49 weights of a plain 7x7 kernel "
-        "pay for, 9 for gauss and max, 16 for v0 and v1; less for small kernels)",
+        "pay for, 9 with widths, 16 without; less for small kernels)",
     )
     parser.add_argument(
         "--dtype",

@@ -54,10 +54,10 @@ class Settings:
         epochs: passes over the training images, at least 1.
         batch_size: images a step, over all processes together, at least 1.
         lr: peak learning rate, finite and positive; that of the positions is five times as high.
-        version: interpolation of the DCLS layers, ``v0``, ``v1``, ``max`` or ``gauss``.
+        version: interpolation of the DCLS layers, one of ``DCLS.VERSIONS``.
         kernel_size: side of the DCLS kernels, odd, from 3 to 23.
         kernel_count: elements of a DCLS kernel; None for as many as the 49 weights of a plain 7x7
-            kernel pay for (9 for ``gauss`` and ``max``, 16 for ``v0`` and ``v1``) or, where it is
+            kernel pay for (9 with widths, 16 without) or, where it is
             less, the dense kernel of ``kernel_size``. Never so many that an element costs more
             learnable numbers than the dense kernel.
         seed: of the initial values and of the order of the images, from 0 to 2**32 - 1.
