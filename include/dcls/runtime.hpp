@@ -48,4 +48,13 @@ struct VersionInfo {
 /// Of every Version, in the order of the enumerators.
 DCLS_API std::vector<VersionInfo> versions();
 
+/// What a caller must know of an element type.
+struct DTypeInfo {
+  std::string name;  ///< as torch has it
+  int bytes;
+};
+
+/// Of every DType, in the order of the enumerators.
+DCLS_API std::vector<DTypeInfo> dtypes();
+
 }  // namespace dcls

@@ -14,8 +14,9 @@ inline constexpr int kMaxDims = 3;
 /// Largest size of one axis: up to it every grid index is exact in float32.
 inline constexpr std::int64_t kMaxAxisSize = std::int64_t{1} << 24;
 
-/// Element type of every tensor of a call. float16 and bfloat16 are computed in float32.
-enum class DType : int { kFloat32 = 0, kFloat64 = 1, kFloat16 = 2, kBFloat16 = 3 };
+/// The list of element types, of every tensor of a call: DCLS_FOR_EACH_DTYPE(X) is X(enumerator)
+/// for each, in the order of their values. float16 and bfloat16 are computed in float32.
+#define DCLS_FOR_EACH_DTYPE(X) X(kFloat32) X(kFloat64) X(kFloat16) X(kBFloat16)
 
 /// The list of interpolation versions: DCLS_FOR_EACH_VERSION(X) is X(enumerator) for each, in the
 /// order of their values. With `delta = x - p` the tap of an element along one axis is
@@ -27,11 +28,13 @@ enum class DType : int { kFloat32 = 0, kFloat64 = 1, kFloat16 = 2, kBFloat16 = 3
 #define DCLS_FOR_EACH_VERSION(X) X(kV0) X(kV1) X(kMax) X(kGauss)
 
 #define DCLS_ENUMERATOR(name) name,
+enum class DType : int { DCLS_FOR_EACH_DTYPE(DCLS_ENUMERATOR) };
 enum class Version : int { DCLS_FOR_EACH_VERSION(DCLS_ENUMERATOR) };
 #undef DCLS_ENUMERATOR
 
 #define DCLS_COUNT(name) +1
 /// How many there are of each: the values of an enumeration are those below.
+inline constexpr int kDTypeCount = 0 DCLS_FOR_EACH_DTYPE(DCLS_COUNT);
 inline constexpr int kVersionCount = 0 DCLS_FOR_EACH_VERSION(DCLS_COUNT);
 #undef DCLS_COUNT
 

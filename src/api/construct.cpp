@@ -17,7 +17,7 @@ namespace dcls {
 void api::check_construct(const ConstructArgs& args, const Execution& where, Weight weight) {
   using validate::require;
   validate::check_execution(where);
-  validate::check_enum("dtype", static_cast<int>(args.dtype), 4);
+  validate::check_enum("dtype", static_cast<int>(args.dtype), kDTypeCount);
   validate::check_enum("version", static_cast<int>(args.version), kVersionCount);
   validate::check_range("ndim", args.ndim, 1, kMaxDims);
   validate::Product cells("the number of cells of all kernels");

@@ -26,7 +26,7 @@ std::string item(const char* name, int d) {
 void check_elements(const Im2colArgs& args, const Execution& where) {
   using validate::require;
   validate::check_execution(where);
-  validate::check_enum("dtype", static_cast<int>(args.dtype), 4);
+  validate::check_enum("dtype", static_cast<int>(args.dtype), kDTypeCount);
   validate::check_enum("version", static_cast<int>(args.version), kVersionCount);
   validate::check_range("ndim", args.ndim, 1, kMaxDims);
   validate::check_range("channels", args.channels, 0, kMost);

@@ -1,5 +1,6 @@
 #include "dcls/runtime.hpp"
 
+#include "core/dispatch.hpp"
 #include "cpu/runtime/features.hpp"
 #include "cuda/cuda_backend.hpp"
 #include "dcls/types.hpp"
@@ -37,6 +38,17 @@ std::vector<VersionInfo> versions() {
     interp::visit(static_cast<Version>(i), [&](auto version) {
       using I = interp::Interpolation<version.value>;
       all.push_back({I::kName, I::kNormalised, I::kHasWidth, I::kSmallestWidth, I::kMostTaps});
+    });
+  }
+  return all;
+}
+
+std::vector<DTypeInfo> dtypes() {
+  std::vector<DTypeInfo> all;
+  for (int i = 0; i < kDTypeCount; ++i) {
+    visit_dtype(static_cast<DType>(i), [&](auto traits) {
+      using Traits = decltype(traits);
+      all.push_back({Traits::kName, static_cast<int>(sizeof(typename Traits::Storage))});
     });
   }
   return all;

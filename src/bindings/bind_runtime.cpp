@@ -25,6 +25,10 @@ void register_runtime(py::module_& m) {
       .def_readonly("smallest_width", &VersionInfo::smallest_width)
       .def_readonly("most_taps", &VersionInfo::most_taps);
   m.def("versions", &versions);
+  py::class_<DTypeInfo>(m, "DTypeInfo")
+      .def_readonly("name", &DTypeInfo::name)
+      .def_readonly("bytes", &DTypeInfo::bytes);
+  m.def("dtypes", &dtypes);
   m.def("cuda_status", [] {
     const CudaStatus status = cuda_status();
     return py::dict("available"_a = status.available, "driver"_a = status.driver,

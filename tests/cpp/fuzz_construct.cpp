@@ -14,8 +14,7 @@ namespace {
 
 /// What the documentation of the API refuses, written down a second time.
 bool is_valid_construct(const ConstructArgs& args, const Execution& where) {
-  if (!is_version(args.version) || !between(static_cast<int>(args.dtype), 0, 3) ||
-      !is_valid(where)) {
+  if (!is_version(args.version) || !is_dtype(args.dtype) || !is_valid(where)) {
     return false;
   }
   const bool needed = args.rows > 0 && args.elements > 0;
@@ -30,7 +29,7 @@ void run(const std::uint8_t* data, std::size_t size) {
   Reader reader(data, size);
   ConstructArgs args;
   args.version = static_cast<Version>(reader.integer(0, kVersionCount - 1));
-  args.dtype = static_cast<DType>(reader.integer(0, 3));
+  args.dtype = static_cast<DType>(reader.integer(0, kDTypeCount - 1));
   args.ndim = static_cast<int>(reader.integer(1, 3));
   for (std::int64_t& length : args.size) length = reader.integer(1, 12);
   args.rows = reader.integer(0, 5);

@@ -22,8 +22,7 @@ bool has_sigma(const Im2colArgs& args) {
 /// What the documentation of the API refuses of sizes that are small, written down a second time;
 /// first what im2col_finish reads.
 bool has_valid_elements(const Im2colArgs& args, const Execution& where) {
-  if (!is_version(args.version) || !between(static_cast<int>(args.dtype), 0, 3) ||
-      !is_valid(where)) {
+  if (!is_version(args.version) || !is_dtype(args.dtype) || !is_valid(where)) {
     return false;
   }
   for (int d = 0; d < args.ndim; ++d) {
@@ -68,7 +67,7 @@ void run(const std::uint8_t* data, std::size_t size) {
   Reader reader(data, size);
   Im2colArgs args;
   args.version = static_cast<Version>(reader.integer(0, kVersionCount - 1));
-  args.dtype = static_cast<DType>(reader.integer(0, 3));
+  args.dtype = static_cast<DType>(reader.integer(0, kDTypeCount - 1));
   args.ndim = static_cast<int>(reader.integer(1, 3));
   args.batch = reader.integer(0, 3);
   args.channels = reader.integer(0, 3);

@@ -1,4 +1,4 @@
-"""The list of interpolation versions, and all that reads it or writes it down."""
+"""The lists of interpolation versions and dtypes, and all that reads it or writes it down."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 import DCLS
 from DCLS import _C, _spec, reference
@@ -54,6 +55,12 @@ def test_a_version_with_a_width_needs_an_initial_one(monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(sys.modules, "DCLS", SimpleNamespace(_C=native))
     with pytest.raises(ImportError, match=r"\['gauss', 'max', 'wide'\] have widths"):
         runpy.run_path(_spec.__file__)
+
+
+def test_the_dtypes_are_those_of_torch() -> None:
+    dtypes = [getattr(torch, info.name) for info in _C.dtypes()]
+    assert dtypes == [torch.float32, torch.float64, torch.float16, torch.bfloat16]
+    assert [info.bytes for info in _C.dtypes()] == [dtype.itemsize for dtype in dtypes]
 
 
 # What is written down

@@ -18,8 +18,6 @@ struct ConvWorkspace {
   std::size_t total() const { return counts + units + packed + partial; }
 };
 
-inline std::size_t compute_bytes(DType dtype) { return dtype == DType::kFloat64 ? 8 : 4; }
-
 inline std::size_t conv_sums_bytes(const ConvPlan& plan, DType dtype) {
   const std::size_t warps = static_cast<std::size_t>(plan.threads() / kWarp);
   return warps * static_cast<std::size_t>(plan.stage_cells) * compute_bytes(dtype);
