@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from DCLS import reference
+from DCLS import _C, VERSIONS, _spec, reference
 from DCLS.functional import construct_kernel
 
-VERSIONS = ("v0", "v1", "max", "gauss")
-SIGMA_VERSIONS = ("max", "gauss")
+#: In the order of the list, which a set has not.
+SIGMA_VERSIONS = tuple(version for version in VERSIONS if version in _spec.SIGMA_VERSIONS)
+NORMALISED = tuple(info.name for info in _C.versions() if info.normalised)
 
 #: Largest norm-wise error against the float64 oracle.
 TOLERANCE = {

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from DCLS import _C, _cpu_rule
 from DCLS._native.dense import DTYPE_INDEX
-from DCLS._spec import INITIAL_SIG, SIGMA_MIN
+from DCLS._spec import INITIAL_SIG, MOST_TAPS, SIGMA_MIN
 
 __all__ = ["METHODS", "Choice", "choose", "expected_cells"]
 
@@ -21,9 +21,9 @@ logger: Final = logging.getLogger("DCLS")
 
 METHODS: Final[tuple[str, ...]] = ("auto", "direct", "conv")
 
-#: Grid points that an element covers along one axis, except for gaussians: two in the linear
-#: versions, and as many as the width of a new layer gives in ``max``.
-_REACH: Final[dict[str, int]] = {"v0": 2, "v1": 2, "max": 3}
+#: Grid points that an element covers along one axis, except for gaussians: its taps, or as many as
+#: the width of a new layer gives in ``max``.
+_REACH: Final[dict[str, int]] = {v: taps for v, taps in MOST_TAPS.items() if taps} | {"max": 3}
 
 #: The same of a gaussian, for each unit of its width: it ends where it cannot change a float32 sum.
 _GAUSS_REACH: Final = 14

@@ -17,8 +17,8 @@ namespace dcls {
 void api::check_construct(const ConstructArgs& args, const Execution& where, Weight weight) {
   using validate::require;
   validate::check_execution(where);
-  validate::check_enum("dtype", static_cast<int>(args.dtype), 4);
-  validate::check_enum("version", static_cast<int>(args.version), 4);
+  validate::check_enum("dtype", static_cast<int>(args.dtype), kDTypeCount);
+  validate::check_enum("version", static_cast<int>(args.version), kVersionCount);
   validate::check_range("ndim", args.ndim, 1, kMaxDims);
   validate::Product cells("the number of cells of all kernels");
   int rows_taken = 0;
@@ -40,16 +40,15 @@ void api::check_construct(const ConstructArgs& args, const Execution& where, Wei
       .times(args.ndim)
       .times(8);
   const bool has_elements = args.rows > 0 && args.elements > 0;
-  const bool has_sigma = interp::has_sigma(args.version);
   require(!has_elements || weight == Weight::kNotRead || args.weight != nullptr,
           "weight must not be null");
   require(!has_elements || args.position != nullptr, "position must not be null");
-  if (has_sigma) {
+  if (interp::has_width(args.version)) {
     require(!has_elements || args.sigma != nullptr, "sigma must not be null for this version");
     require(std::isfinite(args.sigma_min) && args.sigma_min > 0,
             "sigma_min must be finite and positive, got " + std::to_string(args.sigma_min));
   } else {
-    require(args.sigma == nullptr, "sigma must be null for versions v0 and v1");
+    require(args.sigma == nullptr, "sigma must be null for a version without widths");
   }
 }
 
@@ -67,8 +66,8 @@ void construct(const ConstructArgs& args, void* kernel, const Execution& where) 
 void construct_backward(const ConstructArgs& args, const void* grad_kernel,
                         const ConstructGrads& grads, const Execution& where) {
   api::check_construct(args, where);
-  validate::require(grads.sigma == nullptr || interp::has_sigma(args.version),
-                    "grads.sigma must be null for versions v0 and v1");
+  validate::require(grads.sigma == nullptr || interp::has_width(args.version),
+                    "grads.sigma must be null for a version without widths");
   if (args.rows == 0 || args.elements == 0) return;
   if (grads.weight == nullptr && grads.position == nullptr && grads.sigma == nullptr) return;
   validate::require(grad_kernel != nullptr, "grad_kernel must not be null");

@@ -17,7 +17,7 @@ void api::check_conv(const ConvArgs& args, const Execution& where) {
   using validate::check_range;
   using validate::require;
   validate::check_execution(where);
-  validate::check_enum("dtype", static_cast<int>(args.dtype), 4);
+  validate::check_enum("dtype", static_cast<int>(args.dtype), kDTypeCount);
   validate::check_enum("layout", static_cast<int>(args.layout), 2);
   check_range("ndim", args.ndim, 1, kMaxDims);
   constexpr std::int64_t kMax = std::numeric_limits<std::int64_t>::max();

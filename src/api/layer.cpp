@@ -77,7 +77,7 @@ void layer_backward(const LayerArgs& args, const void* grad_output, const void* 
       grads.weight != nullptr || grads.position != nullptr || grads.sigma != nullptr;
   require(!of_elements || args.for_parameters,
           "grads.weight, position and sigma must be null without for_parameters");
-  require(grads.sigma == nullptr || interp::has_sigma(args.construct.version),
+  require(grads.sigma == nullptr || interp::has_width(args.construct.version),
           "grads.sigma must be null for a version without widths");
   require(grad_output != nullptr || geometry::no_output(args.conv), "grad_output must not be null");
   require(input != nullptr || !of_elements || geometry::no_input(args.conv),

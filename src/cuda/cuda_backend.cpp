@@ -105,8 +105,11 @@ void layer_backward(const LayerArgs& args, const void* grad_output, const void* 
 
 std::int64_t im2col_workspace(const Im2colArgs& args) {
   const TapLayout layout = tap_table::longest_layout(args);
-  return args.dtype == DType::kFloat64 ? tap_table::bytes<double>(layout, args.ndim)
-                                       : tap_table::bytes<float>(layout, args.ndim);
+  std::int64_t bytes = 0;
+  dispatch_compute(args.dtype, [&](auto tag) {
+    bytes = tap_table::bytes<typename decltype(tag)::type>(layout, args.ndim);
+  });
+  return bytes;
 }
 
 void im2col(const Im2colArgs& args, void* columns, void* workspace, const Execution& where) {

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from layers import LAYERS, Layer
+from support import VERSIONS
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -32,7 +33,7 @@ def gradients(module: nn.Module, x: Tensor, cotangent: Tensor) -> list[Tensor]:
     return [output, *torch.autograd.grad(output, inputs, cotangent)]
 
 
-@pytest.mark.parametrize("version", ["v0", "v1", "max", "gauss"])
+@pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("layer", CONVOLUTIONS, ids=str)
 def test_methods_agree(layer: Layer, version: str, device: str) -> None:
     torch.manual_seed(0)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from support import (
+    NORMALISED,
     SIGMA_VERSIONS,
     TOLERANCE,
     VERSIONS,
@@ -138,7 +139,7 @@ def test_v1_and_max_subgradients_are_zero_at_the_kinks(device):
     assert torch.autograd.grad(kernel.sum(), SIG)[0].item() == 0
 
 
-@pytest.mark.parametrize("version", ["v1", "max", "gauss"])
+@pytest.mark.parametrize("version", NORMALISED)
 def test_normalised_elements_sum_to_their_weight(version, device):
     problem = make_problem(version, (9, 9), elements=1, device=device)
     with torch.no_grad():

@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
-from support import relative_error
+from support import SIGMA_VERSIONS, VERSIONS, relative_error
 from torch import Tensor
 
 from DCLS import _C
@@ -259,8 +259,8 @@ def test_support_of_a_constructed_kernel_is_all_its_elements_need(device: str) -
     P = (torch.randn(2, 6, 1, 5, dtype=torch.float64, device=device) * 3).requires_grad_()
     SIG = torch.rand_like(P).detach().requires_grad_()
     x = torch.randn(2, 6, 12, 13, dtype=torch.float64, device=device)
-    for version in ("v0", "v1", "max", "gauss"):
-        inputs = [weight, P, SIG] if version in ("max", "gauss") else [weight, P]
+    for version in VERSIONS:
+        inputs = [weight, P, SIG] if version in SIGMA_VERSIONS else [weight, P]
         kernel, support = construct_kernel(
             *inputs, dilated_kernel_size=(9, 11), version=version, return_support=True
         )

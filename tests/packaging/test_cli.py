@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support import VERSIONS
 
 pytest.importorskip("sklearn")
 pytest.importorskip("tqdm")

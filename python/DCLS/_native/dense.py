@@ -12,7 +12,7 @@ from torch import Tensor
 from DCLS import _C
 from DCLS._spec import VERSIONS
 
-DTYPE_INDEX = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
+DTYPE_INDEX = {getattr(torch, info.name): index for index, info in enumerate(_C.dtypes())}
 _VERSION_INDEX = {version: index for index, version in enumerate(VERSIONS)}
 _CPU, _CUDA = 0, 1
 

@@ -15,12 +15,9 @@ from torch import Tensor
 
 from DCLS._ops._rows import to_kernel_axes as to_kernel_axes
 
-#: ``_AXIS_ORDER[ndim][version][i]`` is the kernel axis that ``P[i]`` and ``SIG[i]`` belong to.
-_AXIS_ORDER: Final[dict[int, dict[str, tuple[int, ...]]]] = {
-    1: {"v0": (0,), "v1": (0,), "max": (0,), "gauss": (0,)},
-    2: {"v0": (0, 1), "v1": (1, 0), "max": (1, 0), "gauss": (1, 0)},
-    3: {"v0": (0, 2, 1), "v1": (2, 1, 0), "max": (2, 1, 0), "gauss": (2, 1, 0)},
-}
+#: ``_AXIS_ORDER[ndim][i]`` is the kernel axis that ``P[i]`` and ``SIG[i]`` belong to, but in v0.
+_AXIS_ORDER: Final[dict[int, tuple[int, ...]]] = {1: (0,), 2: (1, 0), 3: (2, 1, 0)}
+_V0_AXIS_ORDER: Final[dict[int, tuple[int, ...]]] = {1: (0,), 2: (0, 1), 3: (0, 2, 1)}
 
 
 def axis_order(ndim: int, version: str, *, dense_ndim: int = 0) -> tuple[int, ...]:
@@ -35,7 +32,7 @@ def axis_order(ndim: int, version: str, *, dense_ndim: int = 0) -> tuple[int, ..
     """
     if dense_ndim:
         return tuple(range(ndim))
-    return _AXIS_ORDER[ndim][version]
+    return (_V0_AXIS_ORDER if version == "v0" else _AXIS_ORDER)[ndim]
 
 
 def as_floats(rows: Tensor, dtype: torch.dtype) -> Tensor:

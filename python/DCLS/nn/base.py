@@ -141,7 +141,7 @@ class _DclsModule(Module):
 
     @property
     def version(self) -> str:
-        """The interpolation: ``v0``, ``v1``, ``max`` or ``gauss``; may be set at any time.
+        """The interpolation, one of ``DCLS.VERSIONS``; may be set at any time.
 
         It is that of ``DCK``: setting either sets both. A ``DCK`` that has no version of its own,
         as a subclass may build, leaves it to the module.

@@ -58,7 +58,7 @@ class _ConstructKernel(Module):
 
     @property
     def version(self) -> str:
-        """The interpolation: ``v0``, ``v1``, ``max`` or ``gauss``; may be set at any time."""
+        """The interpolation, one of ``DCLS.VERSIONS``; may be set at any time."""
         return self._own_version
 
     @version.setter
@@ -74,8 +74,8 @@ class _ConstructKernel(Module):
                 convolutions: ``(in_channels, out_channels / groups)``).
             P: positions in grid steps from the centre of their axis, ``(D, *lead, kernel_count)``
                 or a shape that broadcasts to it; integers are cast to the dtype of ``W``.
-            SIG: widths, shaped and cast as ``P``. ``v0`` and ``v1`` ignore it, ``max`` and
-                ``gauss`` need it; default None.
+            SIG: widths, shaped and cast as ``P``. Versions without a width ignore it, the others
+                need it; default None.
 
         Returns:
             The kernel, ``(*lead, *dilated_kernel_size)``, differentiable in all three.
@@ -236,7 +236,7 @@ class ConstructKernel1d(_ConstructKernel):
         groups: number of groups ``g``, which divides both.
         kernel_count: number of elements ``K`` of a kernel.
         dilated_kernel_size: number of grid points of each axis, an int or one for each axis.
-        version: ``v0``, ``v1``, ``max`` or ``gauss``.
+        version: one of ``DCLS.VERSIONS``.
 
     Attributes:
         version: the interpolation; may be set. That of a layer that has this as its ``DCK``, too.
@@ -297,7 +297,7 @@ class ConstructKernel3_1d(_ConstructKernelN_M):
         kernel_count: number of elements ``K`` of a kernel at each point of the dense axes.
         dense_kernel_size: number of grid points of the dense axes, which come first.
         dilated_kernel_size: number of grid points of the learnable axes, which come last.
-        version: ``v0``, ``v1``, ``max`` or ``gauss``.
+        version: one of ``DCLS.VERSIONS``.
 
     Attributes:
         version: the interpolation; may be set. That of a layer that has this as its ``DCK``, too.

@@ -129,8 +129,7 @@ class Dcls1d(_Im2colConv):
         groups: number of groups ``g``, which divides both numbers of channels; default 1.
         bias: whether a learnable bias is added; default True.
         padding_mode: ``zeros`` (default), ``reflect``, ``replicate`` or ``circular``.
-        version: interpolation, ``v0``, ``v1``, ``max`` or ``gauss`` (default); may be changed
-            later.
+        version: interpolation, one of ``DCLS.VERSIONS``; default ``gauss``; may be changed later.
         method: ``auto`` only, for there is no kernel to convolve with.
         device: where to create the parameters; None (default) for torch's own.
         dtype: float32, float64, float16 or bfloat16; None (default) for torch's own. ``P`` and
@@ -140,7 +139,7 @@ class Dcls1d(_Im2colConv):
         weight: weights of the elements, ``(O, I/g, K)``.
         P: their positions in grid steps from the centre ``S // 2``, ``(1, I, K)``. ``P[d]`` belongs
             to axis ``d``, whatever the version.
-        SIG: their widths, shaped as ``P``; None for ``v0`` and ``v1``.
+        SIG: their widths, shaped as ``P``; None if the version has no width.
         bias: ``(O,)`` or None.
         workspace: most bytes of columns held at a time; None for the default of
             ``DCLS.functional.im2col_conv``.

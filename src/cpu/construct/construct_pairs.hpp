@@ -1,11 +1,12 @@
 #pragma once
 
-// The construct operator for v0 and v1, whose elements have two taps on an axis: many elements are
+// The construct operator for versions whose elements have two taps on an axis: many elements are
 // evaluated side by side, then each visits its 2^D corners. Only for files compiled per instruction
 // set.
 
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <type_traits>
@@ -87,11 +88,13 @@ void fill(const ConstructArgs& args, const Grid<D>& grid, std::int64_t first, in
     load_row(from + args.position_row[d] * plane + first, position, count);
     for (int i = count; i < kCount; ++i) position[i] = T(0);
     for (int i = 0; i < kCount; ++i) poison[i] += position[i] - position[i];
-    if (args.version == Version::kV0) {
-      fill_axis<Version::kV0>(b, d, position, args.size[d], grid.pitch[d]);
-    } else {
-      fill_axis<Version::kV1>(b, d, position, args.size[d], grid.pitch[d]);
-    }
+    interp::visit(args.version, [&](auto v) {
+      if constexpr (interp::kHasTwoTaps<v.value>) {
+        fill_axis<v.value>(b, d, position, args.size[d], grid.pitch[d]);
+      } else {
+        abort();
+      }
+    });
   }
   b.all_finite = true;
   for (int i = 0; i < kCount; ++i) {
@@ -210,7 +213,7 @@ void forward_rows(const ConstructArgs& args, Storage* kernel, std::uint8_t* supp
       });
 }
 
-/// The gradients of kernels of v0 and v1, which have no widths.
+/// The gradients of kernels whose elements have no widths.
 template <typename Storage, int D>
 void backward_rows(const ConstructArgs& args, const Storage* grad_kernel,
                    const ConstructGrads& grads, std::int64_t begin, std::int64_t end) {

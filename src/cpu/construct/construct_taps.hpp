@@ -4,6 +4,7 @@
 // compiled per instruction set.
 
 #include <cstdint>
+#include <cstdlib>
 
 #include "core/dtype.hpp"
 #include "cpu/simd/vectors.hpp"
@@ -127,9 +128,11 @@ DCLS_HD void fill_taps(const ConstructArgs& args, std::int64_t index, Workspace<
   }
   interp::spread_nan(elements);
   for (int d = 0; d < D; ++d) {
-    interp::dispatch_version(args.version, [&](auto v) {
-      if constexpr (!interp::has_two_taps(v.value)) {
+    interp::visit(args.version, [&](auto v) {
+      if constexpr (!interp::kHasTwoTaps<v.value>) {
         fill_axis<kOrder, v.value>(w.axis[d], elements[d], args.size[d]);
+      } else {
+        abort();  // in construct_pairs.hpp
       }
     });
     sums[d] = {};

@@ -56,7 +56,6 @@ void direct_conv_backward_kernel(const ConvArgs& args, const void* grad_output, 
                                  const std::uint8_t* support, void* grad_kernel, int num_threads) {
   PlannedConv planned(args, ConvPass::kBackwardKernel);
   const std::int64_t cells = planned.kernel_cells();
-  const std::int64_t compute_bytes = args.dtype == DType::kFloat64 ? 8 : 4;
   const std::size_t bytes = static_cast<std::size_t>(cells) * storage_bytes(args.dtype);
   std::memset(grad_kernel, 0, bytes);  // the cells that are not listed
   planned.list_cells(support, num_threads);
@@ -64,8 +63,8 @@ void direct_conv_backward_kernel(const ConvArgs& args, const void* grad_output, 
   // Of float or double, and zero in the cells that are not listed.
   std::unique_ptr<double[]> partial;
   if (plan.splits > 1) {
-    const std::int64_t partial_bytes = plan.splits * cells * compute_bytes;
-    partial.reset(new double[static_cast<std::size_t>(partial_bytes / 8 + 1)]());
+    const std::size_t values = static_cast<std::size_t>(plan.splits * cells);
+    partial.reset(new double[values * compute_bytes(args.dtype) / sizeof(double) + 1]());
   }
   for_units(planned, planned.contract_units(), num_threads,
             [&](const ConvKernels& simd, auto begin, auto end, void* own) {

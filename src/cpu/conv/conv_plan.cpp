@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/conv_geometry.hpp"
+#include "core/dispatch.hpp"
 #include "cpu/cpu_backend.hpp"
 
 namespace dcls::cpu {
@@ -94,7 +95,7 @@ AxisCells make_cells(const ConvArgs& args, ConvPass pass, int d) {
 bool batch_as_columns(const ConvArgs& args) {
   const int last = args.ndim - 1;
   if (args.ndim == kMaxDims || args.stride[last] != 1) return false;
-  const std::int64_t lanes = kRowBytes / (args.dtype == DType::kFloat64 ? 8 : 4);
+  const std::int64_t lanes = kRowBytes / static_cast<std::int64_t>(compute_bytes(args.dtype));
   const std::int64_t columns = args.output_size[last];
   // How full the vectors are, times a common factor.
   const std::int64_t as_columns = args.batch * round_up(columns, lanes);

@@ -112,7 +112,7 @@ __device__ __forceinline__ void element_gradient(const ConstructArgs& args, std:
     offset += static_cast<int>(args.size[d]);
     Tap<T> part{};
     if (active) {
-      interp::dispatch_version(args.version, [&](auto v) {
+      interp::visit(args.version, [&](auto v) {
         axes[d].support = interp::support<v.value>(axes[d].element, args.size[d]);
       });
       for (std::int64_t x = axes[d].support.lo + lane; x < axes[d].support.hi; x += kGroupLanes) {

@@ -49,7 +49,7 @@ __device__ __forceinline__ Element<Compute<Storage>> load_element(const Construc
 template <typename T>
 __device__ __forceinline__ Tap<T> evaluate_tap(Version version, const Element<T>& e, T x) {
   Tap<T> tap{};
-  interp::dispatch_version(version, [&](auto v) { tap = interp::evaluate<v.value>(e, x); });
+  interp::visit(version, [&](auto v) { tap = interp::evaluate<v.value>(e, x); });
   return tap;
 }
 

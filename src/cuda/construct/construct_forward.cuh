@@ -105,7 +105,7 @@ __device__ __forceinline__ void build_box(const ConstructArgs& args, const Forwa
         T part = T(0);
         if (active && normalised) {
           const Element<T> e = load_element<Storage, D>(args, d, args.size[d], index);
-          interp::dispatch_version(args.version, [&](auto v) {
+          interp::visit(args.version, [&](auto v) {
             const Support s = interp::support<v.value>(e, args.size[d]);
             for (std::int64_t x = s.lo + lane; x < s.hi; x += kSumLanes) {
               part += interp::evaluate<v.value>(e, static_cast<T>(x)).value;

@@ -42,8 +42,6 @@ inline std::size_t aligned_bytes(std::int64_t count, std::size_t size) {
   return (static_cast<std::size_t>(count) * size + 255) / 256 * 256;
 }
 
-inline std::size_t compute_bytes(DType dtype) { return dtype == DType::kFloat64 ? 8 : 4; }
-
 inline std::size_t conv_sums_bytes(const ConvPlan& plan, DType dtype) {
   const std::size_t warps = static_cast<std::size_t>(plan.threads() / kWarp);
   return warps * static_cast<std::size_t>(plan.stage_cells) * compute_bytes(dtype);
