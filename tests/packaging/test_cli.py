@@ -18,7 +18,6 @@ pytest.importorskip("tqdm")
 
 import DCLS
 from DCLS import _C, cli
-from DCLS._spec import VERSIONS
 from DCLS.demo import settings, train
 
 
