@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from DCLS._spec import NORM_EPS, resolve_sigma_min
+from DCLS._checks import resolve_sigma_min
+from DCLS._spec import NORM_EPS
 
 __all__ = ["construct_kernel", "im2col", "im2col_conv", "taps"]
 

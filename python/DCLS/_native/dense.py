@@ -12,12 +12,10 @@ from torch import Tensor
 from DCLS import _C
 from DCLS._spec import VERSIONS
 
-_DTYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
+#: Element types that the native library computes, with its numbers for them.
+DTYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
 _VERSION_INDEX = {version: index for index, version in enumerate(VERSIONS)}
 _CPU, _CUDA = 0, 1
-
-#: Element types that the native library computes.
-DTYPES = frozenset(_DTYPES)
 
 
 def _address(tensor: Tensor | None) -> int:
@@ -43,7 +41,7 @@ def _problem(
     # From P, because a support has no weight.
     return _C.ConstructProblem(
         _VERSION_INDEX[version],
-        _DTYPES[P.dtype],
+        DTYPES[P.dtype],
         list(size),
         math.prod(P.shape[1:-1]),
         P.shape[-1],
@@ -140,7 +138,7 @@ def _run_conv(
 ) -> None:
     """Runs one pass on contiguous ``tensors``, in the order in which it takes them."""
     problem = _C.ConvProblem(
-        _DTYPES[kernel.dtype],
+        DTYPES[kernel.dtype],
         int(layout != torch.contiguous_format),
         input_shape[0],
         input_shape[1],

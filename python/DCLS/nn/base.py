@@ -13,11 +13,10 @@ from torch.nn import Module, Parameter, init
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
-from DCLS._padding import same_padding
-from DCLS._spec import INITIAL_SIG, SIGMA_VERSIONS, check_version
+from DCLS import _checks
+from DCLS._spec import INITIAL_SIG, SIGMA_VERSIONS
 from DCLS.functional import direct_conv
 from DCLS.method import check_method, expected_cells, prefers_direct
-from DCLS.nn import arguments as _arguments
 from DCLS.nn.axes import axis_order, row_limits
 from DCLS.nn.builders import _ConstructKernel
 
@@ -83,35 +82,35 @@ class _DclsModule(Module):
         dtype: torch.dtype | None,
     ) -> None:
         super().__init__()
-        self.in_channels, self.out_channels, self.groups = _arguments.channels(
+        self.in_channels, self.out_channels, self.groups = _checks.channels(
             in_channels, out_channels, groups
         )
-        self.kernel_count = _arguments.integer("kernel_count", kernel_count, 1)
-        self.stride = _arguments.integers("stride", stride, self._ndim, 1)
-        self.padding = _arguments.padding(padding, self.stride)
-        self.dense_kernel_size = _arguments.integers(
+        self.kernel_count = _checks.integer("kernel_count", kernel_count, 1)
+        self.stride = _checks.integers("stride", stride, self._ndim, 1)
+        self.padding = _checks.padding(padding, self.stride)
+        self.dense_kernel_size = _checks.integers(
             "dense_kernel_size", dense_kernel_size, self._dense_ndim, 1
         )
-        self.dilated_kernel_size = _arguments.integers(
+        self.dilated_kernel_size = _checks.integers(
             "dilated_kernel_size", dilated_kernel_size, self._learnable_ndim, 1
         )
-        self.transposed = _arguments.flag("transposed", transposed)
-        self.output_padding = _arguments.integers(
+        self.transposed = _checks.flag("transposed", transposed)
+        self.output_padding = _checks.integers(
             "output_padding", output_padding, len(self.stride), 0
         )
-        self.padding_mode = _arguments.padding_mode(padding_mode)
+        self.padding_mode = _checks.choice("padding_mode", padding_mode, _checks.PADDING_MODES)
         self.version = version
         self.method = method
         whole = (*self.dense_kernel_size, *self.dilated_kernel_size)
         if kernel_size is not None:
-            whole = _arguments.integers("kernel_size", kernel_size, len(self.stride), 1)
+            whole = _checks.integers("kernel_size", kernel_size, len(self.stride), 1)
         self._reversed_padding_repeated_twice = self._explicit_padding(whole)
 
         inputs, outputs = self.in_channels, self.out_channels
         lead = (inputs, outputs // groups) if self.transposed else (outputs, inputs // groups)
         shape = (*lead, *self.dense_kernel_size, self.kernel_count)
         rows = (len(self.dilated_kernel_size), *self._rows_shape(shape))
-        dtype = _arguments.parameter_dtype(dtype)
+        dtype = _checks.parameter_dtype(dtype)
         # The order in which 0.1.1 registers them: optimizers number the parameters by it.
         self.weight = Parameter(torch.empty(shape, device=device, dtype=dtype))
         self.P = Parameter(torch.empty(rows, device=device, dtype=dtype))
@@ -119,7 +118,7 @@ class _DclsModule(Module):
             self.SIG = Parameter(torch.empty(rows, device=device, dtype=dtype))
         else:
             self.register_parameter("SIG", None)
-        if _arguments.flag("bias", bias):
+        if _checks.flag("bias", bias):
             self.bias = Parameter(torch.empty(outputs, device=device, dtype=dtype))
         else:
             self.register_parameter("bias", None)
@@ -138,7 +137,7 @@ class _DclsModule(Module):
 
     @version.setter
     def version(self, value: str) -> None:
-        self._own_version = check_version(value)
+        self._own_version = _checks.check_version(value)
         builder: Any = getattr(self, "DCK", None)
         if hasattr(builder, "version"):
             builder.version = value
@@ -162,18 +161,13 @@ class _DclsModule(Module):
 
     def _explicit_padding(self, kernel_size: Sequence[int]) -> tuple[int, ...]:
         """Returns the padding as :func:`torch.nn.functional.pad` takes it, last axis first."""
-        if isinstance(self.padding, tuple):
-            pairs = [(size, size) for size in self.padding]
-        elif self.padding == "valid":
-            pairs = [(0, 0)] * len(self.stride)
-        elif len(kernel_size) == len(self.stride):
-            pairs = same_padding(kernel_size)
-        else:
+        if self.padding == "same" and len(kernel_size) != len(self.stride):
             raise ValueError(
                 "kernel_size must have one number for each of the "
                 f"{len(self.stride)} axes where padding='same', got {tuple(kernel_size)}"
             )
-        return tuple(size for pair in reversed(pairs) for size in pair)
+        sides = _checks.padding_sides(self.padding, kernel_size, self.stride)
+        return tuple(zeros for pair in reversed(sides) for zeros in pair)
 
     def _rows_shape(self, weight_shape: Sequence[int]) -> tuple[int, ...]:
         """Returns the shape of a row of ``P`` and of ``SIG``: each weight has a position."""

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from DCLS._spec import SIGMA_VERSIONS, check_version
+from DCLS import _checks
+from DCLS._spec import SIGMA_VERSIONS
 from DCLS.functional import construct_kernel, construct_support
-from DCLS.nn import arguments as _arguments
 from DCLS.nn.axes import as_floats, axis_order, to_kernel_axes
 
 __all__ = [
@@ -47,11 +47,11 @@ class _ConstructKernel(Module):
         version: str,
     ) -> None:
         super().__init__()
-        self.in_channels, self.out_channels, self.groups = _arguments.channels(
+        self.in_channels, self.out_channels, self.groups = _checks.channels(
             in_channels, out_channels, groups
         )
-        self.kernel_count = _arguments.integer("kernel_count", kernel_count, 1)
-        self.dilated_kernel_size = _arguments.integers(
+        self.kernel_count = _checks.integer("kernel_count", kernel_count, 1)
+        self.dilated_kernel_size = _checks.integers(
             "dilated_kernel_size", dilated_kernel_size, self._learnable_ndim, 1
         )
         self.version = version
@@ -63,7 +63,7 @@ class _ConstructKernel(Module):
 
     @version.setter
     def version(self, value: str) -> None:
-        self._own_version = check_version(value)
+        self._own_version = _checks.check_version(value)
 
     def forward(self, W: Tensor, P: Tensor, SIG: Tensor | None = None) -> Tensor:
         """Builds the dense kernel.
@@ -130,12 +130,10 @@ class _ConstructKernel(Module):
         self, W: Tensor, P: Tensor, SIG: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Gives all tensors the shapes that :func:`DCLS.functional.construct_kernel` takes."""
-        if not isinstance(W, Tensor):
-            raise TypeError(f"weight must be a tensor, got {type(W).__name__}")
+        _checks.check_tensors(weight=W, P=P)
+        _checks.check_tensors(or_none=True, SIG=SIG)
         named = {"P": P} if SIG is None else {"P": P, "SIG": SIG}
         for name, value in named.items():
-            if not isinstance(value, Tensor):
-                raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
             if value.ndim != W.ndim + 1 or value.shape[0] != len(self.dilated_kernel_size):
                 raise ValueError(
                     f"{name} must have shape {(len(self.dilated_kernel_size), *W.shape)}, that is "
@@ -209,7 +207,7 @@ class _ConstructKernelN_M(_ConstructKernel):
         super().__init__(
             out_channels, in_channels, groups, kernel_count, dilated_kernel_size, version
         )
-        self.dense_kernel_size = _arguments.integers(
+        self.dense_kernel_size = _checks.integers(
             "dense_kernel_size", dense_kernel_size, self._dense_ndim, 1
         )
 

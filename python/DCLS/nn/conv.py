@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from DCLS.nn import arguments as _arguments
+from DCLS import _checks
 from DCLS.nn.builders import (
     ConstructKernel1d,
     ConstructKernel2d,
@@ -168,7 +168,7 @@ class Dcls2d(_DclsConv):
             device=device,
             dtype=dtype,
         )
-        if not _arguments.flag("use_implicit_gemm", use_implicit_gemm):
+        if not _checks.flag("use_implicit_gemm", use_implicit_gemm):
             self.use_implicit_gemm = False
 
     @property
@@ -178,7 +178,7 @@ class Dcls2d(_DclsConv):
 
     @use_implicit_gemm.setter
     def use_implicit_gemm(self, value: bool) -> None:
-        if _arguments.flag("use_implicit_gemm", value) != self.use_implicit_gemm:
+        if _checks.flag("use_implicit_gemm", value) != self.use_implicit_gemm:
             self.method = "auto" if value else "conv"
 
 
@@ -232,10 +232,10 @@ class Dcls2dK1d(_DclsNd):
         device: torch.device | str | int | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        flat_dim = _arguments.integer("flat_dim", flat_dim, 0)
+        flat_dim = _checks.integer("flat_dim", flat_dim, 0)
         if flat_dim > 1:
             raise ValueError(f"flat_dim must be 0 or 1, got {flat_dim}")
-        (size,) = _arguments.integers("dilated_kernel_size", dilated_kernel_size, 1, 1)
+        (size,) = _checks.integers("dilated_kernel_size", dilated_kernel_size, 1, 1)
         super().__init__(
             in_channels,
             out_channels,

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from DCLS.nn import arguments as _arguments
+from DCLS import _checks
 from DCLS.nn.builders import (
     ConstructKernel1d,
     ConstructKernel2d,
@@ -52,13 +52,13 @@ class _DclsTranspose(_DclsNd):
             out_channels,
             kernel_count,
             stride,
-            _arguments.integers("padding", padding, self._ndim, 0),
+            _checks.integers("padding", padding, self._ndim, 0),
             dilated_kernel_size,
             True,
             output_padding,
             groups,
             bias,
-            _arguments.padding_mode(padding_mode, ("zeros",)),
+            _checks.choice("padding_mode", padding_mode, ("zeros",)),
             version,
             device=device,
             dtype=dtype,
