@@ -18,6 +18,7 @@ from DCLS._checks import (
     resolve_sigma_min,
 )
 from DCLS._ops.im2col import check_input
+from DCLS._types import Version
 
 __all__ = ["construct_kernel", "construct_support", "direct_conv", "im2col", "im2col_conv"]
 
@@ -33,7 +34,7 @@ def construct_kernel(
     SIG: Tensor | None = ...,
     *,
     dilated_kernel_size: int | Sequence[int],
-    version: str = ...,
+    version: Version = ...,
     sigma_min: float | None = ...,
     return_support: Literal[False] = ...,
 ) -> Tensor: ...
@@ -46,7 +47,7 @@ def construct_kernel(
     SIG: Tensor | None = ...,
     *,
     dilated_kernel_size: int | Sequence[int],
-    version: str = ...,
+    version: Version = ...,
     sigma_min: float | None = ...,
     return_support: Literal[True],
 ) -> tuple[Tensor, Tensor]: ...
@@ -58,7 +59,7 @@ def construct_kernel(
     SIG: Tensor | None = None,
     *,
     dilated_kernel_size: int | Sequence[int],
-    version: str = "gauss",
+    version: Version = "gauss",
     sigma_min: float | None = None,
     return_support: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
@@ -77,9 +78,9 @@ def construct_kernel(
     | `gauss` | `exp(-delta^2 / (2 sigma^2))`                      | yes        |
 
     A normalised ``phi_k`` is divided by its sum over the grid plus 1e-7. Taps outside the grid
-    are dropped, and so are, on each axis, the taps of ``gauss`` that are below 1e-10 of the
-    element's largest one on the grid (3e-20 in float64): with their derivatives they are less than
-    the rounding of the others. The kernel has no subnormal numbers. ``v0`` is the interpolation of
+    are dropped. On each axis the taps of ``gauss`` below 1e-10 of the element's largest one on the
+    grid are dropped, too (3e-20 in float64): they and their derivatives are smaller than the
+    rounding of the others. The kernel has no subnormal numbers. ``v0`` is the interpolation of
     arXiv 2112.03740, the others of arXiv 2306.00817.
 
     Differentiable in ``weight``, ``P`` and ``SIG``, twice, and in forward mode (second and forward
@@ -129,12 +130,12 @@ def construct_support(
     SIG: Tensor | None = None,
     *,
     dilated_kernel_size: int | Sequence[int],
-    version: str = "gauss",
+    version: Version = "gauss",
     sigma_min: float | None = None,
 ) -> Tensor:
     """Marks the cells of a dense kernel that can weigh or move an element.
 
-    It is what :func:`construct_kernel` returns with ``return_support``, without the kernel.
+    It returns the support that :func:`construct_kernel` returns with ``return_support``.
 
     Args:
         P: positions, as :func:`construct_kernel` takes them, of shape ``(D, *lead, K)``.
@@ -169,19 +170,19 @@ def direct_conv(
     groups: int = 1,
     support: Tensor | None = None,
 ) -> Tensor:
-    """Convolves with a kernel most of whose cells are zero, as constructed kernels are.
+    """Convolves with a kernel that is mostly zero, as constructed kernels are.
 
         output[n, o, y] = bias[o] + sum_{i,r} kernel[o, i, r]
                           * input[n, i, stride * y - padding + dilation * r]
 
-    It is :func:`torch.nn.functional.conv1d`, ``conv2d`` or ``conv3d``, computed directly: only
-    non-zero cells are visited, and only the cells in ``support`` get a gradient. Its cost is that
-    of the cells that are visited, so it suits large depthwise kernels and kernels with few elements
-    between many channels. An infinite input beside a zero cell gives no NaN, unlike a
-    multiplication by zero.
+    It computes what :func:`torch.nn.functional.conv1d`, ``conv2d`` or ``conv3d`` computes. It
+    visits only the cells that are not zero, and only the cells in ``support`` get a gradient. Its
+    cost grows with the number of these cells, so that it suits large depthwise kernels, and kernels
+    with few elements between many channels. An infinite input at a zero cell gives no NaN; a
+    multiplication by zero would.
 
     Differentiable in ``input``, ``kernel`` and ``bias``, any number of times, in reverse and in
-    forward mode; a cell outside of ``support`` counts as a constant in both. Under autocast it
+    forward mode; both take a cell outside of ``support`` as a constant. Under autocast it
     computes in autocast's dtype, as torch's convolutions do. Results do not depend on the number of
     threads.
 
@@ -197,9 +198,9 @@ def direct_conv(
         padding: zeros on both sides of the input, at least 0; an int, one for each axis, 'valid'
             for none, or 'same' for an output of the size of the input (stride 1 only).
         dilation: steps of the kernel's cells on the input, at least 1; an int or one for each axis.
-        groups: into how many groups the channels fall, each convolved by itself.
-        support: which cells of the kernel get a gradient, a bool tensor of kernel's shape; the
-            gradient of the others is zero. None for all. ``construct_kernel`` returns it.
+        groups: number of groups of channels. Each is convolved by itself.
+        support: a bool tensor of kernel's shape, True for the cells that get a gradient. The
+            gradient of the others is zero. None for all cells. ``construct_kernel`` can return it.
 
     Returns:
         The output, of shape ``(batch, out_channels, *output_size)``, or without ``batch`` if input
@@ -242,7 +243,7 @@ def _im2col_arguments(
     dilated_kernel_size: int | Sequence[int],
     stride: int | Sequence[int],
     padding: int | Sequence[int] | str,
-    version: str,
+    version: Version,
     sigma_min: float | None,
 ) -> tuple[list[int], list[int], list[int], str, float]:
     """Returns what the operators of im2col take behind the tensors."""
@@ -262,7 +263,7 @@ def im2col(
     dilated_kernel_size: int | Sequence[int],
     stride: int | Sequence[int] = 1,
     padding: int | Sequence[int] | str = 0,
-    version: str = "gauss",
+    version: Version = "gauss",
     sigma_min: float | None = None,
 ) -> Tensor:
     """Samples the input at the real-valued offsets of kernel elements.
@@ -270,9 +271,9 @@ def im2col(
         columns[n, i, k, o] = sum_x phi_{i,k}(x) * input[n, i, o * stride - padding + x]
 
     where ``phi_{i,k}`` is an element of weight 1 on the grid of a kernel of
-    ``dilated_kernel_size``, as :func:`construct_kernel` defines it, and the input is zero outside
-    of itself. A convolution is the product of its weights with these columns; :func:`im2col_conv`
-    does both, piece by piece, without holding all columns.
+    ``dilated_kernel_size``, as :func:`construct_kernel` defines it, and zeros surround the
+    input. A convolution is the product of its weights with these columns. :func:`im2col_conv`
+    computes it piece by piece, without holding all columns.
 
     Differentiable in ``input``, ``P`` and ``SIG``, twice, and in forward mode (second and forward
     derivatives come from the plain torch reference and cost accordingly). Under autocast ``input``
@@ -320,7 +321,7 @@ def im2col_conv(
     stride: int | Sequence[int] = 1,
     padding: int | Sequence[int] | str = 0,
     groups: int = 1,
-    version: str = "gauss",
+    version: Version = "gauss",
     sigma_min: float | None = None,
     workspace: int | None = None,
 ) -> Tensor:
@@ -332,8 +333,8 @@ def im2col_conv(
     :func:`construct_kernel` builds from positions shared by all output channels, and for ``v0`` the
     deformable convolution (arXiv 1703.06211) whose offsets are constant over space.
 
-    The columns are made, multiplied and forgotten piece by piece, and again in the backward pass:
-    memory does not grow with K or ``dilated_kernel_size``.
+    The columns exist only piece by piece: each piece is computed, multiplied and dropped, and the
+    backward pass computes it again. Memory does not grow with K or ``dilated_kernel_size``.
 
     Differentiable in all tensors, twice, and in forward mode (second and forward derivatives come
     from the plain torch reference, which does build the kernel). Under autocast ``input``,

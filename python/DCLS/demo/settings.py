@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from DCLS._spec import SIGMA_VERSIONS, VERSIONS
+from DCLS._types import Version
 
 #: Side of the feature map that the depthwise layers see: digits of 24x24 behind a stem of stride 2.
 MAP_SIZE = 12
@@ -71,7 +72,7 @@ class Settings:
     epochs: int = 10
     batch_size: int = 32
     lr: float = 1e-2
-    version: str = "gauss"
+    version: Version = "gauss"
     kernel_size: int = 17
     kernel_count: int | None = None
     seed: int = 0
