@@ -37,9 +37,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from DCLS._im2col_functional import DEFAULT_WORKSPACE
 from DCLS._spec import SIGMA_VERSIONS, VERSIONS
-from DCLS.functional import construct_kernel, construct_support, direct_conv, im2col_conv
+from DCLS.functional import (
+    DEFAULT_WORKSPACE,
+    construct_kernel,
+    construct_support,
+    direct_conv,
+    im2col_conv,
+)
 from DCLS.method import expected_cells, prefers_direct
 
 try:

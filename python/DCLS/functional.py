@@ -9,34 +9,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from DCLS import _ops
-from DCLS._im2col_functional import im2col, im2col_conv
-from DCLS._padding import check_padding_name, same_padding
-from DCLS._spec import check_version, is_int, resolve_sigma_min
+from DCLS._checks import (
+    check_int,
+    check_tensors,
+    check_version,
+    ints,
+    padding_sides,
+    resolve_sigma_min,
+)
+from DCLS._ops.im2col import check_input
+from DCLS._types import Version
 
 __all__ = ["construct_kernel", "construct_support", "direct_conv", "im2col", "im2col_conv"]
 
-
-def _check_tensors(optional: bool = False, **tensors: object) -> None:
-    for name, tensor in tensors.items():
-        if not isinstance(tensor, Tensor) and not (optional and tensor is None):
-            takes = "a Tensor or None" if optional else "a Tensor"
-            raise TypeError(f"{name} must be {takes}, got {type(tensor).__name__}")
-
-
-def _check_size(dilated_kernel_size: int | Sequence[int]) -> list[int]:
-    if is_int(dilated_kernel_size):
-        return [dilated_kernel_size]  # type: ignore[list-item]
-    if not isinstance(dilated_kernel_size, Sequence) or isinstance(dilated_kernel_size, str):
-        raise TypeError(
-            "dilated_kernel_size must be an int or a sequence of ints, "
-            f"got {type(dilated_kernel_size).__name__}"
-        )
-    for length in dilated_kernel_size:
-        if not is_int(length):
-            raise TypeError(
-                f"dilated_kernel_size must hold ints, got {tuple(dilated_kernel_size)!r}"
-            )
-    return list(dilated_kernel_size)
+#: Bytes of columns that ``im2col_conv`` holds at a time by default. On a CPU a piece should
+#: stay in the last cache until it has been multiplied, on a GPU it should fill the device.
+DEFAULT_WORKSPACE = {"cpu": 8 << 20, "cuda": 256 << 20}
 
 
 @overload
@@ -46,7 +34,7 @@ def construct_kernel(
     SIG: Tensor | None = ...,
     *,
     dilated_kernel_size: int | Sequence[int],
-    version: str = ...,
+    version: Version = ...,
     sigma_min: float | None = ...,
     return_support: Literal[False] = ...,
 ) -> Tensor: ...
@@ -59,7 +47,7 @@ def construct_kernel(
     SIG: Tensor | None = ...,
     *,
     dilated_kernel_size: int | Sequence[int],
-    version: str = ...,
+    version: Version = ...,
     sigma_min: float | None = ...,
     return_support: Literal[True],
 ) -> tuple[Tensor, Tensor]: ...
@@ -71,7 +59,7 @@ def construct_kernel(
     SIG: Tensor | None = None,
     *,
     dilated_kernel_size: int | Sequence[int],
-    version: str = "gauss",
+    version: Version = "gauss",
     sigma_min: float | None = None,
     return_support: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
@@ -84,9 +72,9 @@ def construct_kernel(
     a table of the versions: their taps, their widths, and whether ``phi_k`` is normalised.
 
     A normalised ``phi_k`` is divided by its sum over the grid plus 1e-7. Taps outside the grid
-    are dropped, and so are, on each axis, the taps of ``gauss`` that are below 1e-10 of the
-    element's largest one on the grid (3e-20 in float64): with their derivatives they are less than
-    the rounding of the others. The kernel has no subnormal numbers.
+    are dropped. On each axis the taps of ``gauss`` below 1e-10 of the element's largest one on the
+    grid are dropped, too (3e-20 in float64): they and their derivatives are smaller than the
+    rounding of the others. The kernel has no subnormal numbers.
 
     Differentiable in ``weight``, ``P`` and ``SIG``, twice, and in forward mode (second and forward
     derivatives come from the plain torch reference and cost accordingly). At the kinks the
@@ -119,10 +107,10 @@ def construct_kernel(
         ValueError: a shape, a device, a size, the version, or whether SIG is given does not fit.
         RuntimeError: the tensors are on a GPU that this build or machine cannot serve; says why.
     """
-    size = _check_size(dilated_kernel_size)
+    size = ints("dilated_kernel_size", dilated_kernel_size)
     sigma_min = resolve_sigma_min(check_version(version), sigma_min)
-    _check_tensors(weight=weight, P=P)
-    _check_tensors(optional=True, SIG=SIG)
+    check_tensors(weight=weight, P=P)
+    check_tensors(or_none=True, SIG=SIG)
     kernel: Tensor = _ops.construct_kernel(weight, P, SIG, size, version, sigma_min)
     if not return_support:
         return kernel
@@ -134,18 +122,18 @@ def construct_support(
     SIG: Tensor | None = None,
     *,
     dilated_kernel_size: int | Sequence[int],
-    version: str = "gauss",
+    version: Version = "gauss",
     sigma_min: float | None = None,
 ) -> Tensor:
     """Marks the cells of a dense kernel that can weigh or move an element.
 
-    It is what ``construct_kernel`` returns with ``return_support``, without the kernel.
+    It returns the support that ``construct_kernel`` returns with ``return_support``.
 
     Args:
         P: positions, as ``construct_kernel`` takes them, of shape ``(D, *lead, K)``.
         SIG: widths of the shape of ``P``; None if the version has no width.
         dilated_kernel_size: grid points along each of the D axes; an int for D = 1.
-        version: the interpolation, one of ``DCLS.VERSIONS``.
+        version: the interpolation.
         sigma_min: what is added to ``abs(SIG)``; None for the version's own.
 
     Returns:
@@ -156,45 +144,12 @@ def construct_support(
         ValueError: a shape, a device, a size, the version, or whether SIG is given does not fit.
         RuntimeError: the tensors are on a GPU that this build or machine cannot serve; says why.
     """
-    size = _check_size(dilated_kernel_size)
+    size = ints("dilated_kernel_size", dilated_kernel_size)
     sigma_min = resolve_sigma_min(check_version(version), sigma_min)
-    _check_tensors(P=P)
-    _check_tensors(optional=True, SIG=SIG)
+    check_tensors(P=P)
+    check_tensors(or_none=True, SIG=SIG)
     support: Tensor = _ops.construct_support(P, SIG, size, version, sigma_min)
     return support
-
-
-def _per_axis(name: str, value: int | Sequence[int], ndim: int) -> list[int]:
-    """An int for all axes, or an int for each."""
-    if is_int(value):
-        return [value] * ndim  # type: ignore[list-item]
-    if not isinstance(value, Sequence) or isinstance(value, str):
-        raise TypeError(f"{name} must be an int or a sequence of ints, got {value!r}")
-    if not all(is_int(entry) for entry in value):
-        raise TypeError(f"{name} must hold ints, got {tuple(value)!r}")
-    if len(value) not in (1, ndim):
-        raise ValueError(f"{name} must have 1 or {ndim} entries, got {len(value)}")
-    return list(value) * (ndim if len(value) == 1 else 1)
-
-
-def _resolve_padding(
-    input: Tensor,
-    kernel: Tensor,
-    stride: Sequence[int],
-    padding: int | Sequence[int] | str,
-    dilation: Sequence[int],
-) -> tuple[Tensor, list[int]]:
-    """Padding as numbers; what is to be padded on one side only is padded here."""
-    ndim = len(stride)
-    if not isinstance(padding, str):
-        return input, _per_axis("padding", padding, ndim)
-    if check_padding_name(padding, stride) == "valid":
-        return input, [0] * ndim
-    sides = same_padding([dilation[d] * (kernel.shape[2 + d] - 1) + 1 for d in range(ndim)])
-    extra = [amount for begin, end in reversed(sides) for amount in (0, end - begin)]
-    if any(extra):
-        input = F.pad(input, extra)
-    return input, [begin for begin, _ in sides]
 
 
 def direct_conv(
@@ -207,19 +162,19 @@ def direct_conv(
     groups: int = 1,
     support: Tensor | None = None,
 ) -> Tensor:
-    """Convolves with a kernel most of whose cells are zero, as constructed kernels are.
+    """Convolves with a kernel that is mostly zero, as constructed kernels are.
 
         output[n, o, y] = bias[o] + sum_{i,r} kernel[o, i, r]
                           * input[n, i, stride * y - padding + dilation * r]
 
-    It is ``torch.nn.functional.conv1d``, ``conv2d`` or ``conv3d``, computed directly: only
-    non-zero cells are visited, and only the cells in ``support`` get a gradient. Its cost is that
-    of the cells that are visited, so it suits large depthwise kernels and kernels with few elements
-    between many channels. An infinite input beside a zero cell gives no NaN, unlike a
-    multiplication by zero.
+    It computes what ``torch.nn.functional.conv1d``, ``conv2d`` or ``conv3d`` computes. It
+    visits only the cells that are not zero, and only the cells in ``support`` get a gradient. Its
+    cost grows with the number of these cells, so that it suits large depthwise kernels, and kernels
+    with few elements between many channels. An infinite input at a zero cell gives no NaN; a
+    multiplication by zero would.
 
     Differentiable in ``input``, ``kernel`` and ``bias``, any number of times, in reverse and in
-    forward mode; a cell outside of ``support`` counts as a constant in both. Under autocast it
+    forward mode; both take a cell outside of ``support`` as a constant. Under autocast it
     computes in autocast's dtype, as torch's convolutions do. Results do not depend on the number of
     threads.
 
@@ -235,9 +190,9 @@ def direct_conv(
         padding: zeros on both sides of the input, at least 0; an int, one for each axis, 'valid'
             for none, or 'same' for an output of the size of the input (stride 1 only).
         dilation: steps of the kernel's cells on the input, at least 1; an int or one for each axis.
-        groups: into how many groups the channels fall, each convolved by itself.
-        support: which cells of the kernel get a gradient, a bool tensor of kernel's shape; the
-            gradient of the others is zero. None for all. ``construct_kernel`` returns it.
+        groups: number of groups of channels. Each is convolved by itself.
+        support: a bool tensor of kernel's shape, True for the cells that get a gradient. The
+            gradient of the others is zero. None for all cells. ``construct_kernel`` can return it.
 
     Returns:
         The output, of shape ``(batch, out_channels, *output_size)``, or without ``batch`` if input
@@ -249,23 +204,164 @@ def direct_conv(
         ValueError: a shape, a device or a number does not fit.
         RuntimeError: the tensors are on a GPU that this build or machine cannot serve; says why.
     """
-    _check_tensors(input=input, kernel=kernel)
-    _check_tensors(optional=True, bias=bias, support=support)
+    check_tensors(input=input, kernel=kernel)
+    check_tensors(or_none=True, bias=bias, support=support)
     ndim = kernel.ndim - 2
     if not 1 <= ndim <= 3:
         raise ValueError(
             "kernel must have shape (out_channels, in_channels // groups, *kernel_size) with 1 to "
             f"3 axes, got {tuple(kernel.shape)}"
         )
-    if not is_int(groups):
-        raise TypeError(f"groups must be an int, got {groups!r}")
-    strides = _per_axis("stride", stride, ndim)
-    dilations = _per_axis("dilation", dilation, ndim)
+    check_int("groups", groups)
+    strides = ints("stride", stride, ndim, one_for_all=True)
+    dilations = ints("dilation", dilation, ndim, one_for_all=True)
+    span = [step * (size - 1) + 1 for step, size in zip(dilations, kernel.shape[2:], strict=True)]
+    sides = padding_sides(padding, span, strides, one_for_all=True)
     unbatched = input.ndim == ndim + 1
     if unbatched:
         input = input.unsqueeze(0)
-    input, paddings = _resolve_padding(input, kernel, strides, padding, dilations)
+    if padding == "same":
+        # The operator pads both sides alike: what one side has more is padded here.
+        more = [zeros for before, behind in reversed(sides) for zeros in (0, behind - before)]
+        input = F.pad(input, more) if any(more) else input
     output: Tensor = _ops.direct_conv(
-        input, kernel, bias, support, strides, paddings, dilations, groups
+        input, kernel, bias, support, strides, [before for before, _ in sides], dilations, groups
     )
     return output.squeeze(0) if unbatched else output
+
+
+def _im2col_arguments(
+    input: Tensor,
+    dilated_kernel_size: int | Sequence[int],
+    stride: int | Sequence[int],
+    padding: int | Sequence[int] | str,
+    version: Version,
+    sigma_min: float | None,
+) -> tuple[list[int], list[int], list[int], str, float]:
+    """Returns what the operators of im2col take behind the tensors."""
+    sigma_min = resolve_sigma_min(check_version(version), sigma_min)
+    check_input(input)
+    size = ints("dilated_kernel_size", dilated_kernel_size, input.ndim - 2)
+    strides = ints("stride", stride, input.ndim - 2)
+    sides = padding_sides(padding, size, strides)
+    return size, strides, [zeros for pair in sides for zeros in pair], version, sigma_min
+
+
+def im2col(
+    input: Tensor,
+    P: Tensor,
+    SIG: Tensor | None = None,
+    *,
+    dilated_kernel_size: int | Sequence[int],
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] | str = 0,
+    version: Version = "gauss",
+    sigma_min: float | None = None,
+) -> Tensor:
+    """Samples the input at the real-valued offsets of kernel elements.
+
+        columns[n, i, k, o] = sum_x phi_{i,k}(x) * input[n, i, o * stride - padding + x]
+
+    where ``phi_{i,k}`` is an element of weight 1 on the grid of a kernel of
+    ``dilated_kernel_size``, as ``construct_kernel`` defines it, and zeros surround the
+    input. A convolution is the product of its weights with these columns. ``im2col_conv``
+    computes it piece by piece, without holding all columns.
+
+    Differentiable in ``input``, ``P`` and ``SIG``, twice, and in forward mode (second and forward
+    derivatives come from the plain torch reference and cost accordingly). Under autocast ``input``
+    becomes autocast's dtype and ``P`` and ``SIG`` become float32.
+
+    Args:
+        input: ``(N, I, *spatial)`` with D = 1, 2 or 3 spatial axes. float32, float64, float16 or
+            bfloat16; the last two are computed in float32.
+        P: positions in grid steps, ``(D, I, K)``: of K elements for each channel. ``P[d]`` belongs
+            to axis ``d``, 0 is the centre ``dilated_kernel_size[d] // 2``. Of input's dtype, or
+            float32 for an input of 16 bits. The columns of a non-finite position are NaN.
+        SIG: widths of the shape and dtype of ``P``; None if the version has no width.
+        dilated_kernel_size: grid points on each axis, from 1 to ``2**24``; an int for all.
+        stride: input steps between outputs, at least 1; an int for all axes.
+        padding: zeros before and behind each axis, an int for all; ``same`` for as many outputs as
+            inputs (stride 1 only), ``valid`` for none.
+        version: the interpolation, one of ``DCLS.VERSIONS``.
+        sigma_min: what is added to ``abs(SIG)``, finite and positive. None for the version's own.
+
+    Returns:
+        The columns, ``(N, I, K, *output_spatial)``, of input's dtype, contiguous, with as many
+        outputs as a convolution with a kernel of ``dilated_kernel_size`` has.
+
+    Raises:
+        TypeError: a dtype or the type of an argument is not one that is listed here.
+        ValueError: a shape, a device, a size, the version, or whether SIG is given does not fit.
+        RuntimeError: the tensors are on a GPU that this build or machine cannot serve; says why.
+    """
+    check_tensors(input=input, P=P)
+    check_tensors(or_none=True, SIG=SIG)
+    rest = _im2col_arguments(input, dilated_kernel_size, stride, padding, version, sigma_min)
+    columns: Tensor = _ops.im2col(input, P, SIG, *rest)
+    return columns
+
+
+def im2col_conv(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    P: Tensor,
+    SIG: Tensor | None = None,
+    *,
+    dilated_kernel_size: int | Sequence[int],
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] | str = 0,
+    groups: int = 1,
+    version: Version = "gauss",
+    sigma_min: float | None = None,
+    workspace: int | None = None,
+) -> Tensor:
+    """Convolves with learnable spacings without ever building a kernel.
+
+        output[n, o] = bias[o] + sum_{i,k} weight[o, i, k] * columns[n, i, k]
+
+    with the columns of ``im2col``. It is the convolution with the kernel that
+    ``construct_kernel`` builds from positions shared by all output channels, and for ``v0`` the
+    deformable convolution (arXiv 1703.06211) whose offsets are constant over space.
+
+    The columns exist only piece by piece: each piece is computed, multiplied and dropped, and the
+    backward pass computes it again. Memory does not grow with K or ``dilated_kernel_size``.
+
+    Differentiable in all tensors, twice, and in forward mode (second and forward derivatives come
+    from the plain torch reference, which does build the kernel). Under autocast ``input``,
+    ``weight`` and ``bias`` become autocast's dtype and ``P`` and ``SIG`` become float32.
+
+    Args:
+        input: ``(N, I, *spatial)`` with D = 1, 2 or 3 spatial axes. float32, float64, float16 or
+            bfloat16.
+        weight: ``(O, I // groups, K)`` of input's dtype.
+        bias: ``(O,)`` of input's dtype, or None.
+        P: positions, ``(D, I, K)``, as ``im2col`` takes them.
+        SIG: widths, as ``im2col`` takes them.
+        dilated_kernel_size: grid points on each axis; an int for all.
+        stride: input steps between outputs, at least 1; an int for all axes.
+        padding: zeros before and behind each axis, an int for all; or ``same`` or ``valid``.
+        groups: number of groups, which divides I and O.
+        version: the interpolation, one of ``DCLS.VERSIONS``.
+        sigma_min: what is added to ``abs(SIG)``, finite and positive. None for the version's own.
+        workspace: most bytes of columns held at a time, at least those of a group at one output.
+            None for 8 MiB on a CPU and 256 MiB on a GPU.
+
+    Returns:
+        The output, ``(N, O, *output_spatial)``, of input's dtype, contiguous.
+
+    Raises:
+        TypeError: a dtype or the type of an argument is not one that is listed here.
+        ValueError: a shape, a device, a size, the version, or whether SIG is given does not fit, or
+            ``workspace`` is too small.
+        RuntimeError: the tensors are on a GPU that this build or machine cannot serve; says why.
+    """
+    check_tensors(input=input, weight=weight, P=P)
+    check_tensors(or_none=True, bias=bias, SIG=SIG)
+    rest = _im2col_arguments(input, dilated_kernel_size, stride, padding, version, sigma_min)
+    check_int("groups", groups)
+    check_int("workspace", workspace, or_none=True)
+    if workspace is None:
+        workspace = DEFAULT_WORKSPACE.get(input.device.type, DEFAULT_WORKSPACE["cpu"])
+    output: Tensor = _ops.im2col_conv(input, weight, bias, P, SIG, *rest, groups, workspace)
+    return output

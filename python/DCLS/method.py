@@ -10,8 +10,8 @@ from typing import Final, NamedTuple
 import torch
 from torch import Tensor
 
-from DCLS import _C, _cpu_rule
-from DCLS._native.dense import DTYPE_INDEX
+from DCLS import _C, _checks, _cpu_rule
+from DCLS._native.dense import DTYPES
 from DCLS._spec import INITIAL_SIG, MOST_TAPS, SIGMA_MIN
 
 __all__ = ["METHODS", "Choice", "choose", "expected_cells"]
@@ -56,13 +56,7 @@ def check_method(method: object) -> str:
         TypeError: ``method`` is not a string.
         ValueError: ``method`` is not one of ``METHODS``.
     """
-    if not isinstance(method, str):
-        raise TypeError(
-            f"method must be a str out of {', '.join(METHODS)}, got {type(method).__name__}"
-        )
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
-    return method
+    return _checks.choice("method", method, METHODS)
 
 
 def expected_cells(
@@ -191,7 +185,7 @@ def _batch_fills_vectors(
         return False
     batch, in_channels, _ = input_shape
     return _C.takes_batch_as_lanes(
-        DTYPE_INDEX[dtype], batch, in_channels, out_channels, groups, output, stride
+        DTYPES[dtype], batch, in_channels, out_channels, groups, output, stride
     )
 
 

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from DCLS._spec import NORM_EPS, SIGMA_VERSIONS, check_version, resolve_sigma_min
+from DCLS._checks import check_version, resolve_sigma_min
+from DCLS._spec import NORM_EPS, SIGMA_VERSIONS
 
 __all__ = ["construct_kernel", "im2col", "im2col_conv", "taps"]
 

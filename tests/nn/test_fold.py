@@ -200,7 +200,7 @@ def test_subclasses_that_compute_something_else_are_refused(kind: type[Dcls2d]) 
     module = kind(2, 2, 3, dilated_kernel_size=5)
     with pytest.raises(TypeError, match=f"{kind.__name__} has a .*forward of its own"):
         module.to_conv()
-    model = nn.Sequential(Dcls2d(2, 2, 3), nn.ModuleDict({"inner": module}))
+    model = nn.Sequential(Dcls2d(2, 2, 3, dilated_kernel_size=3), nn.ModuleDict({"inner": module}))
     before = list(model.modules())
     for inplace in (False, True):
         with pytest.raises(TypeError, match=r"model\.1\.inner cannot be folded"):
@@ -256,7 +256,9 @@ class Model(nn.Module):
         self.stem = nn.Conv2d(3, 4, 3, padding=1)
         self.first = Dcls2d(4, 4, 5, padding=3, dilated_kernel_size=7, groups=4)
         self.again = self.first
-        self.blocks = nn.ModuleList([nn.Sequential(nn.BatchNorm2d(4), Dcls2d(4, 6, 2))])
+        self.blocks = nn.ModuleList(
+            [nn.Sequential(nn.BatchNorm2d(4), Dcls2d(4, 6, 2, padding=1, dilated_kernel_size=3))]
+        )
         self.up = DclsTranspose2d(6, 2, 4, stride=2, dilated_kernel_size=4)
         self.unregistered = [self.first]
 

@@ -250,6 +250,6 @@ def test_workspace_and_repr():
     with pytest.raises(ValueError, match="workspace must be at least"):
         module(x)
     assert repr(make(2)) == (
-        "Dcls2d(4, 6, kernel_count=3 (previous kernel_size), stride=(1, 1), version=gauss, "
-        "padding=(2, 2), dilated_kernel_size=(5, 4) (learnable), groups=2)"
+        "Dcls2d(4, 6, kernel_count=3, stride=(1, 1), version=gauss, "
+        "padding=(2, 2), dilated_kernel_size=(5, 4), groups=2)"
     )

@@ -197,11 +197,11 @@ def test_bad_arguments_of_kernel_builders(name: str) -> None:
             builder(W, wrong_P, P)
         with pytest.raises(ValueError, match=r"SIG must have shape|P and SIG must have shapes"):
             builder(W, P, wrong_P)
-    with pytest.raises(TypeError, match="weight must be a tensor, got list"):
+    with pytest.raises(TypeError, match="weight must be a Tensor, got list"):
         builder([1.0], P, P)
-    with pytest.raises(TypeError, match="P must be a tensor, got NoneType"):
+    with pytest.raises(TypeError, match="P must be a Tensor, got NoneType"):
         builder(W, None, P)
-    with pytest.raises(TypeError, match="SIG must be a tensor, got float"):
+    with pytest.raises(TypeError, match="SIG must be a Tensor or None, got float"):
         builder(W, P, 0.5)
     with pytest.raises(ValueError, match="SIG"):
         builder(W, P)

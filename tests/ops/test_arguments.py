@@ -129,12 +129,12 @@ BAD = {
     "size: str": (
         change(dilated_kernel_size="56"),
         TypeError,
-        r"dilated_kernel_size must be an int or a sequence of ints, got str",
+        r"dilated_kernel_size must be an int or a sequence of ints, got '56'",
     ),
     "size: None": (
         change(dilated_kernel_size=None),
         TypeError,
-        r"dilated_kernel_size must be .* got NoneType",
+        r"dilated_kernel_size must be .* got None",
     ),
     "version: unknown": (
         change(version="v2"),

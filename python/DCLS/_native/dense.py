@@ -12,12 +12,10 @@ from torch import Tensor
 from DCLS import _C
 from DCLS._spec import VERSIONS
 
-DTYPE_INDEX = {getattr(torch, info.name): index for index, info in enumerate(_C.dtypes())}
+#: Element types that the native library computes, with its numbers for them.
+DTYPES = {getattr(torch, info.name): index for index, info in enumerate(_C.dtypes())}
 _VERSION_INDEX = {version: index for index, version in enumerate(VERSIONS)}
 _CPU, _CUDA = 0, 1
-
-#: Element types that the native library computes.
-DTYPES = frozenset(DTYPE_INDEX)
 
 
 def _address(tensor: Tensor | None) -> int:
@@ -45,7 +43,7 @@ def _problem(
     # From P, because a support has no weight.
     return _C.ConstructProblem(
         _VERSION_INDEX[version],
-        DTYPE_INDEX[P.dtype],
+        DTYPES[P.dtype],
         list(size),
         [order.index(axis) for axis in range(len(size))],
         math.prod(P.shape[1:-1]),
@@ -148,7 +146,7 @@ def _run_conv(
 ) -> None:
     """Runs one pass on contiguous ``tensors``, in the order in which it takes them."""
     problem = _C.ConvProblem(
-        DTYPE_INDEX[kernel.dtype],
+        DTYPES[kernel.dtype],
         int(layout != torch.contiguous_format),
         input_shape[0],
         input_shape[1],

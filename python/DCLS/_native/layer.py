@@ -10,7 +10,7 @@ from torch import Tensor
 
 from DCLS import _C
 from DCLS._native.dense import (
-    DTYPE_INDEX,
+    DTYPES,
     _address,
     _execution,
     _problem,
@@ -66,7 +66,7 @@ class Layer:
             spec.axis_order,
         )
         conv = _C.ConvProblem(
-            DTYPE_INDEX[input.dtype],
+            DTYPES[input.dtype],
             int(self.layout != torch.contiguous_format),
             input.shape[0],
             input.shape[1],

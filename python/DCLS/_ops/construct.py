@@ -9,8 +9,14 @@ import torch
 from torch import Tensor
 
 from DCLS import reference
+from DCLS._checks import (
+    MAX_AXIS_SIZE,
+    check_dtype,
+    check_like,
+    check_version,
+    check_widths,
+)
 from DCLS._native import dense as _kernels
-from DCLS._ops._checks import MAX_AXIS_SIZE, check_dtype, check_like, check_widths
 from DCLS._ops._library import library, register
 from DCLS._ops._transforms import (
     register_autocast,
@@ -19,7 +25,6 @@ from DCLS._ops._transforms import (
     tangents_of_gradients,
     to_front,
 )
-from DCLS._spec import check_version
 
 __all__ = ["construct_kernel", "construct_kernel_backward", "construct_support"]
 

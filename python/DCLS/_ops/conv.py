@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from DCLS._checks import MAX_AXIS_SIZE, check_device, check_dtype, check_like
 from DCLS._native import dense as _kernels
-from DCLS._ops._checks import MAX_AXIS_SIZE, check_device, check_dtype, check_like
 from DCLS._ops._library import library, register
 from DCLS._ops._transforms import merge, register_autocast, split, to_front
 

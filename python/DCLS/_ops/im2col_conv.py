@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from DCLS import reference
+from DCLS._checks import check_like
 from DCLS._native import im2col as _im2col_kernels
-from DCLS._ops._im2col_checks import check_conv, check_gradient, check_spec
 from DCLS._ops._library import library as _library
 from DCLS._ops._library import register
 from DCLS._ops._transforms import (
@@ -21,6 +21,7 @@ from DCLS._ops._transforms import (
     tangents_of_gradients,
     to_front,
 )
+from DCLS._ops.im2col import check_gradient, check_spec
 
 __all__ = ["im2col_conv", "im2col_conv_backward"]
 
@@ -38,6 +39,42 @@ _library.define(
 )
 
 
+def _check_conv(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    P: Tensor,
+    groups: int,
+    workspace: int,
+) -> None:
+    """Checks what the convolution takes beyond what im2col takes; to be called after that."""
+    if groups < 1 or input.shape[1] % groups != 0:
+        raise ValueError(
+            f"groups must be positive and divide the {input.shape[1]} channels of input, "
+            f"got {groups}"
+        )
+    expected = (input.shape[1] // groups, P.shape[2])
+    if weight.ndim != 3 or tuple(weight.shape[1:]) != expected:
+        raise ValueError(
+            f"weight must have shape (out_channels, in_channels // groups, kernel_count), here "
+            f"(O, {expected[0]}, {expected[1]}), got {tuple(weight.shape)}"
+        )
+    if weight.shape[0] % groups != 0:
+        raise ValueError(
+            f"weight must have a number of out_channels that groups={groups} divides, "
+            f"got {weight.shape[0]}"
+        )
+    if bias is not None and tuple(bias.shape) != (weight.shape[0],):
+        raise ValueError(
+            f"bias must have shape (out_channels,) = {(weight.shape[0],)}, got {tuple(bias.shape)}"
+        )
+    for name, tensor in (("weight", weight), ("bias", bias)):
+        if tensor is not None:
+            check_like(name, tensor, "input", input)
+    if workspace < 1:
+        raise ValueError(f"workspace must be a positive number of bytes, got {workspace}")
+
+
 # ---------------------------------------------------------------------------------- kernels, fakes
 
 
@@ -51,7 +88,7 @@ def _checked(
 ) -> tuple[_im2col_kernels.Spec, int, int]:
     *rest_of_spec, groups, workspace = rest
     spec = check_spec(input, P, SIG, *rest_of_spec)
-    check_conv(input, weight, bias, P, groups, workspace)
+    _check_conv(input, weight, bias, P, groups, workspace)
     return spec, groups, workspace
 
 

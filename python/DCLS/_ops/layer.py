@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from DCLS._checks import check_device, check_dtype, check_like, check_version, check_widths
 from DCLS._native import layer as _native
 from DCLS._native.dense import memory_format
 from DCLS._native.layer import Spec
-from DCLS._ops._checks import check_device, check_dtype, check_like, check_widths
 from DCLS._ops._library import library, register
 from DCLS._ops._rows import to_kernel_axes, to_position_rows
 from DCLS._ops._transforms import register_autocast
@@ -26,7 +26,6 @@ from DCLS._ops.construct import (
     construct_support,
 )
 from DCLS._ops.conv import direct_conv, direct_conv_backward
-from DCLS._spec import check_version
 
 __all__ = ["layer", "layer_backward"]
 

@@ -15,6 +15,7 @@ import torch
 
 from DCLS import _C
 from DCLS._spec import SIGMA_VERSIONS, VERSIONS
+from DCLS._types import Version
 
 #: Side of the plain network's depthwise kernels, as in ConvNeXt.
 PLAIN_KERNEL_SIZE = 7
@@ -43,7 +44,7 @@ class Settings:
     epochs: int = 10
     batch_size: int = 32
     lr: float = 1e-2
-    version: str = "gauss"
+    version: Version = "gauss"
     kernel_size: int = 17
     kernel_count: int | None = None
     seed: int = 0

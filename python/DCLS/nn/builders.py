@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from DCLS._spec import SIGMA_VERSIONS, check_version
+from DCLS import _checks
+from DCLS._spec import SIGMA_VERSIONS
+from DCLS._types import Version
 from DCLS.functional import construct_kernel, construct_support
-from DCLS.nn import arguments as _arguments
 from DCLS.nn.axes import as_floats, axis_order, to_kernel_axes
 
 __all__ = [
@@ -44,26 +45,41 @@ class _ConstructKernel(Module):
         groups: int,
         kernel_count: int,
         dilated_kernel_size: int | Sequence[int],
-        version: str,
+        version: Version,
     ) -> None:
+        """Creates the builder.
+
+        Args:
+            out_channels: number of output channels ``O``.
+            in_channels: number of input channels ``I``.
+            groups: number of groups ``g``. It divides ``O`` and ``I``.
+            kernel_count: number of elements ``K`` of a kernel.
+            dilated_kernel_size: number of grid points, an int or one for each learnable axis.
+            version: the interpolation, one of ``DCLS.VERSIONS``.
+
+        Raises:
+            TypeError: an argument has a wrong type.
+            ValueError: an argument is out of its range or has a wrong length.
+        """
         super().__init__()
-        self.in_channels, self.out_channels, self.groups = _arguments.channels(
+        self.in_channels, self.out_channels, self.groups = _checks.channels(
             in_channels, out_channels, groups
         )
-        self.kernel_count = _arguments.integer("kernel_count", kernel_count, 1)
-        self.dilated_kernel_size = _arguments.integers(
+        self.kernel_count = _checks.integer("kernel_count", kernel_count, 1)
+        self.dilated_kernel_size = _checks.integers(
             "dilated_kernel_size", dilated_kernel_size, self._learnable_ndim, 1
         )
         self.version = version
 
     @property
-    def version(self) -> str:
-        """The interpolation, one of ``DCLS.VERSIONS``; may be set at any time."""
+    def version(self) -> Version:
+        """The interpolation, one of ``DCLS.VERSIONS``. It may be set at any time."""
         return self._own_version
 
     @version.setter
-    def version(self, value: str) -> None:
-        self._own_version = check_version(value)
+    def version(self, value: Version) -> None:
+        _checks.check_version(value)
+        self._own_version: Version = value
 
     def forward(self, W: Tensor, P: Tensor, SIG: Tensor | None = None) -> Tensor:
         """Builds the dense kernel.
@@ -74,7 +90,7 @@ class _ConstructKernel(Module):
                 convolutions: ``(in_channels, out_channels / groups)``).
             P: positions in grid steps from the centre of their axis, ``(D, *lead, kernel_count)``
                 or a shape that broadcasts to it; integers are cast to the dtype of ``W``.
-            SIG: widths, shaped and cast as ``P``. Versions without a width ignore it, the others
+            SIG: widths, shaped and cast as ``P``. A version without widths ignores it, the others
                 need it; default None.
 
         Returns:
@@ -89,7 +105,7 @@ class _ConstructKernel(Module):
         return kernel
 
     def support(self, W: Tensor, P: Tensor, SIG: Tensor | None = None) -> Tensor | None:
-        """Returns which cells of the kernel can weigh or move an element, if that is known.
+        """Returns the cells of the kernel whose gradient reaches an element, if they are known.
 
         Args:
             W: as ``forward`` takes it.
@@ -98,7 +114,7 @@ class _ConstructKernel(Module):
 
         Returns:
             A bool tensor of the kernel's shape, without a gradient. None if a subclass or a hook
-            makes of the kernel something that this class does not know.
+            may change the kernel.
         """
         return self._build(W, P, SIG, return_support=True) if self.is_plain() else None
 
@@ -106,12 +122,12 @@ class _ConstructKernel(Module):
         """Whether the kernel is what this class builds: no subclass and no hook changes it."""
         own = type(self).forward is _ConstructKernel.forward and "forward" not in self.__dict__
         hooks = (
-            self._forward_hooks
-            or self._forward_pre_hooks
-            or self._backward_hooks
-            or self._backward_pre_hooks
+            self._forward_hooks,
+            self._forward_pre_hooks,
+            self._backward_hooks,
+            self._backward_pre_hooks,
         )
-        return own and not hooks
+        return own and not any(hooks)
 
     def _build(self, W: Tensor, P: Tensor, SIG: Tensor | None, return_support: bool) -> Tensor:
         """Returns the kernel, or its support."""
@@ -138,12 +154,10 @@ class _ConstructKernel(Module):
         self, W: Tensor, P: Tensor, SIG: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Gives all tensors the shapes that ``DCLS.functional.construct_kernel`` takes."""
-        if not isinstance(W, Tensor):
-            raise TypeError(f"weight must be a tensor, got {type(W).__name__}")
+        _checks.check_tensors(weight=W, P=P)
+        _checks.check_tensors(or_none=True, SIG=SIG)
         named = {"P": P} if SIG is None else {"P": P, "SIG": SIG}
         for name, value in named.items():
-            if not isinstance(value, Tensor):
-                raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
             if value.ndim != W.ndim + 1 or value.shape[0] != len(self.dilated_kernel_size):
                 raise ValueError(
                     f"{name} must have shape {(len(self.dilated_kernel_size), *W.shape)}, that is "
@@ -169,13 +183,12 @@ class _ConstructKernel(Module):
         """Yields the parts of ``extra_repr``."""
         yield f"{self.in_channels}, {self.out_channels}, kernel_count={self.kernel_count}"
         yield f"version={self.version}"
-        if self.dilated_kernel_size != (1,) * len(self.dilated_kernel_size):
-            yield f"dilated_kernel_size={self.dilated_kernel_size}"
+        yield f"dilated_kernel_size={self.dilated_kernel_size}"
         if self.groups != 1:
             yield f"groups={self.groups}"
 
     def extra_repr(self) -> str:
-        """Returns the settings that differ from the defaults."""
+        """Returns the settings; ``groups`` only if there are several."""
         return ", ".join(self._describe())
 
     def _load_from_state_dict(
@@ -212,44 +225,37 @@ class _ConstructKernelN_M(_ConstructKernel):
         kernel_count: int,
         dense_kernel_size: int | Sequence[int],
         dilated_kernel_size: int | Sequence[int],
-        version: str,
+        version: Version,
     ) -> None:
+        """Creates the builder.
+
+        Args:
+            out_channels: number of output channels ``O``.
+            in_channels: number of input channels ``I``.
+            groups: number of groups ``g``. It divides ``O`` and ``I``.
+            kernel_count: number of elements ``K`` of a kernel at each point of the dense axes.
+            dense_kernel_size: number of grid points, an int or one for each dense axis.
+            dilated_kernel_size: number of grid points, an int or one for each learnable axis.
+            version: the interpolation, one of ``DCLS.VERSIONS``.
+
+        Raises:
+            TypeError: an argument has a wrong type.
+            ValueError: an argument is out of its range or has a wrong length.
+        """
         super().__init__(
             out_channels, in_channels, groups, kernel_count, dilated_kernel_size, version
         )
-        self.dense_kernel_size = _arguments.integers(
+        self.dense_kernel_size = _checks.integers(
             "dense_kernel_size", dense_kernel_size, self._dense_ndim, 1
         )
 
     def _describe(self) -> Iterator[str]:
         yield from super()._describe()
-        if self.dense_kernel_size != (1,) * len(self.dense_kernel_size):
-            yield f"dense_kernel_size={self.dense_kernel_size}"
+        yield f"dense_kernel_size={self.dense_kernel_size}"
 
 
 class ConstructKernel1d(_ConstructKernel):
-    """Builds 1-D kernels: ``(O, I/g, K)`` to ``(O, I/g, S)``.
-
-    Args:
-        out_channels: number of output channels ``O``.
-        in_channels: number of input channels ``I``.
-        groups: number of groups ``g``, which divides both.
-        kernel_count: number of elements ``K`` of a kernel.
-        dilated_kernel_size: number of grid points of each axis, an int or one for each axis.
-        version: one of ``DCLS.VERSIONS``.
-
-    Attributes:
-        version: the interpolation; may be set. That of a layer that has this as its ``DCK``, too.
-        out_channels: as given.
-        in_channels: as given.
-        groups: as given.
-        kernel_count: as given.
-        dilated_kernel_size: one int for each axis.
-
-    Raises:
-        TypeError: an argument has a wrong type.
-        ValueError: an argument is out of its range.
-    """
+    """Builds 1-D kernels: ``(O, I/g, K)`` to ``(O, I/g, S)``."""
 
     _learnable_ndim = 1
 
@@ -257,8 +263,8 @@ class ConstructKernel1d(_ConstructKernel):
 class ConstructKernel2d(_ConstructKernel):
     """Builds 2-D kernels: ``(O, I/g, K)`` to ``(O, I/g, S_1, S_2)``.
 
-    Arguments, attributes and errors as ``ConstructKernel1d``. ``P[0]`` belongs to the last
-    axis (``v0``: to the first), as in DCLS 0.1.1.
+    As in DCLS 0.1.1 ``P[0]`` belongs to the last axis and ``P[1]`` to the first; the other way
+    round for ``v0``.
     """
 
     _learnable_ndim = 2
@@ -267,8 +273,7 @@ class ConstructKernel2d(_ConstructKernel):
 class ConstructKernel3d(_ConstructKernel):
     """Builds 3-D kernels: ``(O, I/g, K)`` to ``(O, I/g, S_1, S_2, S_3)``.
 
-    Arguments, attributes and errors as ``ConstructKernel1d``. ``P[0], P[1], P[2]`` belong to
-    the axes 2, 1, 0 (``v0``: 0, 2, 1), as in DCLS 0.1.1.
+    As in DCLS 0.1.1 ``P[0], P[1], P[2]`` belong to the axes 2, 1, 0, and for ``v0`` to 0, 2, 1.
     """
 
     _learnable_ndim = 3
@@ -277,8 +282,8 @@ class ConstructKernel3d(_ConstructKernel):
 class ConstructKernel2_1d(_ConstructKernelN_M):
     """Builds 2-D kernels with one dense axis: ``(O, I/g, S_1, K)`` to ``(O, I/g, S_1, S_2)``.
 
-    Arguments, attributes and errors as ``ConstructKernel3_1d``. Its ``gauss`` is wider than
-    that of the others: ``|SIG| + 1.0``, as where it comes from.
+    For ``gauss`` the width of an element is ``|SIG| + 1.0``, where it is ``|SIG| + 0.27`` in all
+    other builders.
     """
 
     _learnable_ndim, _dense_ndim = 1, 1
@@ -288,30 +293,7 @@ class ConstructKernel2_1d(_ConstructKernelN_M):
 
 
 class ConstructKernel3_1d(_ConstructKernelN_M):
-    """Builds 3-D kernels with two dense axes: ``(O, I/g, S_1, S_2, K)`` to ``(O, I/g, *S)``.
-
-    Args:
-        out_channels: number of output channels ``O``.
-        in_channels: number of input channels ``I``.
-        groups: number of groups ``g``, which divides both.
-        kernel_count: number of elements ``K`` of a kernel at each point of the dense axes.
-        dense_kernel_size: number of grid points of the dense axes, which come first.
-        dilated_kernel_size: number of grid points of the learnable axes, which come last.
-        version: one of ``DCLS.VERSIONS``.
-
-    Attributes:
-        version: the interpolation; may be set. That of a layer that has this as its ``DCK``, too.
-        out_channels: as given.
-        in_channels: as given.
-        groups: as given.
-        kernel_count: as given.
-        dense_kernel_size: one int for each dense axis.
-        dilated_kernel_size: one int for each learnable axis.
-
-    Raises:
-        TypeError: an argument has a wrong type.
-        ValueError: an argument is out of its range.
-    """
+    """Builds 3-D kernels with two dense axes: ``(O, I/g, S_1, S_2, K)`` to ``(O, I/g, *S)``."""
 
     _learnable_ndim, _dense_ndim = 1, 2
 
@@ -319,8 +301,7 @@ class ConstructKernel3_1d(_ConstructKernelN_M):
 class ConstructKernel3_2d(_ConstructKernelN_M):
     """Builds 3-D kernels with one dense axis: ``(O, I/g, S_1, K)`` to ``(O, I/g, S_1, S_2, S_3)``.
 
-    Arguments, attributes and errors as ``ConstructKernel3_1d``. ``P[0]`` belongs to ``S_2``,
-    ``P[1]`` to ``S_3``.
+    ``P[0]`` belongs to ``S_2`` and ``P[1]`` to ``S_3``, for every version.
     """
 
     _learnable_ndim, _dense_ndim = 2, 1

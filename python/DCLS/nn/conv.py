@@ -1,4 +1,4 @@
-"""Convolutions all of whose kernel axes are learnable, and the 2-D one with a flat kernel."""
+"""Convolutions with only learnable kernel axes, and the 2-D one with a flat kernel."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from DCLS.nn import arguments as _arguments
+from DCLS import _checks
+from DCLS._types import Device, Method, PaddingMode, Version
 from DCLS.nn.builders import (
     ConstructKernel1d,
     ConstructKernel2d,
@@ -31,55 +32,46 @@ class _DclsConv(_DclsNd):
         dilated_kernel_size: int | Sequence[int] = 1,
         groups: int = 1,
         bias: bool = True,
-        padding_mode: str = "zeros",
-        version: str = "gauss",
+        padding_mode: PaddingMode = "zeros",
+        version: Version = "gauss",
         *,
-        method: str = "auto",
-        device: torch.device | str | int | None = None,
+        method: Method = "auto",
+        device: Device = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(
-            in_channels,
-            out_channels,
-            kernel_count,
-            stride,
-            padding,
-            dilated_kernel_size,
-            False,
-            0,
-            groups,
-            bias,
-            padding_mode,
-            version,
-            method=method,
-            device=device,
-            dtype=dtype,
-        )
+        """Creates the layer.
+
+        Each argument except ``bias``, ``device`` and ``dtype`` becomes an attribute of its name.
+        Numbers for each axis become tuples.
+
+        Args:
+            in_channels: number of input channels ``I``.
+            out_channels: number of output channels ``O``.
+            kernel_count: number of elements ``K`` of a kernel.
+            stride: step between outputs, an int or one for each axis; default 1.
+            padding: points added on both sides of the input, an int or one for each axis; or
+                ``same`` for an output of the input's size, ``valid`` for no padding. Default 0.
+            dilated_kernel_size: number of grid points ``S`` of the kernel, an int or one for each
+                axis; default 1.
+            groups: number of groups ``g``. It divides ``I`` and ``O``. Default 1.
+            bias: whether the layer has a learnable bias; default True.
+            padding_mode: ``zeros`` (default), ``reflect``, ``replicate`` or ``circular``.
+            version: the interpolation, one of ``DCLS.VERSIONS``; default ``gauss``.
+            method: how the layer convolves: ``auto`` (default), ``direct`` or ``conv``, see
+                the property ``method``.
+            device: where to create the parameters; None (default) for torch's default.
+            dtype: dtype of the parameters: float32, float64, float16 or bfloat16; None (default)
+                for torch's default.
+
+        Raises:
+            TypeError: an argument has a wrong type.
+            ValueError: an argument is out of its range or has a wrong length.
+        """
+        self._set_up(locals())
 
 
 class Dcls1d(_DclsConv):
     """A 1-D convolution that learns where the elements of its kernels are.
-
-    Args:
-        in_channels: number of input channels ``I``.
-        out_channels: number of output channels ``O``.
-        kernel_count: number of elements ``K`` of a kernel.
-        stride: an int or one int for each axis; default 1.
-        padding: an int, one int for each axis, or ``same`` or ``valid``, as
-            ``torch.nn.Conv1d`` takes them; default 0.
-        dilated_kernel_size: number of grid points ``S`` of the kernel, an int or one for each axis;
-            default 1.
-        groups: number of groups ``g``, which divides both numbers of channels; default 1.
-        bias: whether a learnable bias is added; default True.
-        padding_mode: ``zeros`` (default), ``reflect``, ``replicate`` or ``circular``.
-        version: interpolation, one of ``DCLS.VERSIONS``; default ``gauss``; may be changed later.
-        method: how it convolves. ``direct`` visits only the cells of the kernel that are not zero
-            (``DCLS.functional.direct_conv``), ``conv`` is torch's convolution with the dense
-            kernel, ``auto`` takes the one that measured faster for such shapes, which may be
-            another for training than for inference: they then agree to rounding; may be changed
-            later. Default ``auto``.
-        device: where to create the parameters; None (default) for torch's own.
-        dtype: float32, float64, float16 or bfloat16; None (default) for torch's own.
 
     Attributes:
         weight: weights of the elements, ``(O, I/g, K)``.
@@ -87,24 +79,10 @@ class Dcls1d(_DclsConv):
         SIG: their widths, shaped as ``P``; None if the version has no width.
         bias: ``(O,)`` or None.
         DCK: the module that builds the dense kernel: ``m.DCK(m.weight, m.P, m.SIG)``.
-        version: the interpolation; may be set, which sets that of ``DCK``, too.
-        method: how it convolves; may be set.
-        stride: one int for each axis.
-        padding: one int for each axis, or a name.
-        dilated_kernel_size: one int for each axis.
-        in_channels: as given.
-        out_channels: as given.
-        kernel_count: as given.
-        groups: as given.
-        padding_mode: as given.
 
     Shape:
-        Input ``(N, I, L)`` or ``(I, L)``, output as that of ``torch.nn.Conv1d`` with a kernel
-        of size ``dilated_kernel_size``.
-
-    Raises:
-        TypeError: an argument has a wrong type.
-        ValueError: an argument is out of its range, or has a wrong length.
+        Input ``(N, I, L)`` or ``(I, L)``. The output has the shape that a ``torch.nn.Conv1d``
+        with a kernel of size ``dilated_kernel_size`` gives.
     """
 
     _ndim = _learnable_ndim = 1
@@ -114,16 +92,18 @@ class Dcls1d(_DclsConv):
 class Dcls2d(_DclsConv):
     """A 2-D convolution that learns where the elements of its kernels are.
 
-    Arguments, attributes and errors as ``Dcls1d``, and
-
-    Args:
-        use_implicit_gemm: as in DCLS 0.1.1, False stands for torch's own convolution: it sets
-            ``method="conv"``, and says afterwards whether that is not the method. Default True.
+    Attributes:
+        weight: weights of the elements, ``(O, I/g, K)``.
+        P: their positions in grid steps from the centre ``S // 2``, ``(2, O, I/g, K)``. As in DCLS
+            0.1.1, ``P[0]`` is the position along the width and ``P[1]`` the position along the
+            height; the other way round for ``v0``.
+        SIG: their widths, shaped as ``P``; None if the version has no width.
+        bias: ``(O,)`` or None.
+        DCK: the module that builds the dense kernel: ``m.DCK(m.weight, m.P, m.SIG)``.
 
     Shape:
-        Input ``(N, I, H, W)`` or ``(I, H, W)``, output as that of ``torch.nn.Conv2d``;
-        ``P`` and ``SIG`` are ``(2, O, I/g, K)``. As in DCLS 0.1.1 ``P[0]`` is the position along
-        the width and ``P[1]`` that along the height; the other way round for ``v0``.
+        Input ``(N, I, H, W)`` or ``(I, H, W)``. The output has the shape that a
+        ``torch.nn.Conv2d`` with a kernel of size ``dilated_kernel_size`` gives.
 
     Example:
         >>> m = Dcls2d(96, 96, kernel_count=26, dilated_kernel_size=17, padding=8, groups=96)
@@ -144,52 +124,78 @@ class Dcls2d(_DclsConv):
         dilated_kernel_size: int | Sequence[int] = 1,
         groups: int = 1,
         bias: bool = True,
-        padding_mode: str = "zeros",
-        version: str = "gauss",
+        padding_mode: PaddingMode = "zeros",
+        version: Version = "gauss",
         use_implicit_gemm: bool = True,
         *,
-        method: str = "auto",
-        device: torch.device | str | int | None = None,
+        method: Method = "auto",
+        device: Device = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(
-            in_channels,
-            out_channels,
-            kernel_count,
-            stride,
-            padding,
-            dilated_kernel_size,
-            groups,
-            bias,
-            padding_mode,
-            version,
-            method=method,
-            device=device,
-            dtype=dtype,
-        )
-        if not _arguments.flag("use_implicit_gemm", use_implicit_gemm):
+        """Creates the layer.
+
+        Each argument except ``bias``, ``device`` and ``dtype`` becomes an attribute of its name.
+        Numbers for each axis become tuples.
+
+        Args:
+            in_channels: number of input channels ``I``.
+            out_channels: number of output channels ``O``.
+            kernel_count: number of elements ``K`` of a kernel.
+            stride: step between outputs, an int or one for each axis; default 1.
+            padding: points added on both sides of the input, an int or one for each axis; or
+                ``same`` for an output of the input's size, ``valid`` for no padding. Default 0.
+            dilated_kernel_size: number of grid points ``S`` of the kernel, an int or one for each
+                axis; default 1.
+            groups: number of groups ``g``. It divides ``I`` and ``O``. Default 1.
+            bias: whether the layer has a learnable bias; default True.
+            padding_mode: ``zeros`` (default), ``reflect``, ``replicate`` or ``circular``.
+            version: the interpolation, one of ``DCLS.VERSIONS``; default ``gauss``.
+            use_implicit_gemm: False is another way to write ``method="conv"``, for code that was
+                written for DCLS 0.1.1. Default True.
+            method: how the layer convolves: ``auto`` (default), ``direct`` or ``conv``, see
+                the property ``method``.
+            device: where to create the parameters; None (default) for torch's default.
+            dtype: dtype of the parameters: float32, float64, float16 or bfloat16; None (default)
+                for torch's default.
+
+        Raises:
+            TypeError: an argument has a wrong type.
+            ValueError: an argument is out of its range or has a wrong length.
+        """
+        self._set_up(locals())
+        if not _checks.flag("use_implicit_gemm", use_implicit_gemm):
             self.use_implicit_gemm = False
 
     @property
     def use_implicit_gemm(self) -> bool:
-        """Whether anything but torch's own convolution may be used; the name is 0.1.1's."""
+        """Whether ``method`` is not ``conv``. The name is the one of DCLS 0.1.1.
+
+        Setting it to False sets ``method`` to ``conv``. Setting it to True sets a ``method`` of
+        ``conv`` to ``auto``.
+        """
         return self.method != "conv"
 
     @use_implicit_gemm.setter
     def use_implicit_gemm(self, value: bool) -> None:
-        if _arguments.flag("use_implicit_gemm", value) != self.use_implicit_gemm:
+        if _checks.flag("use_implicit_gemm", value) != self.use_implicit_gemm:
             self.method = "auto" if value else "conv"
 
 
 class Dcls3d(_DclsConv):
     """A 3-D convolution that learns where the elements of its kernels are.
 
-    Arguments, attributes and errors as ``Dcls1d``.
+    Attributes:
+        weight: weights of the elements, ``(O, I/g, K)``.
+        P: their positions in grid steps from the centre ``S // 2``, ``(3, O, I/g, K)``. As in DCLS
+            0.1.1, ``P[0], P[1], P[2]`` are the positions along width, height and depth; along
+            depth, width and height for ``v0``.
+        SIG: their widths, shaped as ``P``; None if the version has no width.
+        bias: ``(O,)`` or None.
+        DCK: the module that builds the dense kernel: ``m.DCK(m.weight, m.P, m.SIG)``.
 
     Shape:
-        Input ``(N, I, D, H, W)`` or ``(I, D, H, W)``, output as that of ``torch.nn.Conv3d``;
-        ``P`` and ``SIG`` are ``(3, O, I/g, K)``. As in DCLS 0.1.1 ``P[0], P[1], P[2]`` are the
-        positions along width, height and depth; along depth, width and height for ``v0``.
+        Input ``(N, I, D, H, W)`` or ``(I, D, H, W)``. The output has the shape that a
+        ``torch.nn.Conv3d`` with a kernel of size ``dilated_kernel_size`` gives.
     """
 
     _ndim = _learnable_ndim = 3
@@ -199,15 +205,16 @@ class Dcls3d(_DclsConv):
 class Dcls2dK1d(_DclsNd):
     """A 2-D convolution with flat kernels, which learns positions along their one long axis.
 
-    Arguments, attributes and errors as ``Dcls1d``, and
-
-    Args:
-        flat_dim: 0 (default) for kernels of size ``(dilated_kernel_size, 1)``, 1 for ``(1,
-            dilated_kernel_size)``.
-        version: default ``v1``.
+    Attributes:
+        weight: weights of the elements, ``(O, I/g, K)``.
+        P: their positions in grid steps from the centre ``S // 2``, ``(1, O, I/g, K)``.
+        SIG: their widths, shaped as ``P``; None if the version has no width.
+        bias: ``(O,)`` or None.
+        DCK: the module that builds the kernels with one axis: ``m.DCK(m.weight, m.P, m.SIG)``.
 
     Shape:
-        Input ``(N, I, H, W)`` or ``(I, H, W)``, output as that of ``torch.nn.Conv2d``.
+        Input ``(N, I, H, W)`` or ``(I, H, W)``. The output has the shape that a
+        ``torch.nn.Conv2d`` with such a flat kernel gives.
     """
 
     _ndim, _learnable_ndim = 2, 1
@@ -223,36 +230,48 @@ class Dcls2dK1d(_DclsNd):
         dilated_kernel_size: int | Sequence[int] = 1,
         groups: int = 1,
         bias: bool = True,
-        padding_mode: str = "zeros",
-        version: str = "v1",
+        padding_mode: PaddingMode = "zeros",
+        version: Version = "v1",
         flat_dim: int = 0,
         *,
-        method: str = "auto",
-        device: torch.device | str | int | None = None,
+        method: Method = "auto",
+        device: Device = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        flat_dim = _arguments.integer("flat_dim", flat_dim, 0)
+        """Creates the layer.
+
+        Each argument except ``bias``, ``device`` and ``dtype`` becomes an attribute of its name.
+        Numbers for each axis become tuples.
+
+        Args:
+            in_channels: number of input channels ``I``.
+            out_channels: number of output channels ``O``.
+            kernel_count: number of elements ``K`` of a kernel.
+            stride: step between outputs, an int or one for each axis; default 1.
+            padding: points added on both sides of the input, an int or one for each axis; or
+                ``same`` for an output of the input's size, ``valid`` for no padding. Default 0.
+            dilated_kernel_size: number of grid points ``S`` along the long axis; default 1.
+            groups: number of groups ``g``. It divides ``I`` and ``O``. Default 1.
+            bias: whether the layer has a learnable bias; default True.
+            padding_mode: ``zeros`` (default), ``reflect``, ``replicate`` or ``circular``.
+            version: the interpolation, one of ``DCLS.VERSIONS``; default ``v1``.
+            flat_dim: 0 (default) for kernels of size ``(dilated_kernel_size, 1)``, 1 for kernels of
+                size ``(1, dilated_kernel_size)``.
+            method: how the layer convolves: ``auto`` (default), ``direct`` or ``conv``, see
+                the property ``method``.
+            device: where to create the parameters; None (default) for torch's default.
+            dtype: dtype of the parameters: float32, float64, float16 or bfloat16; None (default)
+                for torch's default.
+
+        Raises:
+            TypeError: an argument has a wrong type.
+            ValueError: an argument is out of its range or has a wrong length.
+        """
+        flat_dim = _checks.integer("flat_dim", flat_dim, 0)
         if flat_dim > 1:
             raise ValueError(f"flat_dim must be 0 or 1, got {flat_dim}")
-        (size,) = _arguments.integers("dilated_kernel_size", dilated_kernel_size, 1, 1)
-        super().__init__(
-            in_channels,
-            out_channels,
-            kernel_count,
-            stride,
-            padding,
-            size,
-            False,
-            0,
-            groups,
-            bias,
-            padding_mode,
-            version,
-            kernel_size=(1, size) if flat_dim else (size, 1),
-            method=method,
-            device=device,
-            dtype=dtype,
-        )
+        (size,) = _checks.integers("dilated_kernel_size", dilated_kernel_size, 1, 1)
+        self._set_up({**locals(), "kernel_size": (1, size) if flat_dim else (size, 1)})
         self.flat_dim = flat_dim
 
     def _shape_kernel(self, kernel: Tensor) -> Tensor:

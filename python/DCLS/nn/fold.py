@@ -14,11 +14,11 @@ __all__ = ["fold"]
 def fold(model: Module, inplace: bool = False) -> Module:
     """Replaces every DCLS layer of a model by the plain convolution that computes the same.
 
-    The result needs neither DCLS nor its operators: it can be exported, quantised, and loaded
-    where DCLS is not installed. Its kernels are as dense as ``dilated_kernel_size``, and frozen in
-    shape: positions are no longer learned, and code that reads ``P`` of a layer finds none.
+    The result does not need DCLS: it can be exported, quantised, and loaded where DCLS is not
+    installed. Its kernels are dense, of the size ``dilated_kernel_size``. Positions are no longer
+    learned, and the layers have no ``P``.
 
-    Each layer is replaced by its ``to_conv()``, which says what becomes of device, dtype,
+    Each layer is replaced by its ``to_conv()``, which describes device, dtype,
     ``requires_grad`` and ``training``. A layer that is used in several places stays one layer.
     Parametrized layers are folded with the values that the parametrizations give now. Parameters
     that several layers shared become separate ones.
@@ -33,8 +33,8 @@ def fold(model: Module, inplace: bool = False) -> Module:
         which cannot replace itself. Where an error is raised, ``model`` is left unchanged.
 
     Raises:
-        TypeError: ``model`` is no module, or a layer has a ``forward`` or a ``_conv_forward`` of
-            its own. The message names the layer.
+        TypeError: ``model`` is no module, or a layer has its own ``forward`` or
+            ``_conv_forward``. The message names the layer.
         RuntimeError: a layer has forward hooks.
         ValueError: a layer cannot build its kernel.
     """

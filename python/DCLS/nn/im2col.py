@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from DCLS._spec import SIGMA_VERSIONS
+from DCLS._types import Method
 from DCLS.functional import construct_kernel, im2col_conv
 from DCLS.method import Choice, check_method
 from DCLS.nn.axes import as_floats, row_limits
@@ -20,17 +21,15 @@ __all__ = ["Dcls1d", "Dcls2d", "Dcls3d"]
 class _Im2colConv(_DclsConv):
     """What the im2col convolutions share."""
 
-    #: Most bytes of columns held at a time, see ``DCLS.functional.im2col_conv``. May be set at
-    #: any time; None for its default.
     workspace: int | None = None
 
     @property
-    def method(self) -> str:
+    def method(self) -> Method:
         """Always ``auto``: there is no dense kernel to choose a convolution for."""
         return "auto"
 
     @method.setter
-    def method(self, value: str) -> None:
+    def method(self, value: Method) -> None:
         if check_method(value) != "auto":
             raise ValueError(
                 f"method must be 'auto' for an im2col convolution, which builds no kernel, "
@@ -112,55 +111,21 @@ class _Im2colConv(_DclsConv):
 class Dcls1d(_Im2colConv):
     """A 1-D convolution that learns where it samples its input.
 
-    It computes what ``DCLS.construct.modules.Dcls1d`` computes with positions that all output
-    channels share, at a cost that does not grow with ``dilated_kernel_size``: by
-    ``DCLS.functional.im2col_conv``. All tools of that class work here, too; there is no
-    ``DCK``, for there is no kernel.
-
-    Args:
-        in_channels: number of input channels ``I``.
-        out_channels: number of output channels ``O``.
-        kernel_count: number of elements ``K``.
-        stride: an int or one int for each axis; default 1.
-        padding: an int, one int for each axis, or ``same`` or ``valid``, as
-            ``torch.nn.Conv1d`` takes them; default 0.
-        dilated_kernel_size: number of grid points ``S`` over which positions range, an int or one
-            for each axis; default 1.
-        groups: number of groups ``g``, which divides both numbers of channels; default 1.
-        bias: whether a learnable bias is added; default True.
-        padding_mode: ``zeros`` (default), ``reflect``, ``replicate`` or ``circular``.
-        version: interpolation, one of ``DCLS.VERSIONS``; default ``gauss``; may be changed later.
-        method: ``auto`` only, for there is no kernel to convolve with.
-        device: where to create the parameters; None (default) for torch's own.
-        dtype: float32, float64, float16 or bfloat16; None (default) for torch's own. ``P`` and
-            ``SIG`` may stay float32 where the others have 16 bits.
+    It computes what ``DCLS.Dcls1d`` computes if all output channels share their positions.
+    It does not build a kernel, so that its cost does not grow with ``dilated_kernel_size``: see
+    ``DCLS.functional.im2col_conv``. It has no ``DCK``, and ``method`` is always ``auto``.
 
     Attributes:
         weight: weights of the elements, ``(O, I/g, K)``.
-        P: their positions in grid steps from the centre ``S // 2``, ``(1, I, K)``. ``P[d]`` belongs
-            to axis ``d``, whatever the version.
+        P: their positions in grid steps from the centre ``S // 2``, ``(1, I, K)``.
         SIG: their widths, shaped as ``P``; None if the version has no width.
         bias: ``(O,)`` or None.
-        workspace: most bytes of columns held at a time; None for the default of
-            ``DCLS.functional.im2col_conv``.
-        version: the interpolation; may be set.
-        method: always ``auto``.
-        stride: one int for each axis.
-        padding: one int for each axis, or a name.
-        dilated_kernel_size: one int for each axis.
-        in_channels: as given.
-        out_channels: as given.
-        kernel_count: as given.
-        groups: as given.
-        padding_mode: as given.
+        workspace: most bytes of columns held at a time. None (default) for the default of
+            ``DCLS.functional.im2col_conv``. It may be set at any time.
 
     Shape:
-        Input ``(N, I, L)`` or ``(I, L)``, output as that of ``torch.nn.Conv1d`` with a kernel
-        of size ``dilated_kernel_size``.
-
-    Raises:
-        TypeError: an argument has a wrong type.
-        ValueError: an argument is out of its range, or has a wrong length.
+        Input ``(N, I, L)`` or ``(I, L)``. The output has the shape that a
+        ``torch.nn.Conv1d`` with a kernel of size ``dilated_kernel_size`` gives.
     """
 
     _ndim = _learnable_ndim = 1
@@ -169,11 +134,22 @@ class Dcls1d(_Im2colConv):
 class Dcls2d(_Im2colConv):
     """A 2-D convolution that learns where it samples its input.
 
-    Arguments, attributes and errors as ``Dcls1d``.
+    It computes what ``DCLS.Dcls2d`` computes if all output channels share their positions.
+    It does not build a kernel, so that its cost does not grow with ``dilated_kernel_size``: see
+    ``DCLS.functional.im2col_conv``. It has no ``DCK``, and ``method`` is always ``auto``.
+
+    Attributes:
+        weight: weights of the elements, ``(O, I/g, K)``.
+        P: their positions in grid steps from the centre ``S // 2``, ``(2, I, K)``. In
+            every version the rows are the positions along height and width, in this order.
+        SIG: their widths, shaped as ``P``; None if the version has no width.
+        bias: ``(O,)`` or None.
+        workspace: most bytes of columns held at a time. None (default) for the default of
+            ``DCLS.functional.im2col_conv``. It may be set at any time.
 
     Shape:
-        Input ``(N, I, H, W)`` or ``(I, H, W)``, output as that of ``torch.nn.Conv2d``;
-        ``P`` and ``SIG`` are ``(2, I, K)``: along the height, then along the width.
+        Input ``(N, I, H, W)`` or ``(I, H, W)``. The output has the shape that a
+        ``torch.nn.Conv2d`` with a kernel of size ``dilated_kernel_size`` gives.
 
     Example:
         >>> m = Dcls2d(64, 64, kernel_count=9, dilated_kernel_size=31, padding=15)
@@ -187,11 +163,22 @@ class Dcls2d(_Im2colConv):
 class Dcls3d(_Im2colConv):
     """A 3-D convolution that learns where it samples its input.
 
-    Arguments, attributes and errors as ``Dcls1d``.
+    It computes what ``DCLS.Dcls3d`` computes if all output channels share their positions.
+    It does not build a kernel, so that its cost does not grow with ``dilated_kernel_size``: see
+    ``DCLS.functional.im2col_conv``. It has no ``DCK``, and ``method`` is always ``auto``.
+
+    Attributes:
+        weight: weights of the elements, ``(O, I/g, K)``.
+        P: their positions in grid steps from the centre ``S // 2``, ``(3, I, K)``. In
+            every version the rows are the positions along depth, height and width, in this order.
+        SIG: their widths, shaped as ``P``; None if the version has no width.
+        bias: ``(O,)`` or None.
+        workspace: most bytes of columns held at a time. None (default) for the default of
+            ``DCLS.functional.im2col_conv``. It may be set at any time.
 
     Shape:
-        Input ``(N, I, D, H, W)`` or ``(I, D, H, W)``, output as that of ``torch.nn.Conv3d``;
-        ``P`` and ``SIG`` are ``(3, I, K)``: along depth, height and width.
+        Input ``(N, I, D, H, W)`` or ``(I, D, H, W)``. The output has the shape that a
+        ``torch.nn.Conv3d`` with a kernel of size ``dilated_kernel_size`` gives.
     """
 
     _ndim = _learnable_ndim = 3

@@ -3,56 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import init
 
+from DCLS._types import Device, Method, PaddingMode, Version
 from DCLS.nn.base import _DclsModule
-from DCLS.nn.builders import _ConstructKernel, _ConstructKernelN_M
 
 __all__ = ["_DclsN_Md", "_DclsNd"]
 
 
 class _DclsNd(_DclsModule):
-    """A convolution all of whose kernel axes are learnable; to subclass.
+    """A convolution with only learnable kernel axes, to subclass.
 
     A subclass sets ``self.DCK`` to a callable that turns ``(weight, P, SIG)`` into the dense kernel
-    ``(out_channels, in_channels / groups, *kernel_size)``. ``weight`` has the shape
-    ``(out_channels, in_channels / groups, kernel_count)`` (with ``transposed``: ``(in_channels,
-    out_channels / groups, kernel_count)``), ``P`` and ``SIG`` one row of that for each number of
-    ``dilated_kernel_size``. Positions are drawn from N(0, 0.5) and clamped.
+    ``(out_channels, in_channels / groups, *kernel_size)``. Positions are drawn from a normal
+    distribution with a standard deviation of 0.5, and clamped to the grid.
 
-    Args:
-        in_channels: number of input channels.
-        out_channels: number of output channels.
-        kernel_count: number of elements of a kernel.
-        stride: steps of the convolution, one for each of its axes.
-        padding: padding of both sides, one number for each axis, or ``same`` or ``valid``.
-        dilated_kernel_size: number of grid points of the learnable axes.
-        transposed: whether the parameters are those of a transposed convolution.
-        output_padding: of a transposed convolution, one number for each axis.
-        groups: number of groups, which divides both numbers of channels.
-        bias: whether there is a learnable bias.
-        padding_mode: ``zeros``, ``reflect``, ``replicate`` or ``circular``.
-        version: one of ``DCLS.VERSIONS``.
-        kernel_size: size of the kernel that is convolved with, where it is not
-            ``dilated_kernel_size``; only ``padding='same'`` needs it. Default None.
-        method: ``auto`` (default), ``direct`` or ``conv``: how it convolves, see ``Dcls1d``;
-            ``auto`` only if ``transposed``.
-        device: where to create the parameters; None (default) for torch's own.
-        dtype: of the parameters; None (default) for torch's own.
-
-    Raises:
-        TypeError: an argument has a wrong type.
-        ValueError: an argument is out of its range, or has a wrong length.
+    Attributes:
+        weight: weights of the elements, ``(out_channels, in_channels / groups, kernel_count)``, or
+            ``(in_channels, out_channels / groups, kernel_count)`` if ``transposed``.
+        P: their positions, one row of weight's shape for each number of ``dilated_kernel_size``.
+        SIG: their widths, shaped as ``P``; None if the version has no width.
+        bias: ``(out_channels,)`` or None.
     """
 
     _dense_ndim = 0
-    #: The class of ``DCK``; None where a subclass builds its own.
-    _builder: ClassVar[type[_ConstructKernel] | None] = None
-    _count_note = "previous kernel_size"
 
     def __init__(
         self,
@@ -66,59 +43,59 @@ class _DclsNd(_DclsModule):
         output_padding: int | Sequence[int],
         groups: int,
         bias: bool,
-        padding_mode: str,
-        version: str,
+        padding_mode: PaddingMode,
+        version: Version,
         *,
         kernel_size: Sequence[int] | None = None,
-        method: str = "auto",
-        device: torch.device | str | int | None = None,
+        method: Method = "auto",
+        device: Device = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(
-            in_channels,
-            out_channels,
-            kernel_count,
-            stride,
-            padding,
-            (),
-            dilated_kernel_size,
-            transposed,
-            output_padding,
-            groups,
-            bias,
-            padding_mode,
-            version,
-            kernel_size,
-            method,
-            device,
-            dtype,
-        )
-        if self._builder is not None:
-            self.DCK = self._builder(
-                self.out_channels,
-                self.in_channels,
-                self.groups,
-                self.kernel_count,
-                self.dilated_kernel_size,
-                self.version,
-            )
+        """Creates the layer.
+
+        Args:
+            in_channels: number of input channels.
+            out_channels: number of output channels.
+            kernel_count: number of elements of a kernel.
+            stride: step between outputs, one int for each axis of the convolution.
+            padding: points added on both sides, one int for each axis, or ``same`` or ``valid``.
+            dilated_kernel_size: number of grid points, one int for each learnable axis.
+            transposed: whether the parameters are those of a transposed convolution.
+            output_padding: points added to one side of a transposed output, one int for each axis.
+            groups: number of groups. It divides both numbers of channels.
+            bias: whether the layer has a learnable bias.
+            padding_mode: ``zeros``, ``reflect``, ``replicate`` or ``circular``.
+            version: the interpolation, one of ``DCLS.VERSIONS``.
+            kernel_size: size of the dense kernel; None (default) for ``dilated_kernel_size``. Only
+                ``padding="same"`` uses it.
+            method: how the layer convolves: ``auto`` (default), ``direct`` or ``conv``. Only
+                ``auto`` if ``transposed``.
+            device: where to create the parameters; None (default) for torch's default.
+            dtype: dtype of the parameters; None (default) for torch's default.
+
+        Raises:
+            TypeError: an argument has a wrong type.
+            ValueError: an argument is out of its range or has a wrong length.
+        """
+        self._set_up(locals())
 
     def _draw_positions(self, row: Tensor, low: int, high: int) -> None:
         init.normal_(row, 0, 0.5).clamp_(low, high)
 
 
 class _DclsN_Md(_DclsModule):
-    """A convolution whose last M of N kernel axes are learnable; to subclass.
+    """A convolution with N kernel axes, the last M of which are learnable, to subclass.
 
-    As ``_DclsNd``, but for ``dense_kernel_size``, the number of grid points of the axes that
-    are not learnable and come first. ``weight`` has the shape ``(out_channels, in_channels /
-    groups, *dense_kernel_size, kernel_count)`` (transposed: ``(in_channels, out_channels / groups,
-    …)``). Positions are drawn uniformly over the grid.
+    A subclass sets ``self.DCK`` as one of ``_DclsNd`` does. Positions are drawn uniformly over
+    the grid.
+
+    Attributes:
+        weight: weights of the elements, ``(out_channels, in_channels / groups, *dense_kernel_size,
+            kernel_count)``, or ``(in_channels, out_channels / groups, ...)`` if ``transposed``.
+        P: their positions, one row of weight's shape for each number of ``dilated_kernel_size``.
+        SIG: their widths, shaped as ``P``; None if the version has no width.
+        bias: ``(out_channels,)`` or None.
     """
-
-    #: The class of ``DCK``; None where a subclass builds its own.
-    _builder: ClassVar[type[_ConstructKernelN_M] | None] = None
-    _count_note = "for the learnable dims"
 
     def __init__(
         self,
@@ -133,42 +110,39 @@ class _DclsN_Md(_DclsModule):
         output_padding: int | Sequence[int],
         groups: int,
         bias: bool,
-        padding_mode: str,
-        version: str,
+        padding_mode: PaddingMode,
+        version: Version,
         *,
-        method: str = "auto",
-        device: torch.device | str | int | None = None,
+        method: Method = "auto",
+        device: Device = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(
-            in_channels,
-            out_channels,
-            kernel_count,
-            stride,
-            padding,
-            dense_kernel_size,
-            dilated_kernel_size,
-            transposed,
-            output_padding,
-            groups,
-            bias,
-            padding_mode,
-            version,
-            None,
-            method,
-            device,
-            dtype,
-        )
-        if self._builder is not None:
-            self.DCK = self._builder(
-                self.out_channels,
-                self.in_channels,
-                self.groups,
-                self.kernel_count,
-                self.dense_kernel_size,
-                self.dilated_kernel_size,
-                self.version,
-            )
+        """Creates the layer.
+
+        Args:
+            in_channels: number of input channels.
+            out_channels: number of output channels.
+            kernel_count: number of elements of a kernel at each point of the dense axes.
+            stride: step between outputs, one int for each axis of the convolution.
+            padding: points added on both sides, one int for each axis, or ``same`` or ``valid``.
+            dense_kernel_size: number of grid points, one int for each dense axis.
+            dilated_kernel_size: number of grid points, one int for each learnable axis.
+            transposed: whether the parameters are those of a transposed convolution.
+            output_padding: points added to one side of a transposed output, one int for each axis.
+            groups: number of groups. It divides both numbers of channels.
+            bias: whether the layer has a learnable bias.
+            padding_mode: ``zeros``, ``reflect``, ``replicate`` or ``circular``.
+            version: the interpolation, one of ``DCLS.VERSIONS``.
+            method: how the layer convolves: ``auto`` (default), ``direct`` or ``conv``. Only
+                ``auto`` if ``transposed``.
+            device: where to create the parameters; None (default) for torch's default.
+            dtype: dtype of the parameters; None (default) for torch's default.
+
+        Raises:
+            TypeError: an argument has a wrong type.
+            ValueError: an argument is out of its range or has a wrong length.
+        """
+        self._set_up(locals())
 
     def _draw_positions(self, row: Tensor, low: int, high: int) -> None:
         init.uniform_(row, low, high)

@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from DCLS import _checks
+from DCLS._types import Device, PaddingMode, Version
 from DCLS.method import Choice
-from DCLS.nn import arguments as _arguments
 from DCLS.nn.builders import (
     ConstructKernel1d,
     ConstructKernel2d,
@@ -43,28 +44,43 @@ class _DclsTranspose(_DclsNd):
         dilated_kernel_size: int | Sequence[int] = 1,
         groups: int = 1,
         bias: bool = True,
-        padding_mode: str = "zeros",
-        version: str = "gauss",
+        padding_mode: PaddingMode = "zeros",
+        version: Version = "gauss",
         *,
-        device: torch.device | str | int | None = None,
+        device: Device = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(
-            in_channels,
-            out_channels,
-            kernel_count,
-            stride,
-            _arguments.integers("padding", padding, self._ndim, 0),
-            dilated_kernel_size,
-            True,
-            output_padding,
-            groups,
-            bias,
-            _arguments.padding_mode(padding_mode, ("zeros",)),
-            version,
-            device=device,
-            dtype=dtype,
-        )
+        """Creates the layer.
+
+        Each argument except ``bias``, ``device`` and ``dtype`` becomes an attribute of its name.
+        Numbers for each axis become tuples.
+
+        Args:
+            in_channels: number of input channels ``I``.
+            out_channels: number of output channels ``O``.
+            kernel_count: number of elements ``K`` of a kernel.
+            stride: step between outputs, an int or one for each axis; default 1.
+            padding: points cut off on both sides of the output, an int or one for each axis, as
+                ``torch.nn.ConvTranspose2d`` takes it; default 0.
+            output_padding: points added to one side of the output, an int or one for each axis;
+                less than ``stride``. Default 0.
+            dilated_kernel_size: number of grid points ``S`` of the kernel, an int or one for each
+                axis; default 1.
+            groups: number of groups ``g``. It divides ``I`` and ``O``. Default 1.
+            bias: whether the layer has a learnable bias; default True.
+            padding_mode: ``zeros``, the only one that torch has for these layers.
+            version: the interpolation, one of ``DCLS.VERSIONS``; default ``gauss``.
+            device: where to create the parameters; None (default) for torch's default.
+            dtype: dtype of the parameters: float32, float64, float16 or bfloat16; None (default)
+                for torch's default.
+
+        Raises:
+            TypeError: an argument has a wrong type.
+            ValueError: an argument is out of its range or has a wrong length.
+        """
+        padding = _checks.integers("padding", padding, self._ndim, 0)
+        _checks.choice("padding_mode", padding_mode, ("zeros",))
+        self._set_up({**locals(), "transposed": True})
 
     def _choose(self, *_: Any) -> Choice:
         return Choice("conv", "a transposed convolution is always torch's own", "layer")
@@ -128,23 +144,24 @@ class _DclsTranspose(_DclsNd):
         return tuple(size - low for size, low in zip(wanted, smallest, strict=True))
 
     def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
-        """Applies the transposed convolution to ``input``, batched or not.
+        """Applies the transposed convolution to ``input``, with or without a batch axis.
 
         Args:
             input: ``(N, in_channels, *spatial)`` or ``(in_channels, *spatial)``.
-            output_size: spatial size of the result, or its whole shape, of the sizes that
-                ``stride`` leaves open; None (default) for the one that ``output_padding`` gives.
+            output_size: spatial size of the output, or its whole shape. With a ``stride`` above 1
+                several sizes are possible. None (default) for the one that ``output_padding``
+                gives.
 
         Returns:
             ``(N, out_channels, *spatial)`` or ``(out_channels, *spatial)``.
 
         Raises:
-            TypeError: the dtypes of ``weight``, ``P`` and ``SIG`` differ, or are not among those
-                that the class takes.
-            ValueError: ``output_size`` cannot be reached, ``version`` needs ``SIG`` and there is
+            TypeError: the dtypes of ``weight``, ``P`` and ``SIG`` differ, or the class does not
+                take them.
+            ValueError: ``output_size`` is not possible, ``version`` needs ``SIG`` and there is
                 none, or ``P`` or ``SIG`` does not fit ``weight``.
-            RuntimeError: torch's, for an input whose number of axes, channels, dtype or device does
-                not fit; or the tensors are on a GPU that this build or machine cannot serve.
+            RuntimeError: the number of axes, channels, dtype or device of the input does not fit
+                (torch's own error), or the build or the machine cannot serve the tensors' GPU.
         """
         if output_size is None:
             return super().forward(input)
@@ -154,50 +171,18 @@ class _DclsTranspose(_DclsNd):
 class DclsTranspose1d(_DclsTranspose):
     """A 1-D transposed convolution that learns where the elements of its kernels are.
 
-    Args:
-        in_channels: number of input channels ``I``.
-        out_channels: number of output channels ``O``.
-        kernel_count: number of elements ``K`` of a kernel.
-        stride: an int or one int for each axis; default 1.
-        padding: an int or one int for each axis, as ``torch.nn.ConvTranspose1d`` takes it;
-            default 0.
-        output_padding: added to one side of the output, an int or one for each axis; less than
-            ``stride``; default 0.
-        dilated_kernel_size: number of grid points ``S`` of the kernel, an int or one for each axis;
-            default 1.
-        groups: number of groups ``g``, which divides both numbers of channels; default 1.
-        bias: whether a learnable bias is added; default True.
-        padding_mode: ``zeros`` only.
-        version: interpolation, one of ``DCLS.VERSIONS``; default ``gauss``; may be changed later.
-        device: where to create the parameters; None (default) for torch's own.
-        dtype: float32, float64, float16 or bfloat16; None (default) for torch's own.
+    Its ``method`` is always ``auto``: the convolution is torch's own.
 
     Attributes:
         weight: weights of the elements, ``(I, O/g, K)``.
-        P: their positions in grid steps from the centre ``S // 2``, ``(1, I, O/g, K)``, with the
-            rows of the ``Dcls1d`` of that dimension.
+        P: their positions in grid steps from the centre ``S // 2``, ``(1, I, O/g, K)``.
         SIG: their widths, shaped as ``P``; None if the version has no width.
         bias: ``(O,)`` or None.
         DCK: the module that builds the dense kernel: ``m.DCK(m.weight, m.P, m.SIG)``.
-        version: the interpolation; may be set, which sets that of ``DCK``, too.
-        method: always ``auto``: the convolution is torch's own.
-        stride: one int for each axis.
-        padding: one int for each axis.
-        output_padding: one int for each axis.
-        dilated_kernel_size: one int for each axis.
-        in_channels: as given.
-        out_channels: as given.
-        kernel_count: as given.
-        groups: as given.
-        padding_mode: as given.
 
     Shape:
-        Input ``(N, I, L)`` or ``(I, L)``, output as that of ``torch.nn.ConvTranspose1d`` with
-        a kernel of size ``dilated_kernel_size``.
-
-    Raises:
-        TypeError: an argument has a wrong type.
-        ValueError: an argument is out of its range, or has a wrong length.
+        Input ``(N, I, L)`` or ``(I, L)``. The output has the shape that a
+        ``torch.nn.ConvTranspose1d`` with a kernel of size ``dilated_kernel_size`` gives.
     """
 
     _ndim = _learnable_ndim = 1
@@ -207,11 +192,19 @@ class DclsTranspose1d(_DclsTranspose):
 class DclsTranspose2d(_DclsTranspose):
     """A 2-D transposed convolution that learns where the elements of its kernels are.
 
-    Arguments, attributes and errors as ``DclsTranspose1d``.
+    Its ``method`` is always ``auto``: the convolution is torch's own.
+
+    Attributes:
+        weight: weights of the elements, ``(I, O/g, K)``.
+        P: their positions in grid steps from the centre ``S // 2``, ``(2, I, O/g, K)``, with
+            rows as those of ``Dcls2d``.
+        SIG: their widths, shaped as ``P``; None if the version has no width.
+        bias: ``(O,)`` or None.
+        DCK: the module that builds the dense kernel: ``m.DCK(m.weight, m.P, m.SIG)``.
 
     Shape:
-        Input ``(N, I, H, W)`` or ``(I, H, W)``, output as that of
-        ``torch.nn.ConvTranspose2d``; ``P`` and ``SIG`` are ``(2, I, O/g, K)``.
+        Input ``(N, I, H, W)`` or ``(I, H, W)``. The output has the shape that a
+        ``torch.nn.ConvTranspose2d`` with a kernel of size ``dilated_kernel_size`` gives.
     """
 
     _ndim = _learnable_ndim = 2
@@ -221,11 +214,19 @@ class DclsTranspose2d(_DclsTranspose):
 class DclsTranspose3d(_DclsTranspose):
     """A 3-D transposed convolution that learns where the elements of its kernels are.
 
-    Arguments, attributes and errors as ``DclsTranspose1d``.
+    Its ``method`` is always ``auto``: the convolution is torch's own.
+
+    Attributes:
+        weight: weights of the elements, ``(I, O/g, K)``.
+        P: their positions in grid steps from the centre ``S // 2``, ``(3, I, O/g, K)``, with
+            rows as those of ``Dcls3d``.
+        SIG: their widths, shaped as ``P``; None if the version has no width.
+        bias: ``(O,)`` or None.
+        DCK: the module that builds the dense kernel: ``m.DCK(m.weight, m.P, m.SIG)``.
 
     Shape:
-        Input ``(N, I, D, H, W)`` or ``(I, D, H, W)``, output as that of
-        ``torch.nn.ConvTranspose3d``; ``P`` and ``SIG`` are ``(3, I, O/g, K)``.
+        Input ``(N, I, D, H, W)`` or ``(I, D, H, W)``. The output has the shape that a
+        ``torch.nn.ConvTranspose3d`` with a kernel of size ``dilated_kernel_size`` gives.
     """
 
     _ndim = _learnable_ndim = 3

@@ -1,0 +1,262 @@
+"""Checks of arguments. Each error names the argument, what it takes and what it got.
+
+First the values that layers and functions take, from single numbers to padding; then tensors. What
+only one operator takes is checked beside that operator.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Iterable, Sequence
+from numbers import Real
+from typing import Final, get_args
+
+import torch
+from torch import Tensor
+
+from DCLS._native.dense import DTYPES
+from DCLS._spec import SIGMA_MIN, SIGMA_VERSIONS, VERSIONS
+from DCLS._types import PaddingMode
+
+PADDING_MODES: Final[tuple[str, ...]] = get_args(PaddingMode)
+
+#: Most grid points on one axis of a kernel: up to it every index is exact in float32.
+MAX_AXIS_SIZE: Final = 1 << 24
+
+_AT_LEAST = {0: "a non-negative int", 1: "a positive int"}
+
+
+# ----------------------------------------------------------------------------------------- numbers
+
+
+def is_int(value: object) -> bool:
+    """Whether it is an int, perhaps one of numpy or, while torch compiles, a symbol; no bool."""
+    # In this order: of a symbol torch.compile knows the type, but not whether it has __index__.
+    return not isinstance(value, bool) and (isinstance(value, int) or hasattr(value, "__index__"))
+
+
+def check_int(name: str, value: object, or_none: bool = False) -> None:
+    """Raises unless ``value`` is an int, in the sense of ``is_int``, or an allowed None."""
+    if not is_int(value) and not (or_none and value is None):
+        raise TypeError(f"{name} must be an int{' or None' if or_none else ''}, got {value!r}")
+
+
+def integer(name: str, value: object, minimum: int) -> int:
+    """Returns ``value`` as an int of at least ``minimum``, which is 0 or 1."""
+    # bool is refused although it is an int: it is nearly always an argument in the wrong place.
+    if isinstance(value, bool):
+        raise TypeError(f"{name} must be {_AT_LEAST[minimum]}, got the bool {value}")
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(
+            f"{name} must be {_AT_LEAST[minimum]}, got {value!r} of type {type(value).__name__}"
+        ) from None
+    if number < minimum:
+        raise ValueError(f"{name} must be {_AT_LEAST[minimum]}, got {number}")
+    return number
+
+
+def flag(name: str, value: object) -> bool:
+    """Returns ``value`` if it is a bool or one of numpy; 0 and None are False, 1 is True."""
+    of_numpy = getattr(value, "dtype", None) == "bool" and getattr(value, "shape", None) == ()
+    if value is None or of_numpy or (isinstance(value, int) and value in (0, 1)):
+        return bool(value)
+    raise TypeError(f"{name} must be a bool, got {value!r} of type {type(value).__name__}")
+
+
+def channels(in_channels: object, out_channels: object, groups: object) -> tuple[int, int, int]:
+    """Returns the three as ints, the third of which divides the other two."""
+    checked = (
+        integer("in_channels", in_channels, 0),
+        integer("out_channels", out_channels, 0),
+        integer("groups", groups, 1),
+    )
+    for name, number in zip(("in_channels", "out_channels"), checked, strict=False):
+        if number % checked[2] != 0:
+            raise ValueError(f"{name} must be divisible by groups={checked[2]}, got {number}")
+    return checked
+
+
+def resolve_sigma_min(version: str, sigma_min: float | None) -> float:
+    """Returns the smallest width of an element: ``sigma_min``, or the version's own for None.
+
+    Raises:
+        TypeError: ``sigma_min`` is not a number.
+        ValueError: ``sigma_min`` is not finite and positive, or ``version`` has no width.
+    """
+    if sigma_min is None:
+        return SIGMA_MIN[version]
+    if isinstance(sigma_min, bool) or not isinstance(sigma_min, Real):
+        raise TypeError(f"sigma_min must be a float or None, got {type(sigma_min).__name__}")
+    if version not in SIGMA_VERSIONS:
+        raise ValueError(f"sigma_min must be None for version {version!r}, got {sigma_min}")
+    if not (math.isfinite(sigma_min) and sigma_min > 0):
+        raise ValueError(f"sigma_min must be finite and positive, got {sigma_min}")
+    return float(sigma_min)
+
+
+# ------------------------------------------------------------------------------- numbers per axis
+
+
+def integers(name: str, value: object, count: int | None, minimum: int) -> tuple[int, ...]:
+    """Returns what a constructor takes for each axis: ``count`` ints of at least ``minimum``.
+
+    One int stands for ``count`` equal ones. With ``count`` None, ``value`` is a sequence of one to
+    three ints. ``minimum`` is 0 or 1.
+    """
+    wanted = f"a sequence of {'1 to 3' if count is None else count} ints"
+    if count is not None:
+        wanted = f"an int or {wanted}"
+    if isinstance(value, Iterable) and not isinstance(value, (str, bytes, Tensor)):
+        numbers = tuple(integer(f"{name}[{i}]", item, minimum) for i, item in enumerate(value))
+        if len(numbers) not in ((1, 2, 3) if count is None else (count,)):
+            raise ValueError(f"{name} must be {wanted}, got {numbers}")
+        return numbers
+    if count is None or isinstance(value, (str, bytes)):
+        raise TypeError(f"{name} must be {wanted}, got {value!r}")
+    return (integer(name, value, minimum),) * count
+
+
+def ints(
+    name: str, value: object, count: int | None = None, *, one_for_all: bool = False
+) -> list[int]:
+    """Returns what a function takes for each axis, symbols of a compiler included.
+
+    The operators check the ranges.
+
+    Args:
+        name: the argument.
+        value: an int, which stands for ``count`` equal ones, or a sequence of ints.
+        count: number of axes; None for as many as ``value`` has.
+        one_for_all: whether a sequence of one int stands for ``count`` equal ones, too.
+    """
+    if is_int(value):
+        return [value] * (1 if count is None else count)  # type: ignore[list-item]
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        raise TypeError(f"{name} must be an int or a sequence of ints, got {value!r}")
+    for item in value:
+        if not is_int(item):
+            raise TypeError(f"{name} must hold ints, got {tuple(value)!r}")
+    if count is None or len(value) == count:
+        return list(value)
+    if one_for_all and len(value) == 1:
+        return list(value) * count
+    wanted = f"have 1 or {count}" if one_for_all else f"be an int or have {count}"
+    raise ValueError(f"{name} must {wanted} entries, one for each axis, got {tuple(value)!r}")
+
+
+def padding(value: object, stride: Sequence[int]) -> tuple[int, ...] | str:
+    """Returns ``padding`` of a constructor: one int for each item of ``stride``, or a name."""
+    if not isinstance(value, str):
+        return integers("padding", value, len(stride), 0)
+    return padding_name(value, stride)
+
+
+def padding_name(value: str, stride: Sequence[int]) -> str:
+    """Returns ``value`` if it is ``valid``, or is ``same`` and each stride is 1."""
+    if value not in ("same", "valid"):
+        raise ValueError(f"padding must be 'same', 'valid', an int or a sequence, got {value!r}")
+    if value == "same" and any(step != 1 for step in stride):
+        raise ValueError(f"padding='same' takes a stride of 1 only, got stride={tuple(stride)}")
+    return value
+
+
+def padding_sides(
+    padding: int | Sequence[int] | str,
+    span: Sequence[int],
+    stride: Sequence[int],
+    *,
+    one_for_all: bool = False,
+) -> list[tuple[int, int]]:
+    """Returns the zeros before and behind each axis.
+
+    Args:
+        padding: as a function takes it, in numbers as ``ints`` or by name.
+        span: points of the input that the kernel spans on each axis. For ``same`` and an even
+            number of points the longer side is the one behind.
+        stride: one for each axis.
+        one_for_all: as ``ints`` takes it.
+    """
+    if not isinstance(padding, str):
+        numbers = ints("padding", padding, len(stride), one_for_all=one_for_all)
+        return [(number, number) for number in numbers]
+    if padding_name(padding, stride) == "valid":
+        return [(0, 0)] * len(stride)
+    return [((points - 1) // 2, points // 2) for points in span]
+
+
+# ----------------------------------------------------------------------------------------- choices
+
+
+def choice(name: str, value: object, accepted: Sequence[str]) -> str:
+    """Returns ``value`` if it is one of the names that are ``accepted``."""
+    if not isinstance(value, str):
+        raise TypeError(
+            f"{name} must be a str out of {', '.join(accepted)}, got {type(value).__name__}"
+        )
+    if value not in accepted:
+        raise ValueError(f"{name} must be one of {', '.join(accepted)}, got {value!r}")
+    return value
+
+
+def check_version(version: object) -> str:
+    """Returns ``version`` if it names an interpolation."""
+    return choice("version", version, VERSIONS)
+
+
+def parameter_dtype(value: object) -> torch.dtype | None:
+    """Returns ``value`` if it is None or a dtype that parameters may have."""
+    if value is None:
+        return None
+    if not isinstance(value, torch.dtype) or value not in DTYPES:
+        names = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
+        raise TypeError(f"dtype must be None or one of {names}, got {value!r}")
+    return value
+
+
+# ----------------------------------------------------------------------------------------- tensors
+
+
+def check_tensors(or_none: bool = False, **tensors: object) -> None:
+    """Raises unless all are tensors, or an allowed None."""
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor) and not (or_none and tensor is None):
+            takes = "a Tensor or None" if or_none else "a Tensor"
+            raise TypeError(f"{name} must be {takes}, got {type(tensor).__name__}")
+
+
+def check_dtype(name: str, tensor: Tensor) -> None:
+    """Raises unless the native library computes the dtype of ``tensor``."""
+    if tensor.dtype not in DTYPES:
+        takes = ", ".join(sorted(str(dtype) for dtype in DTYPES))
+        raise TypeError(f"{name} must have a dtype out of {takes}, got {tensor.dtype}")
+
+
+def check_device(name: str, tensor: Tensor, like_name: str, like: Tensor) -> None:
+    """Raises unless both tensors are on one device."""
+    if tensor.device != like.device:
+        raise ValueError(
+            f"{name} must be on the device of {like_name}, {like.device}, got {tensor.device}"
+        )
+
+
+def check_like(name: str, tensor: Tensor, like_name: str, like: Tensor) -> None:
+    """Raises unless both tensors have one dtype and are on one device."""
+    if tensor.dtype != like.dtype:
+        raise TypeError(
+            f"{name} must have the dtype of {like_name}, {like.dtype}, got {tensor.dtype}"
+        )
+    check_device(name, tensor, like_name, like)
+
+
+def check_widths(SIG: Tensor | None, version: str, sigma_min: float) -> None:
+    """Raises unless there are widths just where ``version``, which exists, has some."""
+    has_sigma = version in SIGMA_VERSIONS
+    if has_sigma and SIG is None:
+        raise ValueError(f"SIG must be given for version {version!r}, got None")
+    if not has_sigma and SIG is not None:
+        raise ValueError(f"SIG must be None for version {version!r}, which has no widths")
+    if has_sigma:
+        resolve_sigma_min(version, sigma_min)
