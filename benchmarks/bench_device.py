@@ -2,77 +2,83 @@
 
     python benchmarks/bench_device.py --device cuda
 
-Two steps: ``copy`` of one tensor to another, whose bandwidth counts the bytes read and written; and
-``matmul``, the product of two square matrices, 2 n^3 operations, once for each dtype.
-Values are normal random numbers: on zeros some processors are faster.
+Two steps: a copy of one tensor to another, whose rate counts the bytes read and written; and the
+product of two square matrices, 2 n^3 operations, once for each dtype. Values are normal random
+numbers: on zeros some processors are faster.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
-from collections.abc import Sequence
-from typing import Any
+from typing import NamedTuple
 
 import harness
 import torch
 
-#: (MiB copied, n of the matrices in float32, n of those in bfloat16), by device.
-SIZES = {"cpu": (256, 1024, 1024), "cuda": (4096, 8192, 8192)}
-QUICK_SIZES = {"cpu": (16, 128, 128), "cuda": (256, 2048, 2048)}
+#: MiB copied, and n of the matrices, by device.
+SIZES = {"cpu": (256, 1024), "cuda": (4096, 8192)}
+QUICK_SIZES = {"cpu": (16, 128), "cuda": (256, 2048)}
+DTYPES = (torch.float32, torch.bfloat16)
 
 
-def measure(device: str, repeats: int, min_seconds: float, quick: bool) -> list[dict[str, Any]]:
-    """Returns the results of the copy and of the products."""
-    mebibytes, *orders = (QUICK_SIZES if quick else SIZES)[device]
+class Work(NamedTuple):
+    """A step, and how much it does."""
+
+    step: harness.Step
+    amount: int  #: bytes, or operations
+    name: str
+    dtype: str
+    unit: str
+
+
+def copying(device: str, quick: bool) -> Work:
+    """The copy."""
+    mebibytes = (QUICK_SIZES if quick else SIZES)[device][0]
     source = torch.randn(mebibytes << 18, device=device)
     target = torch.empty_like(source)
-    steps: dict[str, harness.Step] = {"copy": lambda: target.copy_(source)}
-    entries: dict[str, dict[str, Any]] = {
-        "copy": {
-            "case": f"copy of {mebibytes} MiB",
-            "dtype": "float32",
-            "bytes": 2 * mebibytes << 20,
-        }
-    }
-    for dtype, n in zip((torch.float32, torch.bfloat16), orders, strict=True):
-        a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
-        out = torch.empty_like(a)
-        name = str(dtype).removeprefix("torch.")
-        steps[name] = lambda a=a, b=b, out=out: torch.mm(a, b, out=out)
-        entries[name] = {"case": f"matmul {n}x{n}x{n}", "dtype": name, "operations": 2 * n**3}
-
-    timings = harness.time_interleaved(
-        steps, device=device, repeats=repeats, min_seconds=min_seconds
-    )
-    for name, timing in timings.items():
-        entries[name]["seconds"] = timing.as_json()
-    return list(entries.values())
+    name = f"copy of {mebibytes} MiB"
+    return Work(lambda: target.copy_(source), 2 * mebibytes << 20, name, "float32", "GB/s")
 
 
-def rate(result: dict[str, Any]) -> tuple[harness.Summary, str]:
-    """The achieved rate of a result, and its unit."""
-    seconds = result["seconds"]
-    if "bytes" in result:
-        amount, unit = result["bytes"] / 1e9, "GB/s"
-    else:
-        amount, unit = result["operations"] / 1e12, "TFLOP/s"
-    # The longest time is the lowest rate.
-    lowest, highest = amount / seconds["max"], amount / seconds["min"]
-    return harness.Summary(amount / seconds["median"], lowest, highest), unit
+def multiplying(device: str, quick: bool, dtype: torch.dtype) -> Work:
+    """The product of matrices."""
+    n = (QUICK_SIZES if quick else SIZES)[device][1]
+    a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
+    out = torch.empty_like(a)
+    text = str(dtype).removeprefix("torch.")
+    return Work(lambda: torch.mm(a, b, out=out), 2 * n**3, f"matmul {n}x{n}x{n}", text, "TFLOP/s")
 
 
-def table(results: Sequence[dict[str, Any]], upstream: str) -> str:  # noqa: ARG001
-    """Lays out the results."""
+def measure(options: argparse.Namespace) -> list[harness.Row]:
+    """Returns the rows of the copy and of the products."""
+    works = [copying(options.device, options.quick)]
+    works += [multiplying(options.device, options.quick, dtype) for dtype in DTYPES]
+    timings = harness.time_steps({work.name + work.dtype: work.step for work in works}, options)
     rows = []
-    for result in results:
-        achieved, unit = rate(result)
-        seconds = result["seconds"]
-        spread = harness.Summary(seconds["median"], seconds["min"], seconds["max"])
-        digits = 1 if achieved.median >= 10 else 3
-        rows.append(
-            [result["case"], result["dtype"], spread.show(3, 1e3), achieved.show(digits), unit]
-        )
-    return harness.format_table(["step", "dtype", "ms", "achieved", "unit"], rows, text_columns=2)
+    for work, seconds in zip(works, timings.values(), strict=True):
+        amount = work.amount / (1e9 if work.unit == "GB/s" else 1e12)
+        rates = harness.Summary.of([amount / each for each in seconds])
+        rows.append({"step": work.name, "dtype": work.dtype, "ms": harness.milliseconds(seconds)})
+        rows[-1] |= {"rate": rates, "unit": work.unit}
+    return rows
+
+
+def best_rates(options: argparse.Namespace) -> dict[str, float]:
+    """Bytes and multiply-adds a second in the best round; these in float64 if that is asked for.
+
+    For 16-bit types too they are those in float32, in which they are accumulated.
+    """
+    dtype = torch.float64 if options.dtype == "float64" else torch.float32
+    copy, product = (
+        copying(options.device, options.quick),
+        multiplying(options.device, options.quick, dtype),
+    )
+    timings = harness.time_steps({"copy": copy.step, "matmul": product.step}, options)
+    return {
+        "bytes_per_s": copy.amount / min(timings["copy"]),
+        "multiply_adds_per_s": product.amount / 2 / min(timings["matmul"]),
+    }
 
 
 def main() -> int:
@@ -80,15 +86,7 @@ def main() -> int:
     parser = harness.make_parser("What the machine can do: a copy and a matrix product.")
     options = parser.parse_args()
     harness.apply_options(parser, options)
-    if options.upstream is not None:
-        parser.error("argument --upstream: DCLS plays no part in this benchmark")
-    results = measure(options.device, options.repeats, options.min_seconds, options.quick)
-    print(table(results, ""))
-    print("Median [lowest-highest] of the rounds. A copy counts the bytes read and written.")
-    if options.json is not None:
-        harness.write_json(options.json, harness.report("device", options, results))
-        print(f"written: {options.json}")
-    return 0
+    return harness.run("device", parser, options, ["copy and products"], lambda _: measure(options))
 
 
 if __name__ == "__main__":

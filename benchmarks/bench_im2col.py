@@ -14,27 +14,23 @@ Inputs are float32: input and weight normal, positions uniform over the grid, wi
 ``forward`` runs without gradients; ``forward+backward`` returns the output and the gradients of
 input, weight, P and SIG for a given incoming gradient.
 
-Memory is the extra peak, see :mod:`peak_memory`: all that is returned counts, the tensors that
-exist before do not. "returned" is what the step hands back, "beyond" the rest of the peak. The
-budget of im2col, its ``workspace``, is set by --workspace.
-
-The JSON file is written anew after each case; "complete" says whether it has them all.
+Columns: ``way``, how *construct* convolves; ``over im2col``, how many times longer a method takes;
+``MiB``, the extra peak of :mod:`peak_memory`, and ``returned MiB``, what the step hands back of it.
+The budget of im2col, its ``workspace``, is set by --workspace.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import harness
-import peak_memory
 import torch
 import torch.nn.functional as F
+from harness import PASSES, Row
 from torch import Tensor
 
 from DCLS._spec import SIGMA_VERSIONS, VERSIONS
@@ -45,22 +41,16 @@ from DCLS.functional import (
     direct_conv,
     im2col_conv,
 )
-from DCLS.method import expected_cells, prefers_direct
 
 try:
     from torchvision.ops import deform_conv2d
 except ModuleNotFoundError:
     deform_conv2d = None
 
-PASSES = ("forward", "forward+backward")
 IM2COL, CONSTRUCT, CONV, DEFORM = METHODS = ("im2col", "construct", "conv", "deform")
 
 #: Largest norm-wise difference of float32 outputs.
 AGREEMENT = 1e-4
-
-
-class DisagreementError(RuntimeError):
-    """Two methods compute different things, so that comparing their times means nothing."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +65,7 @@ class Case:
     size: int  #: grid points on each axis, odd
     groups: int = 1
 
-    @property
-    def text(self) -> str:
+    def __str__(self) -> str:
         """Such as ``8x64x56x56 to 64, 9 in 31``."""
         shape = "x".join(map(str, (self.batch, self.in_channels, *self.input)))
         groups = f", {self.groups} groups" if self.groups > 1 else ""
@@ -154,15 +143,30 @@ def shared(problem: Problem, rows: Tensor | None) -> Tensor | None:
     return every.flatten(1, 2)
 
 
-def is_direct(problem: Problem, kernel: Tensor) -> bool:
+def is_direct(case: Case, version: str, which: str, device: str) -> bool:
     """Whether a construct module would convolve directly."""
-    size = problem.options["dilated_kernel_size"]
-    cells = expected_cells(problem.version, problem.case.kernel_count, (), size)
-    return prefers_direct(problem.input, kernel, cells)
+    chosen = harness.chosen_method(
+        input_shape=(case.batch, case.in_channels, *case.input),
+        dtype=torch.float32,
+        layout="channels_first",
+        device_type=device,
+        out_channels=case.out_channels,
+        groups=case.groups,
+        dilated_kernel_size=(case.size,) * len(case.input),
+        kernel_count=case.kernel_count,
+        version=version,
+        training=which != PASSES[0],
+    )
+    return chosen == "direct"
 
 
 def run_construct(problem: Problem, may_be_direct: bool) -> Callable[[], Tensor]:
     """The dense kernel and a convolution: the one that a module would take, or torch's."""
+    ways = {
+        which: may_be_direct
+        and is_direct(problem.case, problem.version, which, problem.input.device.type)
+        for which in PASSES
+    }
     case = problem.case
     convolve = (F.conv1d, F.conv2d, F.conv3d)[len(case.input) - 1]
     options = {"padding": case.size // 2, "groups": case.groups}
@@ -170,7 +174,7 @@ def run_construct(problem: Problem, may_be_direct: bool) -> Callable[[], Tensor]
     def run() -> Tensor:
         P, SIG = shared(problem, problem.P), shared(problem, problem.SIG)
         kernel = construct_kernel(problem.weight, P, SIG, **problem.options)
-        if not (may_be_direct and is_direct(problem, kernel)):
+        if not ways[PASSES[kernel.requires_grad]]:
             return convolve(problem.input, kernel, **options)
         support = construct_support(P, SIG, **problem.options) if kernel.requires_grad else None
         return direct_conv(problem.input, kernel, **options, support=support)
@@ -240,125 +244,60 @@ def methods_of(case: Case, version: str, wanted: Sequence[str]) -> list[str]:
     return [n for n in wanted if n != DEFORM or can_deform]
 
 
-def measure(
-    name: str, version: str, options: argparse.Namespace, with_memory: bool
-) -> list[dict[str, Any]]:
-    """Returns the results of both passes of a case and version."""
+def measure(name: str, version: str, options: argparse.Namespace) -> list[Row]:
+    """Returns the rows of both passes of a case and version."""
     case = CASES[name]
-    workspace = options.workspace or DEFAULT_WORKSPACE[options.device]
     problem = Problem(case, version, options.device)
     every_method = {
-        method: runs_of(problem, method, workspace)
+        method: runs_of(problem, method, options.workspace)
         for method in methods_of(case, version, options.methods)
     }
-    harness.progress(f"{case.text} {version}: outputs")
-    outputs = {}
     with torch.no_grad():
+        expected = every_method[IM2COL][0]()
         for method, (run, _) in every_method.items():
-            outputs[method] = run()
-    for method, output in outputs.items():
-        want = outputs[IM2COL]
-        error = ((output - want).norm() / want.norm()).item()
-        if not error <= AGREEMENT:
-            raise DisagreementError(f"the output of {method} differs by {error:.1e} from im2col's")
-    del outputs
-
-    results = []
-    for which in PASSES:
-        with torch.set_grad_enabled(which == PASSES[1]):
-            P, SIG = shared(problem, problem.P), shared(problem, problem.SIG)
-            way = is_direct(problem, construct_kernel(problem.weight, P, SIG, **problem.options))
-        methods = {method: run for method, run in every_method.items() if method != CONV or way}
-        memory = {}
-        if with_memory:
-            harness.progress(f"{case.text} {version} {which}: memory")
-            for method, (_, tensors) in methods.items():
-                common = {"case": name, "version": version, "which": which, "name": method}
-                common |= {"device": options.device, "workspace": workspace}
-                (peak,) = peak_memory.extra_peaks(
-                    Path(__file__),
-                    memory_step.__name__,
-                    [common],
-                    device=options.device,
-                    threads=options.threads,
-                )
-                extra = peak.extra_bytes // peak.scale
-                returned = returned_bytes(problem, tensors, which)
-                memory[method] = {
-                    "extra_bytes": extra,
-                    "scale": peak.scale,
-                    "returned_bytes": returned,
-                    "beyond_bytes": extra - returned,
-                }
-        harness.progress(f"{case.text} {version} {which}: time")
-        timings = harness.time_steps(
-            {
-                method: make_step(run, tensors, problem.cotangent, which)
-                for method, (run, tensors) in methods.items()
-            },
-            options,
-        )
-        results.append(
-            {
-                "case": name,
-                "sizes": case.text,
-                "version": version,
-                "pass": which,
-                "workspace": workspace,
-                "construct": "direct" if way else "conv",
-                "output_bytes": case.output_bytes,
-                "load_average": round(os.getloadavg()[0], 2),
-                "seconds": {method: timing.as_json() for method, timing in timings.items()},
-                "over_im2col": {
-                    method: harness.ratios(timing, timings[IM2COL]).as_json()
-                    for method, timing in timings.items()
-                    if method != IM2COL
-                },
-                "memory": memory,
-            }
-        )
-    return results
-
-
-# ------------------------------------------------------------------------------------------ output
-
-
-def spread(entry: dict[str, float], digits: int, factor: float = 1.0) -> str:
-    """Text of the median and range in a result."""
-    return harness.Summary(entry["median"], entry["min"], entry["max"]).show(digits, factor)
-
-
-def table(results: Sequence[dict[str, Any]], upstream: str) -> str:  # noqa: ARG001
-    """Lays out the results; "-" where a method was not measured."""
-    others = (CONSTRUCT, CONV, DEFORM)
-    headers = ["case", "version", "pass", "construct is", "im2col ms"]
-    headers += [text for method in others for text in (f"{method} ms", "ratio")]
-    headers += [f"{method} MB" for method in METHODS]
+            what = f"the output of {method} differs from im2col's"
+            harness.check_agreement(what, run(), expected, AGREEMENT)
     rows = []
-    for result in results:
-        row = [result["sizes"], result["version"], result["pass"], result["construct"]]
-        row.append(spread(result["seconds"][IM2COL], 1, 1e3))
-        for method in others:
-            seconds = result["seconds"].get(method)
-            row.append(f"{seconds['median'] * 1e3:.1f}" if seconds else "-")
-            row.append(spread(result["over_im2col"][method], 2) if seconds else "-")
-        for method in METHODS:
-            entry = result["memory"].get(method)
-            row.append(f"{entry['extra_bytes'] / 1e6:.1f}" if entry else "-")
-        rows.append(row)
-    return harness.format_table(headers, rows, text_columns=4)
+    for which in PASSES:
+        direct = is_direct(case, version, which, options.device)
+        methods = {m: runs for m, runs in every_method.items() if m != CONV or direct}
+        memory: dict[str, Any] = {}
+        common = {"case": name, "version": version, "which": which}
+        common |= {"workspace": options.workspace}
+        for method in methods:  # each in a process of its own
+            memory |= harness.extra_peaks(
+                memory_step, {method: {**common, "name": method}}, options
+            )
+        steps = {
+            method: make_step(run, tensors, problem.cotangent, which)
+            for method, (run, tensors) in methods.items()
+        }
+        timings = harness.time_steps(steps, options)
+        for method, seconds in timings.items():
+            row: Row = {"case": str(case), "version": version, "pass": which, "method": method}
+            row["way"] = ("direct" if direct else "conv") if method == CONSTRUCT else "-"
+            row["ms"] = harness.milliseconds(seconds)
+            row["over im2col"] = harness.ratio(seconds, timings[IM2COL])
+            if method in memory:
+                returned = returned_bytes(problem, methods[method][1], which) / 2**20
+                row |= {
+                    "MiB": harness.rounded(memory[method].mebibytes),
+                    "returned MiB": harness.rounded(returned),
+                }
+            rows.append(row)
+    return rows
 
 
 def main() -> int:
     """Runs the benchmark; returns the exit status."""
-    parser = harness.make_parser("Time and memory of the im2col convolution.")
+    parser = harness.make_parser("Time and memory of the im2col convolution.", memory=True)
     parser.add_argument(
         "--cases",
         nargs="+",
         choices=tuple(CASES),
         default=["2d", "3d"],
         metavar="CASE",
-        help="; ".join(f"{name}: {case.text}" for name, case in CASES.items()),
+        help="; ".join(f"{name}: {case}" for name, case in CASES.items()),
     )
     parser.add_argument("--versions", nargs="+", choices=VERSIONS, default=["v0", "gauss"])
     parser.add_argument(
@@ -373,34 +312,19 @@ def main() -> int:
     )
     options = parser.parse_args()
     harness.apply_options(parser, options)
+    options.workspace = options.workspace or DEFAULT_WORKSPACE[options.device]
     options.methods = list(dict.fromkeys([IM2COL, *options.methods]))
-
-    reason = peak_memory.unavailable(options.device)
-    asked = [(c, v) for c in dict.fromkeys(options.cases) for v in dict.fromkeys(options.versions)]
-    results: list[dict[str, Any]] = []
-    for name, version in asked:
-        try:
-            results += measure(name, version, options, with_memory=not reason)
-        except DisagreementError as error:
-            print(f"{parser.prog}: error: {error}", file=sys.stderr)
-            return 1
-        complete = (name, version) == asked[-1]
-        content = {**harness.report("im2col", options, results), "complete": complete}
-        if options.json is not None:  # at once: a run takes long, and may be stopped
-            harness.write_json(options.json, content)
-
-    print(table(results, ""))
-    print(
-        "Times: median [lowest-highest] of the rounds. Ratios: over im2col. Memory: extra peak "
-        "over the\ninputs; what the step returns counts."
-    )
     if deform_conv2d is None and DEFORM in options.methods:
-        print("torchvision's deform_conv2d was not measured: it is not installed.")
-    if reason:
-        print(f"Memory was not measured: {reason}.")
-    if options.json is not None:
-        print(f"written: {options.json}")
-    return 0
+        harness.progress("torchvision's deform_conv2d is left out: it is not installed")
+    asked = [(c, v) for c in dict.fromkeys(options.cases) for v in dict.fromkeys(options.versions)]
+    return harness.run(
+        "im2col",
+        parser,
+        options,
+        asked,
+        lambda point: measure(*point, options),
+        workspace=options.workspace,
+    )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,8 @@
-"""The layers and inputs of ``bench_conv.py``, and the steps that are timed on them.
+"""The layers and inputs of the benchmarks of one layer, and the steps that are timed on them.
 
-A case is one DCLS layer and its input. Positions are uniform over the kernel, as those of a trained
-layer are spread and those of a new one, close to the centre, are not; all else is as a new layer
-has it. The stride is 1, and the padding keeps the size of the input. Inputs and incoming gradients
-are normal.
+A case is one DCLS layer and its input. The stride is 1, and the padding keeps the size of the
+input. Inputs and incoming gradients are normal. All is as a new layer has it, except for the
+positions where they are :data:`harness.UNIFORM`.
 """
 
 from __future__ import annotations
@@ -22,12 +21,12 @@ from typing import Any
 
 import harness
 import torch
+from harness import PASSES, UNIFORM
 from torch import Tensor, nn
 
 import DCLS
 from DCLS._spec import VERSIONS
 
-PASSES = ("forward", "forward+backward")
 LAYOUTS = ("contiguous", "channels_last")
 #: The layer as it is; with either of its methods; a plain 7x7 one; that of DCLS 0.1.1.
 DCLS_LAYER, DIRECT, CONV, PLAIN, UPSTREAM = "dcls", "direct", "conv", "plain", "upstream"
@@ -42,10 +41,6 @@ DTYPES = {
 #: Largest norm-wise error of an output or gradient. That of a position is a difference of
 #: neighbouring cells, in which the rounding of 16-bit kernels weighs more.
 AGREEMENT = {"float32": 2e-5, "float64": 1e-10, "float16": 2e-2, "bfloat16": 1e-1}
-
-
-class DisagreementError(RuntimeError):
-    """The layers compute different things, so that comparing their times means nothing."""
 
 
 # ---------------------------------------------------------------------------------------- the cases
@@ -87,6 +82,9 @@ class Case:
             f"takes {', '.join(CASES)}, or sizes BATCHxCHANNELSxSIZE:KERNEL:ELEMENTS:VERSION"
             f"[:GROUPS] such as 8x96x56x56:17x17:34:v1, got {text!r}"
         )
+
+    def __str__(self) -> str:
+        return self.spec
 
     @property
     def spec(self) -> str:
@@ -160,7 +158,12 @@ def spread_positions(layer: Any) -> None:
 
 
 def make_layers(
-    case: Case, methods: list[str], device: str, dtype: str, upstream: str
+    case: Case,
+    methods: list[str],
+    device: str,
+    dtype: str,
+    upstream: str,
+    positions: str = UNIFORM,
 ) -> dict[str, nn.Module]:
     """Returns the layers to compare, all but the plain one with the same parameters.
 
@@ -170,10 +173,12 @@ def make_layers(
         device: where.
         dtype: a key of :data:`DTYPES`.
         upstream: the folder of DCLS 0.1.1, for the method ``upstream``.
+        positions: one of ``harness.POSITIONS``.
     """
     torch.manual_seed(0)
     first = make_layer(DCLS, case).to(device, DTYPES[dtype])
-    spread_positions(first)
+    if positions == UNIFORM:
+        spread_positions(first)
     layers: dict[str, nn.Module] = {}
     for method in methods:
         if method == PLAIN:
@@ -246,11 +251,20 @@ def make_step(layer: nn.Module, problem: Problem, which: str) -> harness.Step:
     return forward if which == PASSES[0] else lambda: results_of(layer, problem)
 
 
-def way(layer: Any, problem: Problem, which: str) -> str:
-    """How a layer convolves: ``direct`` or ``conv``."""
-    with torch.set_grad_enabled(which != PASSES[0]):
-        kernel = layer._dense_kernel(layer.weight, layer.P, layer.SIG)
-        return DIRECT if layer._is_direct(problem.input, kernel) else CONV
+def way(case: Case, layout: str, which: str, device: str, dtype: str) -> str:
+    """How the layer of a case convolves by itself: ``direct`` or ``conv``."""
+    return harness.chosen_method(
+        input_shape=(case.batch, case.channels, *case.size),
+        dtype=DTYPES[dtype],
+        layout=layout if layout == LAYOUTS[1] else "channels_first",
+        device_type=device,
+        out_channels=case.channels,
+        groups=case.groups,
+        dilated_kernel_size=case.kernel,
+        kernel_count=case.elements,
+        version=case.version,
+        training=which != PASSES[0],
+    )
 
 
 def check_agreement(
@@ -271,14 +285,9 @@ def check_agreement(
                 )
                 truth = results_of(exact, doubled)
             for name, got in results_of(layer, problem).items():
-                expected = truth[name]
-                error = ((got.double() - expected).norm() / expected.norm()).item()
-                if not error <= AGREEMENT[dtype]:
-                    raise DisagreementError(
-                        f"{case.spec}: the {name} of {method} ({layout}) differs from that of "
-                        f"F.conv in float64 by {error:.1e} of its norm, more than "
-                        f"{AGREEMENT[dtype]:.0e}"
-                    )
+                what = f"{case.spec}: the {name} of {method} ({layout}) differs from that of "
+                what += "F.conv in float64"
+                harness.check_agreement(what, got, truth[name], AGREEMENT[dtype])
 
 
 def memory_step(
@@ -323,6 +332,31 @@ def multiply_adds(case: Case, cells: Tensor) -> float:
     return case.batch * float((cells.sum((0, 1)).cpu() * counts).sum())
 
 
-def tensor_bytes(case: Case, dtype: str) -> int:
-    """Bytes of the input, which are those of the output."""
-    return case.batch * case.channels * math.prod(case.size) * DTYPES[dtype].itemsize
+def floor_of(
+    case: Case, kernel: Tensor, which: str, dtype: str, rates: dict[str, float]
+) -> tuple[float, str]:
+    """The least seconds that a pass can take on a machine, and the rate that sets them.
+
+    What has to be moved, at the least: input and output for the forward pass; for a training step
+    the incoming gradient, the input again and the input's gradient as well. A kernel is small
+    beside them. What has to be computed: one multiply-add for each output and non-zero cell of its
+    kernel that lies on the input and not on its padding; in a training step three times as many.
+
+    Args:
+        case: the sizes.
+        kernel: the dense kernel of the layer.
+        which: the pass.
+        dtype: of input and output.
+        rates: what ``bench_device.best_rates`` measured.
+
+    Returns:
+        Seconds, and ``copy`` or ``multiply-add``.
+    """
+    tensor_bytes = case.batch * case.channels * math.prod(case.size) * DTYPES[dtype].itemsize
+    tensors, products = (2, 1) if which == PASSES[0] else (5, 3)
+    seconds = {
+        "copy": tensors * tensor_bytes / rates["bytes_per_s"],
+        "multiply-add": products * multiply_adds(case, kernel != 0) / rates["multiply_adds_per_s"],
+    }
+    bound = max(seconds, key=lambda rate: seconds[rate])
+    return seconds[bound], bound

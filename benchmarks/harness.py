@@ -1,21 +1,20 @@
-"""What the benchmarks share: options, timing, the other DCLS, the machine, tables and JSON.
+"""What the benchmarks share: options, timing, the rows of results, and how they are written.
 
-How times are taken. A machine is never quiet, and what disturbs it lasts for seconds. So the steps
-that are to be compared run in turn, A B C C B A ..., one sample each a round, so that none always
-follows the same; ratios are taken round by round, between neighbours in time; and a result is the
-median over the rounds with the lowest and highest beside it. A sample is the mean of as many calls
-as fill a minimum time. Before the first round each step has run twice. On CUDA the time is that
-between two events. No cache is flushed between calls, neither a CPU's nor a GPU's L2: what fits in
-one is found there by the next call, as it would be in a loop.
+How times are taken. A machine is never quiet, and what disturbs it lasts for seconds. So steps that
+are compared run in turn, A B C C B A ..., one sample each a round, and none always follows the
+same. A ratio is taken round by round, between neighbours in time. A sample is the time of a call,
+measured by ``torch.utils.benchmark.Timer``: it warms up, it waits for the GPU, it keeps Python's
+garbage collector out. No cache is flushed between calls, neither a CPU's nor a GPU's L2.
 
-Products and convolutions in float32 are in float32: TF32, which cuDNN would use on GPUs that have
-it, is off. It would be another arithmetic than that of the kernels that it is compared with.
+A step of more than half a second is slow: the option ``--slow-repeats`` ends its part after so many
+rounds. A peer that takes a hundred times longer then does not take a hundred times the run. Its
+ratios are those of the rounds that it was in.
 
-A step of more than half a second is slow: on CPU it runs once before the first round, and the
-option ``--slow-repeats`` ends its part after so many rounds, so that a peer that takes a hundred
-times longer does not take a hundred times the run. Its ratios are those of the rounds it was in.
+Float32 means float32: TF32, which cuDNN would use on GPUs that have it, is off.
 
-Peak memory is the subject of :mod:`peak_memory`.
+A result is a row: what was run, and what it took. A time or a ratio is a :class:`Summary`, in JSON
+``[median, lowest, highest, rounds]``. A column ``ms`` is milliseconds a call, ``MiB`` the extra
+peak memory of :mod:`peak_memory`. In a file of results each row is one line.
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ import datetime as dt
 import gc
 import importlib.metadata
 import importlib.util
+import inspect
 import json
 import math
 import os
@@ -32,85 +32,83 @@ import platform
 import shlex
 import statistics
 import sys
-import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import checkout
+import peak_memory
 import torch
+from tabulate import tabulate
+from torch import Tensor
+from torch.utils.benchmark import Timer
 
 from DCLS import info
+from DCLS.method import choose, expected_cells
 
 Step = Callable[[], object]
+Row = dict[str, Any]
+Point = TypeVar("Point")
 
-_MAX_CALLS = 100_000
-_BURST = 10
+#: What is timed: inference, or the output with all gradients.
+PASSES = ("forward", "forward+backward")
+#: Positions as a new layer has them, close to the centre; or uniform over the kernel, as those of
+#: a trained layer are spread.
+POSITIONS = INITIAL, UNIFORM = ("initial", "uniform")
+
 _SLOW_SECONDS = 0.5
 _UPSTREAM_FILE = Path("DCLS", "construct", "modules.py")
-
 
 # ---------------------------------------------------------------------------------------- options
 
 
 def positive_int(text: str) -> int:
     """A type for argparse."""
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
+    if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"takes an integer of at least 1, got {text!r}")
-    return value
+    return int(text)
 
 
-def make_parser(description: str) -> argparse.ArgumentParser:
-    """Returns a parser with the options that all benchmarks have."""
+def make_parser(
+    description: str, *, upstream: bool = False, memory: bool = False
+) -> argparse.ArgumentParser:
+    """Returns a parser with the options of all benchmarks.
+
+    Args:
+        description: the question.
+        upstream: whether DCLS 0.1.1 can take part.
+        memory: whether peak memory is measured.
+    """
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument(
-        "--threads",
-        type=positive_int,
-        default=torch.get_num_threads(),
-        metavar="N",
-        help="threads of torch on the CPU (default: torch's own, here %(default)s)",
-    )
-    parser.add_argument(
-        "--repeats",
-        type=positive_int,
-        metavar="N",
-        help="rounds of samples (default: 10, with --quick 3)",
-    )
-    parser.add_argument(
-        "--slow-repeats",
-        type=positive_int,
-        metavar="N",
-        help=f"rounds for steps of more than {_SLOW_SECONDS} s (default: as for all)",
-    )
-    parser.add_argument(
-        "--quick",
-        action="store_true",
-        help="fewer rounds of shorter samples: for a glance, not for publication",
-    )
-    parser.add_argument(
-        "--upstream",
-        type=Path,
-        metavar="FOLDER",
-        help="measure DCLS 0.1.1 too, from the FOLDER of "
-        "pip install --target FOLDER --no-deps dcls==0.1.1",
-    )
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write the results there as well")
+    parser.set_defaults(upstream=None, no_memory=True)
+    add = parser.add_argument
+    add("--device", choices=("cpu", "cuda"), default="cpu")
+    threads = torch.get_num_threads()
+    help = "threads of torch on the CPU (default: torch's own, here %(default)s)"
+    add("--threads", type=positive_int, default=threads, metavar="N", help=help)
+    help = "rounds of samples (default: 10, with --quick 3)"
+    add("--repeats", type=positive_int, metavar="N", help=help)
+    help = f"rounds for steps of more than {_SLOW_SECONDS} s (default: as for all)"
+    add("--slow-repeats", type=positive_int, metavar="N", help=help)
+    help = "fewer rounds of shorter samples: for a glance, not for publication"
+    add("--quick", action="store_true", help=help)
+    add("--json", type=Path, metavar="PATH", help="write the results there as well")
+    if upstream:
+        help = "measure DCLS 0.1.1 too, from the FOLDER of "
+        help += "pip install --target FOLDER --no-deps dcls==0.1.1"
+        add("--upstream", type=Path, metavar="FOLDER", help=help)
+    if memory:
+        add("--no-memory", action="store_true", default=False, help="leave out the peak memory")
     return parser
 
 
 def apply_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     """Checks the common options, completes them, and sets the number of threads, and TF32 off.
 
-    Adds ``min_seconds``, the least duration of a sample. Leaves with status 2 and a message where
-    the options ask for what cannot be, before anything is measured.
+    Adds ``min_seconds``, the least duration of a sample, and ``no_memory_reason``, "" where memory
+    is measured. Leaves with status 2 and a message where an option cannot be met.
     """
     if options.device == "cuda":
         status = info.collect()["cuda"]
@@ -128,9 +126,12 @@ def apply_options(parser: argparse.ArgumentParser, options: argparse.Namespace) 
             parser.error(f"argument --json: there is no folder {options.json.parent}")
         if options.json.is_dir():
             parser.error(f"argument --json: takes a file, {options.json} is a folder")
-    if options.repeats is None:
-        options.repeats = 3 if options.quick else 10
+    options.repeats = options.repeats or (3 if options.quick else 10)
     options.min_seconds = 0.005 if options.quick else 0.05
+    unavailable = peak_memory.unavailable
+    options.no_memory_reason = (
+        "by --no-memory" if options.no_memory else unavailable(options.device)
+    )
     torch.set_num_threads(options.threads)
     with warnings.catch_warnings():
         # From torch 2.9 on there is another way to say it, which older ones do not know.
@@ -142,129 +143,137 @@ def apply_options(parser: argparse.ArgumentParser, options: argparse.Namespace) 
 # ----------------------------------------------------------------------------------------- timing
 
 
-@dataclass(frozen=True)
-class Summary:
-    """A median and how far the samples spread around it."""
+class Summary(NamedTuple):
+    """A median, and how far the samples spread around it."""
 
     median: float
     lowest: float
     highest: float
+    rounds: int
 
     @classmethod
-    def of(cls, samples: Sequence[float]) -> Summary:
-        return cls(statistics.median(samples), min(samples), max(samples))
+    def of(cls, samples: Sequence[float], factor: float = 1.0) -> Summary:
+        """Of samples, each times a factor."""
+        figures = statistics.median(samples), min(samples), max(samples)
+        return cls(*(rounded(figure * factor) for figure in figures), len(samples))
 
-    @classmethod
-    def read(cls, entry: Mapping[str, float]) -> Summary:
-        """Of what :meth:`as_json` returned."""
-        return cls(entry["median"], entry["min"], entry["max"])
-
-    def show(self, digits: int, factor: float = 1.0) -> str:
+    def __str__(self) -> str:
         """Text such as ``12.3 [11.9-14.0]``."""
-        median, lowest, highest = (
-            f"{value * factor:.{digits}f}" for value in (self.median, self.lowest, self.highest)
-        )
-        return f"{median} [{lowest}-{highest}]"
-
-    def as_json(self) -> dict[str, float]:
-        return {"median": self.median, "min": self.lowest, "max": self.highest}
+        return f"{digits(self.median)} [{digits(self.lowest)}-{digits(self.highest)}]"
 
 
-@dataclass
-class Timing:
-    """Seconds a call, one sample for each round, each the mean over ``calls`` calls."""
-
-    calls: int
-    samples: list[float] = field(default_factory=list)
-
-    @property
-    def summary(self) -> Summary:
-        return Summary.of(self.samples)
-
-    def as_json(self) -> dict[str, Any]:
-        samples = [float(f"{sample:.6g}") for sample in self.samples]
-        return {**Summary.of(samples).as_json(), "calls_per_sample": self.calls, "samples": samples}
+def rounded(number: float) -> float:
+    """A number to four digits: no time is known to more."""
+    return float(f"{number:.4g}")
 
 
-def time_interleaved(
-    steps: Mapping[str, Step],
-    *,
-    device: str,
-    repeats: int,
-    min_seconds: float,
-    slow_repeats: int | None = None,
-) -> dict[str, Timing]:
+def milliseconds(seconds: Sequence[float]) -> Summary:
+    """Summary, in milliseconds, of samples in seconds."""
+    return Summary.of(seconds, 1e3)
+
+
+def ratio(slow: Sequence[float], fast: Sequence[float]) -> Summary:
+    """How many times longer ``slow`` takes than ``fast``, in each round that has both."""
+    return Summary.of([a / b for a, b in zip(slow, fast, strict=False)])
+
+
+def time_steps(steps: Mapping[str, Step], options: argparse.Namespace) -> dict[str, list[float]]:
     """Times steps in turn, see the top of this file.
 
     Args:
         steps: what to time, by name; called without arguments.
-        device: ``cpu`` or ``cuda``.
-        repeats: rounds.
-        min_seconds: least duration of a sample, in seconds.
-        slow_repeats: rounds for slow steps, if fewer than ``repeats``; None for as many.
+        options: ``repeats``, the rounds; ``slow_repeats``, those of slow steps or None; and
+            ``min_seconds``, the least duration of a sample.
+
+    Returns:
+        Seconds a call, a sample for each round.
     """
-    timings, rounds = {}, {}
-    for name, step in steps.items():
-        once = _sample(step, 1, device)
-        # On CUDA the first call of all loads libraries, which takes seconds.
-        if device == "cuda" or once <= _SLOW_SECONDS:
-            once = _sample(step, 1, device)
-        if device == "cuda" and 0 < once < min_seconds:
-            # One call alone waits for its launches, which in a sample overlap with other calls.
-            once = _sample(step, min(_BURST, math.ceil(min_seconds / once)), device)
-        calls = _MAX_CALLS if once <= 0 else math.ceil(min_seconds / once)
-        timings[name] = Timing(min(max(calls, 1), _MAX_CALLS))
-        rounds[name] = repeats if once <= _SLOW_SECONDS else min(repeats, slow_repeats or repeats)
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        for index in range(repeats):
-            gc.collect()
-            for name in list(steps) if index % 2 == 0 else reversed(steps):
-                if index >= rounds[name]:
-                    continue
-                step = steps[name]
-                timings[name].samples.append(_sample(step, timings[name].calls, device))
-    finally:
-        if collecting:
-            gc.enable()
-    return timings
+    threads = torch.get_num_threads()
+    timers = {
+        name: Timer("step()", globals={"step": step}, num_threads=threads)
+        for name, step in steps.items()
+    }
+    samples: dict[str, list[float]] = {name: [] for name in steps}
+    gc.collect()
+    for index in range(options.repeats):
+        for name in list(steps) if index % 2 == 0 else reversed(steps):
+            taken = samples[name]
+            if not taken:  # finds out how many calls fill a sample, and warms up
+                sample = timers[name].blocked_autorange(min_run_time=options.min_seconds)
+            elif taken[0] > _SLOW_SECONDS and index >= (options.slow_repeats or options.repeats):
+                continue
+            else:
+                sample = timers[name].timeit(max(1, math.ceil(options.min_seconds / taken[0])))
+            taken.append(sample.median)
+    return samples
 
 
-def time_steps(steps: Mapping[str, Step], options: argparse.Namespace) -> dict[str, Timing]:
-    """Times steps in turn, as the options of :func:`make_parser` ask for."""
-    return time_interleaved(
-        steps,
+def extra_peaks(
+    factory: Callable[..., Step], asked: Mapping[Point, Row], options: argparse.Namespace
+) -> dict[Point, peak_memory.Peak]:
+    """Measures the extra peaks of steps, on CPU in one fresh process; {} where they are left out.
+
+    Args:
+        factory: a function of a module that gives a step; see :func:`peak_memory.extra_peaks`.
+        asked: its arguments but ``scale`` and ``device``, by the name of the step.
+        options: of the run.
+    """
+    if options.no_memory_reason:
+        return {}
+    arguments = [{"device": options.device, **each} for each in asked.values()]
+    found = peak_memory.extra_peaks(
+        Path(inspect.getfile(factory)),
+        factory.__name__,
+        arguments,
         device=options.device,
-        repeats=options.repeats,
-        min_seconds=options.min_seconds,
-        slow_repeats=options.slow_repeats,
+        threads=options.threads,
     )
+    return dict(zip(asked, found, strict=True))
 
 
-def _sample(step: Step, calls: int, device: str) -> float:
-    """Mean seconds a call."""
-    if device == "cuda":
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        torch.cuda.synchronize()
-        start.record()
-        for _ in range(calls):
-            step()
-        end.record()
-        end.synchronize()
-        return float(start.elapsed_time(end)) / 1e3 / calls
-    begin = time.perf_counter()
-    for _ in range(calls):
-        step()
-    return (time.perf_counter() - begin) / calls
+# ------------------------------------------------------------------------- what is compared with
 
 
-def ratios(slow: Timing, fast: Timing) -> Summary:
-    """How many times longer ``slow`` takes than ``fast``, in each round that has both."""
-    return Summary.of([a / b for a, b in zip(slow.samples, fast.samples, strict=False)])
+class DisagreementError(RuntimeError):
+    """Two ways compute different things, so that comparing their times means nothing."""
 
 
-# --------------------------------------------------------------------------------- the other DCLS
+def check_agreement(what: str, got: Tensor, expected: Tensor, limit: float) -> None:
+    """Raises DisagreementError unless two tensors agree to ``limit`` times the norm."""
+    error = ((got.to(expected.dtype) - expected).norm() / expected.norm()).item()
+    if not error <= limit:
+        raise DisagreementError(f"{what} by {error:.1e} of its norm, more than {limit:.0e}")
+
+
+def chosen_method(
+    *,
+    input_shape: Sequence[int],
+    dtype: torch.dtype,
+    layout: str,
+    device_type: str,
+    out_channels: int,
+    groups: int,
+    dilated_kernel_size: Sequence[int],
+    kernel_count: int,
+    version: str,
+    training: bool,
+) -> str:
+    """How a new layer of these sizes convolves by itself: ``direct`` or ``conv``.
+
+    ``layout`` is ``channels_first`` or ``channels_last``.
+    """
+    return choose(
+        input_shape=input_shape,
+        out_channels=out_channels,
+        groups=groups,
+        kernel_size=dilated_kernel_size,
+        cells=expected_cells(version, kernel_count, (), dilated_kernel_size),
+        training=training,
+        dtype=dtype,
+        padding=[size // 2 for size in dilated_kernel_size],
+        channels_last=layout == "channels_last",
+        device_type=device_type,
+    ).method
 
 
 def load_upstream(folder: Path) -> ModuleType:
@@ -284,7 +293,7 @@ def upstream_version(folder: Path) -> str:
     return "of unknown version"
 
 
-# ------------------------------------------------------------------------------------ the machine
+# ---------------------------------------------------------------------------------------- results
 
 
 def _cpu_model() -> str:
@@ -321,7 +330,79 @@ def machine_facts(device: str) -> dict[str, Any]:
     return found
 
 
-# ----------------------------------------------------------------------------------------- output
+def report(
+    benchmark: str, options: argparse.Namespace, rows: Sequence[Row], **facts: Any
+) -> dict[str, Any]:
+    """Returns what a file of results holds: how they came about, and the rows."""
+    if options.upstream is not None:
+        facts["upstream"] = upstream_version(options.upstream)
+    return {
+        "benchmark": benchmark,
+        "date": dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds"),
+        "command": shlex.join(["python", *sys.argv]),
+        "device": options.device,
+        "machine": machine_facts(options.device),
+        **facts,
+        "results": list(rows),
+    }
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes a report, each row on a line; in one step: a reader finds the old or the new."""
+    head = [
+        f" {json.dumps(key)}: {json.dumps(value)}"
+        for key, value in content.items()
+        if key != "results"
+    ]
+    rows = [f"  {json.dumps(row, allow_nan=False)}" for row in content["results"]]
+    text = ",\n".join([*head, ' "results": [\n' + ",\n".join(rows) + "\n ]"])
+    draft = path.with_name(path.name + ".part")
+    draft.write_text(f"{{\n{text}\n}}\n", encoding="utf-8")
+    draft.replace(path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads what :func:`write_json` wrote."""
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    for row in content.get("results", ()):
+        row.update({k: Summary(*v) for k, v in row.items() if isinstance(v, list)})
+    return content
+
+
+def select(rows: Iterable[Row], where: Row) -> list[Row]:
+    """The rows that have the given values."""
+    return [row for row in rows if all(row.get(key) == value for key, value in where.items())]
+
+
+def fastest(rows: Iterable[Row], where: Row) -> Row | None:
+    """The row of the lowest median time among those that have the given values; None if none."""
+    return min(select(rows, where), key=lambda row: row["ms"].median, default=None)
+
+
+def digits(number: float) -> str:
+    """A number to three digits, or to its ones: ``0.0123``, ``12.3``, ``1230``."""
+    before = math.floor(math.log10(abs(number))) if number else 0
+    return f"{number:.{max(0, 2 - before)}f}"
+
+
+def table(rows: Iterable[Row], style: str = "simple") -> str:
+    """Lays out rows, as text or in another style of tabulate's; "-" where a row has no such value.
+
+    Returns:
+        "none" if there are no rows.
+    """
+    rows = list(rows)
+    if not rows:
+        return "none"
+    headers = list(dict.fromkeys(key for row in rows for key in row))
+    is_text = [all(isinstance(row.get(key, ""), str) for row in rows) for key in headers]
+
+    def show(value: Any) -> str:
+        return digits(value) if isinstance(value, float) else str(value)
+
+    cells = [[show(row.get(key, "-")) for key in headers] for row in rows]
+    align = ["left" if text else "right" for text in is_text]
+    return tabulate(cells, headers, tablefmt=style, colalign=align, disable_numparse=True)
 
 
 def progress(message: str) -> None:
@@ -329,42 +410,53 @@ def progress(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
-def format_table(headers: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int) -> str:
-    """Lays out rows under headers; all but the first ``text_columns`` are set flush right."""
-    table = [list(headers), *(list(row) for row in rows)]
-    widths = [max(len(row[column]) for row in table) for column in range(len(headers))]
+def run(
+    benchmark: str,
+    parser: argparse.ArgumentParser,
+    options: argparse.Namespace,
+    points: Sequence[Point],
+    measure: Callable[[Point], list[Row]],
+    *,
+    show: Callable[[list[Row]], str] = table,
+    **facts: Any,
+) -> int:
+    """Measures all points of a benchmark, prints the results, and writes them if asked to.
 
-    def line(row: Sequence[str]) -> str:
-        cells = [
-            text.ljust(width) if column < text_columns else text.rjust(width)
-            for column, (text, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        return "  ".join(cells).rstrip()
+    The JSON file is written anew after each point, for a run takes long and may be stopped;
+    "complete" says whether it has them all.
 
-    rule = "  ".join("-" * width for width in widths)
-    return "\n".join([line(table[0]), rule, *(line(row) for row in table[1:])])
+    Args:
+        benchmark: its name in :mod:`suite`.
+        parser: its parser.
+        options: what :func:`apply_options` completed.
+        points: what to measure.
+        measure: gives the rows of a point.
+        show: lays the rows out.
+        facts: more entries for the head of the file.
 
-
-def report(
-    benchmark: str, options: argparse.Namespace, results: Sequence[Mapping[str, Any]]
-) -> dict[str, Any]:
-    """Returns what a JSON file of results holds: how they came about, and the results."""
-    found = {
-        "benchmark": benchmark,
-        "date": dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds"),
-        "command": shlex.join(["python", *sys.argv]),
-        "device": options.device,
-        "repeats": options.repeats,
-        "min_seconds": options.min_seconds,
-        "machine": machine_facts(options.device),
-    }
-    if options.upstream is not None:
-        found["upstream"] = upstream_version(options.upstream)
-    return {**found, "results": list(results)}
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes a report, in one step: a reader finds what was there before or all of the new."""
-    draft = path.with_name(path.name + ".part")
-    draft.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    draft.replace(path)
+    Returns:
+        The exit status: 1 if what is compared disagrees.
+    """
+    rows: list[Row] = []
+    for number, point in enumerate(points, 1):
+        text = " ".join(map(str, point)) if type(point) is tuple else point
+        progress(f"{number} of {len(points)}: {text}")
+        try:
+            rows += measure(point)
+        except DisagreementError as error:
+            print(f"{parser.prog}: error: {error}", file=sys.stderr)
+            return 1
+        if options.json is not None:
+            content = report(benchmark, options, rows, **facts, complete=number == len(points))
+            write_json(options.json, content)
+    print(show(rows))
+    print("\nTimes and ratios: median [lowest-highest] of the rounds.")
+    # What the parser does not offer is not missed.
+    actions = {action.dest for action in parser._actions}
+    if options.upstream is None and "upstream" in actions:
+        print("DCLS 0.1.1 was not measured: give its folder by --upstream.")
+    if options.no_memory_reason and "no_memory" in actions:
+        print(f"Memory was not measured: {options.no_memory_reason}.")
+    if options.json is not None:
+        print(f"written: {options.json}")
+    return 0

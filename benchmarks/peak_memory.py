@@ -63,6 +63,11 @@ class Peak(NamedTuple):
         """The extra peak in multiples of ``unit_bytes``, a size in the problem of scale 1."""
         return self.extra_bytes / (unit_bytes * self.scale)
 
+    @property
+    def mebibytes(self) -> float:
+        """The extra peak in the problem of scale 1."""
+        return self.times(1 << 20)
+
 
 def unavailable(device: str) -> str:
     """Says why extra peaks cannot be measured here; "" where they can."""

@@ -1,20 +1,32 @@
-"""The list of the benchmarks: what ``scripts/gpu_check.sh`` runs and ``docs/performance.md`` shows.
+"""The list of the benchmarks, and the one command that measures all of them on a CPU.
+
+    pip install --target build/dcls-0.1.1 --no-deps dcls==0.1.1
+    python benchmarks/suite.py --upstream build/dcls-0.1.1 --threads 2
+
+It writes ``benchmarks/results/NAME-cpu.json``, the pictures and ``docs/performance.md``. On two
+idle cores it should take less than 25 minutes. ``scripts/gpu_check.sh`` runs the list on a GPU.
 
 A new benchmark is a file here and an entry in :data:`BENCHMARKS`. The file takes the options of
-``harness.make_parser``, writes its JSON with ``harness.report`` under the name of the entry, and
-has a function ``table(results, upstream)`` that lays the results out as text; if it answers several
-questions, each is an entry, and ``layout`` names the module that has the function for it.
-
-An entry may stand here before its file does: then it is shown as not measured yet.
+``harness.make_parser`` and measures with ``harness.run`` under the name of the entry.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
 RESULTS = FOLDER / "results"
+ROOT = FOLDER.parent
+
+#: Arguments of each run, by the name of the run.
+Runs = dict[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -24,44 +36,37 @@ class Benchmark:
     name: str  #: in the JSON, "benchmark"
     title: str
     file: str
-    #: Arguments of each run on a GPU, by the name of the run. What a long benchmark measures is cut
-    #: into several runs, so that those that have ended are kept when time is up. Empty where it
-    #: takes too long for the check of a GPU, and is to be run by hand.
-    gpu_runs: dict[str, tuple[str, ...]]
+    #: On a CPU. What takes long on one is measured in fewer rounds.
+    cpu_runs: Runs
+    #: On a GPU. What a long benchmark measures is cut into several runs, so that those that have
+    #: ended are kept when time is up. Empty where it takes too long for the check of a GPU.
+    gpu_runs: Runs = field(default_factory=dict)
     takes_upstream: bool = True  #: whether --upstream adds DCLS 0.1.1 to it
-    layout: str = ""  #: module with the function ``table``, if not the file itself
-    picture: str = ""  #: program in docs/ that draws the results into docs/images
+    without_upstream: tuple[str, ...] = ()  #: runs on a CPU that leave it out
 
     @property
     def path(self) -> Path:
         return FOLDER / self.file
 
-    @property
-    def layout_module(self) -> str:
-        return self.layout or self.path.stem
-
 
 #: What method="auto" could take on a GPU, and a plain layer.
 _GPU_METHODS = ("--methods", "direct", "conv", "plain")
+_FIVE = ("--repeats", "5", "--slow-repeats", "1")
 
 BENCHMARKS = (
     Benchmark(
         "device",
-        "What the machine can do: a copy and a matrix product",
+        "What the machine can do",
         "bench_device.py",
+        {"device": ()},
         {"": ()},
         takes_upstream=False,
     ),
     Benchmark(
-        "construct",
-        "Building the dense kernel",
-        "bench_construct.py",
-        {case: ("--cases", case) for case in ("2d", "depthwise", "1d", "3d")},
-    ),
-    Benchmark(
         "conv",
-        "One layer: convolving with the constructed kernel",
+        "One layer",
         "bench_conv.py",
+        {"conv": _FIVE},
         {
             "": _GPU_METHODS,
             # In 16 bits the layers that they are for.
@@ -72,31 +77,101 @@ BENCHMARKS = (
         },
     ),
     Benchmark(
-        "rule",
-        'The choice of the method: what the rule behind method="auto" rests on',
-        "bench_conv.py",
-        {f"{ndim}d": ("--rule", "--axes", str(ndim)) for ndim in (2, 1, 3)},
+        "small",
+        "A small layer",
+        "bench_small.py",
+        {"small": ("--threads", "1")},
         takes_upstream=False,
-        layout="conv_rule",
     ),
     Benchmark(
         "scaling",
-        "One layer: how its times grow with the sizes",
-        "bench_conv.py",
-        {},
-        layout="conv_scaling",
-        picture="draw_scaling.py",
+        "How the times of a layer grow with its sizes",
+        "bench_scaling.py",
+        {"scaling": ("--repeats", "3", "--slow-repeats", "1")},
     ),
-    Benchmark("im2col", "The im2col variant", "bench_im2col.py", {"": ()}),
+    Benchmark(
+        "rule",
+        "The choice of the method",
+        "bench_rule.py",
+        {"conv-rule": ("--repeats", "3", "--slow-repeats", "1")},
+        {f"{ndim}d": ("--axes", str(ndim)) for ndim in (2, 1, 3)},
+        takes_upstream=False,
+    ),
+    Benchmark(
+        "construct",
+        "Building the dense kernel",
+        "bench_construct.py",
+        {"construct": _FIVE},
+        {case: ("--cases", case) for case in ("2d", "depthwise", "1d", "3d")},
+    ),
+    Benchmark(
+        "im2col",
+        "The im2col variant",
+        "bench_im2col.py",
+        {"im2col": (*_FIVE, "--cases", "2d-7", "2d-15", "2d", "depthwise", "1d")},
+        {"": ()},
+        takes_upstream=False,
+    ),
     Benchmark(
         "model",
-        "A whole model: training and inference steps",
+        "A whole model",
         "bench_model.py",
+        {
+            "model": _FIVE,
+            # The two that are closest, in more rounds.
+            "model-training": (
+                *("--repeats", "21", "--kernels", "17x17", "--passes", "training"),
+                *("--layouts", "channels_last", "--no-conv"),
+            ),
+        },
         # It writes its JSON after whole passes.
         {
             f"{dtype}-{which}": ("--dtype", dtype, "--passes", which)
             for dtype in ("float32", "bfloat16")
             for which in ("training", "inference")
         },
+        without_upstream=("model-training",),
     ),
 )
+
+
+def cpu_commands(threads: int, upstream: Path | None) -> dict[str, list[str]]:
+    """Returns the commands that measure all on a CPU, by the name of the file of results.
+
+    Paths start from :data:`ROOT`, for the results repeat them.
+    """
+    commands = {}
+    for benchmark in BENCHMARKS:
+        for name, arguments in benchmark.cpu_runs.items():
+            command = [sys.executable, f"benchmarks/{benchmark.file}", "--threads", str(threads)]
+            takes_upstream = benchmark.takes_upstream and name not in benchmark.without_upstream
+            if upstream is not None and takes_upstream:
+                command += ["--upstream", os.path.relpath(upstream, ROOT)]
+            output = ("--json", f"benchmarks/results/{name}-cpu.json")
+            commands[name] = [*command, *arguments, *output]
+    return commands
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measures all on a CPU, draws and writes the page; returns the exit status."""
+    parser = argparse.ArgumentParser(description="Measures all benchmarks on this CPU.")
+    parser.add_argument("--threads", type=int, default=2, metavar="N")
+    parser.add_argument("--upstream", type=Path, metavar="FOLDER", help="of DCLS 0.1.1")
+    names = [name for benchmark in BENCHMARKS for name in benchmark.cpu_runs]
+    parser.add_argument("--only", nargs="+", choices=names, default=names)
+    parser.add_argument("--dry-run", action="store_true", help="show the commands, run nothing")
+    options = parser.parse_args(arguments)
+    commands = cpu_commands(options.threads, options.upstream)
+    steps = [commands[name] for name in options.only]
+    steps += [[sys.executable, f"docs/{name}_performance.py"] for name in ("draw", "make")]
+    for command in steps:
+        print(*command, flush=True)
+        begin = time.monotonic()
+        if not options.dry_run and subprocess.run(command, cwd=ROOT).returncode != 0:
+            return 1
+        print(f"took {time.monotonic() - begin:.0f} s", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

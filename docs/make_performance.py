@@ -1,40 +1,74 @@
-"""Writes ``docs/performance.md`` from the JSON files in ``benchmarks/results``.
+"""Writes ``docs/performance.md`` from the files in ``benchmarks/results``.
 
     python docs/make_performance.py           # writes the page
-    python docs/make_performance.py --check   # exit status 1 if the page is not what it would write
+    python docs/make_performance.py --check   # exit status 1 if page or pictures are not current
 
-Every figure of the page comes out of such a file: ``benchmarks/bench_*.py --json`` writes those of
-the benchmarks, ``scripts/gpu_check.sh`` that of the checks on a GPU. A table is the one that the
-benchmark itself prints.
+Every number of the page comes out of such a file: ``benchmarks/suite.py`` writes those of the CPU,
+``scripts/gpu_check.sh`` those of a GPU. ``docs/draw_performance.py`` draws the pictures.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import hashlib
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
+import harness  # noqa: E402
 import suite  # noqa: E402
+from performance_sections import (  # noqa: E402
+    SECTIONS,
+    Report,
+    close_lines,
+    markdown,
+    paragraph,
+    picture,
+)
 
 PAGE = ROOT / "docs" / "performance.md"
 IMAGES = ROOT / "docs" / "images"
-DEVICES = {"cpu": "CPU", "cuda": "GPU"}
+RESULTS = suite.RESULTS
 NOT_MEASURED = "*Not measured yet.*"
-
+#: The pictures, and the results on the CPU that each is drawn from.
+SOURCES = {
+    "conv": "conv",
+    "conv-memory": "conv",
+    "small": "small",
+    "scaling": "scaling",
+    "scaling-forward": "scaling",
+    "conv-rule": "conv-rule",
+    "construct": "construct",
+    "im2col": "im2col",
+    "model": "model",
+}
 HEAD = """\
 # Performance
 
-<!-- Written by docs/make_performance.py from benchmarks/results/*.json: change those. -->
+<!-- Written by docs/make_performance.py from benchmarks/results: change those. -->
 
-Each table says on which machine, when, from which commit and by which command it was measured; the
-JSON files in [benchmarks/results](../benchmarks/results) hold every sample. How times and memory
-are taken is told at the top of [harness.py](../benchmarks/harness.py) and of the benchmark's own
-file. Figures of different machines or dates are not to be compared.
+{where}
+
+- A **training step** is a forward and a backward pass, with the gradients of the input and of all
+  parameters. **Forward** is inference. Both build the kernel.
+- Times are medians of several rounds. Thin lines in the pictures are the ranges. What is compared
+  ran in turn in the same run; [harness.py](../benchmarks/harness.py) says how.
+- **Memory** is the extra peak of a step: what it returns counts, what was there before does not.
+- *torch, dense kernel* is the same layer with `method="conv"`: it builds the kernel, and torch
+  convolves with all of its cells.
+- Positions are uniform over the kernel, where training ends, if nothing else is said. *New layer*
+  means the positions of a new layer, close to the centre.
+
+Do not compare figures of different machines or dates. This command measures all of it again:
+
+```sh
+pip install --target build/dcls-0.1.1 --no-deps dcls==0.1.1
+python benchmarks/suite.py --upstream build/dcls-0.1.1 --threads 2
+```
 """
 
 
@@ -42,19 +76,26 @@ class ResultError(ValueError):
     """A file in benchmarks/results that no benchmark of the suite wrote."""
 
 
-def load(folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Returns the reports of the benchmarks, and those of the checks on a GPU, by file name."""
-    benchmarks, checks = [], []
+def load(folder: Path) -> tuple[dict[str, Report], list[Report], list[Report]]:
+    """Returns the reports of the CPU by file name, those of GPUs, and the checks on a GPU."""
+    cpu, gpu, checks = {}, [], []
     names = {benchmark.name for benchmark in suite.BENCHMARKS}
     for path in sorted(folder.glob("*.json")):
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = {"file": path.name, **harness.read_json(path)}
         if content.get("check") == "gpu":
             checks.append(content)
-        elif content.get("benchmark") in names and content.get("device") in DEVICES:
-            benchmarks.append({**content, "file": path.name})
-        else:
+        elif content.get("benchmark") not in names or content.get("device") not in ("cpu", "cuda"):
             raise ResultError(f"{path} is neither of a benchmark in suite.py nor of a GPU check")
-    return benchmarks, checks
+        elif content["device"] == "cuda":
+            gpu.append(content)
+        else:
+            cpu[path.stem.removesuffix("-cpu")] = content
+    return cpu, gpu, checks
+
+
+def digest(path: Path) -> str:
+    """What a picture says of the results that it was drawn from."""
+    return f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
 
 
 def commit_text(facts: dict[str, Any]) -> str:
@@ -64,99 +105,96 @@ def commit_text(facts: dict[str, Any]) -> str:
     return f"commit {facts['commit'][:10]}" + (", changed since" if facts.get("changed") else "")
 
 
-def machine_text(report: dict[str, Any]) -> str:
-    """Where, when and from what a report is."""
+def machine_text(report: Report) -> str:
+    """The machine of a report, and its torch."""
     machine = report["machine"]
     if report["device"] == "cuda":
         where = f"{machine['gpu']}, CUDA {machine['cuda_toolkit']}"
         where += f" (driver for {machine['driver']})"
     else:
-        where = f"{machine['cpu']}, {machine['threads']} threads of {machine['cpus']} CPUs"
-        where += f", {machine['simd']}"
-    return (
-        f"{where}; torch {machine['torch']}; {report['date'][:10]}; "
-        f"DCLS {machine['dcls']['version']}, {commit_text(machine['dcls'])}"
-    )
+        where = f"{machine['cpu']}, {machine['simd'].upper()}, {machine['threads']} thread"
+        where += f"{'s' if machine['threads'] > 1 else ''} of {machine['cpus']} CPUs"
+    return f"{where}; torch {machine['torch']}"
 
 
-def tables_of(benchmark: suite.Benchmark, reports: list[dict[str, Any]]) -> list[str]:
-    """The lines for the reports of one benchmark on one kind of device."""
-    module = __import__(benchmark.layout_module)
-    lines: list[str] = []
+def origin_rows(reports: Sequence[Report]) -> list[str]:
+    """A line for each file of results: how it came about."""
+    lines = []
     for report in reports:
         file = report["file"]
-        table = module.table(report["results"], report.get("upstream", "0.1.1"))
-        lines += [
-            f"**{machine_text(report)}** ([{file}](../benchmarks/results/{file}))",
-            "",
-            "```text",
-            f"$ {report['command']}",
-            table,
-            "```",
-            "",
-        ]
-        picture = IMAGES / f"{Path(file).stem}.png"
-        if benchmark.picture and picture.is_file():
-            lines += [
-                f"![{benchmark.title}](images/{picture.name})",
-                "",
-                f"*Drawn from that file by [{benchmark.picture}]({benchmark.picture}).*",
-                "",
-            ]
-    return lines
+        dcls = report["machine"]["dcls"]
+        lines.append(
+            f"- [{file}](../benchmarks/results/{file}): `{report['command']}`; "
+            f"{machine_text(report)}; {report['date'][:10]}; DCLS {dcls['version']}, "
+            f"{commit_text(dcls)}"
+        )
+    return [*lines, ""]
 
 
-def check_lines(check: dict[str, Any]) -> list[str]:
+def check_lines(check: Report) -> list[str]:
     """The lines for one run of scripts/gpu_check.sh."""
     origin = (
         f"**{check['gpu']}**, driver {check['driver']}, CUDA {check['toolkit']}; "
         f"torch {check['torch']}; {check['date'][:10]}; {commit_text(check)}; "
         f"`{check['command']}`, {check['minutes']} minutes"
     )
-    lines = [
-        origin,
-        "",
-        "| step | result | seconds | |",
-        "|---|---|---:|---|",
-    ]
+    rows = []
     for step in check["steps"]:
         note = "; ".join(part for part in (step["reason"], step["summary"]) if part)
-        note = note.replace("|", "\\|")
-        lines.append(f"| {step['name']} | {step['status']} | {step['seconds']} | {note} |")
-    return [*lines, ""]
+        rows.append({"step": step["name"], "result": step["status"]})
+        rows[-1] |= {"seconds": step["seconds"], "note": note.replace("|", "\\|")}
+    return [origin, "", *markdown(rows)]
 
 
 def page(folder: Path) -> str:
     """The text of the page for the results in a folder."""
-    benchmarks, checks = load(folder)
-    lines = [HEAD]
-    for benchmark in suite.BENCHMARKS:
-        lines += [f"## {benchmark.title}", ""]
-        for device, name in DEVICES.items():
-            reports = [
-                report
-                for report in benchmarks
-                if (report["benchmark"], report["device"]) == (benchmark.name, device)
-            ]
-            lines += [f"### {name}", ""]
-            lines += tables_of(benchmark, reports) if reports else [NOT_MEASURED, ""]
-    lines += ["## Tests and checks on a GPU", ""]
-    lines += [
-        "By `scripts/gpu_check.sh`, which also takes the figures above that are of a GPU.",
-        "",
-    ]
+    cpu, gpu, checks = load(folder)
+    where = "Nothing has been measured yet."
+    if cpu:
+        machines = sorted({machine_text(report) for report in cpu.values()})
+        where = f"All times are in float32, on this machine: {' and '.join(machines)}."
+    if not gpu:
+        where += " **Nothing has been measured on a GPU.**"
+    lines = [HEAD.format(where="\n".join(paragraph(where)[:-1]))]
+    titles = {name: each.title for each in suite.BENCHMARKS for name in each.cpu_runs}
+    for name, words in SECTIONS.items():
+        lines += [f"## {titles[name]}", ""]
+        if name in cpu:
+            lines += [*picture(name, titles[name]), *words(cpu[name])]
+        else:
+            lines += [NOT_MEASURED, ""]
+        if name == "model" and "model-training" in cpu:
+            lines += close_lines(cpu["model-training"])
+    lines += ["## The results and how they came about", ""]
+    lines += ["Each file has a line for each row of results.", ""] if cpu else [NOT_MEASURED, ""]
+    lines += origin_rows(list(cpu.values()))
+    lines += ["## On a GPU", ""]
+    lines += origin_rows(gpu) if gpu else [NOT_MEASURED, ""]
+    lines += ["`scripts/gpu_check.sh` takes these figures, and runs the tests.", ""]
     for check in checks:
         lines += check_lines(check)
     if not checks:
-        lines += ["*Not run on a GPU yet.*", ""]
+        lines += ["*The tests have not been run on a GPU yet.*", ""]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def stale_pictures(results: Path, images: Path) -> list[str]:
+    """The pictures that are missing, or drawn from other results."""
+    stale = []
+    for name, source in SOURCES.items():
+        path, image = results / f"{source}-cpu.json", images / f"{name}-cpu.png"
+        drawn = image.read_bytes() if image.is_file() else b""
+        if path.is_file() and digest(path).encode() not in drawn:
+            stale.append(image.name)
+    return stale
 
 
 def main() -> int:
     """Writes or checks the page; returns the exit status."""
     parser = argparse.ArgumentParser(description="Writes docs/performance.md.")
     parser.add_argument("--check", action="store_true", help="compare, and write nothing")
-    parser.add_argument("--results", type=Path, default=suite.RESULTS, metavar="FOLDER")
+    parser.add_argument("--results", type=Path, default=RESULTS, metavar="FOLDER")
+    parser.add_argument("--images", type=Path, default=IMAGES, metavar="FOLDER")
     parser.add_argument("--page", type=Path, default=PAGE, metavar="PATH")
     options = parser.parse_args()
     text = page(options.results)
@@ -164,13 +202,16 @@ def main() -> int:
         options.page.write_text(text, encoding="utf-8")
         return 0
     present = options.page.read_text(encoding="utf-8") if options.page.is_file() else ""
-    if present == text:
-        return 0
-    print(
-        f"{options.page} is not what {options.results} makes: run python docs/make_performance.py",
-        file=sys.stderr,
-    )
-    return 1
+    stale = stale_pictures(options.results, options.images)
+    if stale:
+        print(f"run python docs/draw_performance.py for {', '.join(stale)}", file=sys.stderr)
+    if present != text:
+        print(
+            f"{options.page} is not what {options.results} makes: "
+            "run python docs/make_performance.py",
+            file=sys.stderr,
+        )
+    return 1 if stale or present != text else 0
 
 
 if __name__ == "__main__":

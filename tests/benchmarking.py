@@ -1,4 +1,4 @@
-"""How tests load and run the programs in benchmarks/."""
+"""How tests load and run the programs in benchmarks/ and docs/."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pytest
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
-def load(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
+def load(name: str, monkeypatch: pytest.MonkeyPatch, folder: Path = BENCHMARKS) -> ModuleType:
+    monkeypatch.syspath_prepend(str(folder))
     return importlib.import_module(name)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import json
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -26,7 +27,6 @@ class Dcls2d(DCLS.Dcls2d):
     def forward(self, x):
         return {factor} * super().forward(x)
 """
-DRAW = Path(__file__).parents[2] / "docs" / "draw_scaling.py"
 
 
 @pytest.fixture(autouse=True)
@@ -75,6 +75,8 @@ def test_positions_and_layouts_are_as_told(conv_cases: ModuleType, layout: str) 
     # As 0.1.1 has it: the first row belongs to the width.
     assert 1.9 < layer.P[0].max() <= 2
     assert 3.9 < layer.P[1].max() <= 4
+    new = conv_cases.make_layers(case, ["dcls"], "cpu", "float32", "", "initial")["dcls"]
+    assert new.P.std() < 0.7 < layer.P.std()
     problem = conv_cases.Problem.random(case, layout, "cpu", "float32")
     form = conv_cases.memory_format(layout, 2)
     assert problem.input.is_contiguous(memory_format=form)
@@ -95,25 +97,24 @@ def test_multiply_adds_leave_out_the_padding(conv_cases: ModuleType, spec: str) 
     assert conv_cases.multiply_adds(case, cells) == expected
 
 
-def test_the_slower_rate_sets_the_floor(
-    conv_cases: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    roofline = load("roofline", monkeypatch)
-    case = conv_cases.Case.parse("2x2x5:1:1:v1")
-    kernel = torch.ones(2, 1, 1)
-    support = torch.tensor([True, False]).reshape(2, 1, 1)
-    forward = roofline.work_of(case, kernel, support, "forward", "bfloat16")
-    assert forward == {"bytes": 2 * 40, "multiply_adds_dense": 20, "multiply_adds": 20}
-    both = roofline.work_of(case, kernel, support, "forward+backward", "bfloat16")
-    assert both == {"bytes": 5 * 40, "multiply_adds_dense": 60, "multiply_adds": 50}
-    rates = {"bytes_per_s": 100.0, "multiply_adds_per_s": 10.0}
-    assert roofline.floor_of(both, rates) == {"seconds": 5.0, "bound": "multiply-add"}
-    rates = {"bytes_per_s": 10.0, "multiply_adds_per_s": 10.0}
-    assert roofline.floor_of(both, rates) == {"seconds": 20.0, "bound": "copy"}
+def test_the_slower_rate_sets_the_floor(conv_cases: ModuleType) -> None:
+    case = conv_cases.Case.parse("2x2x5:1:1:v1")  # 40 bytes, 20 multiply-adds of ones
+    kernel = torch.tensor([1.0, 0.0]).reshape(2, 1, 1)
+
+    def floor(which: str, bytes_per_s: float) -> tuple[float, str]:
+        rates = {"bytes_per_s": bytes_per_s, "multiply_adds_per_s": 10.0}
+        return conv_cases.floor_of(case, kernel, which, "bfloat16", rates)
+
+    assert floor("forward", 100.0) == (1.0, "multiply-add")
+    assert floor("forward", 10.0) == (8.0, "copy")
+    assert floor("forward+backward", 100.0) == (3.0, "multiply-add")
+    assert floor("forward+backward", 10.0) == (20.0, "copy")
 
 
 def test_rates_are_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    rates = load("roofline", monkeypatch).measure_rates("cpu", "float32", 1, quick=True)
+    options = argparse.Namespace(device="cpu", dtype="float32", quick=True)
+    options.repeats, options.slow_repeats, options.min_seconds = 1, None, 0.001
+    rates = load("bench_device", monkeypatch).best_rates(options)
     assert 1e7 < rates["bytes_per_s"] < 1e14
     assert 1e6 < rates["multiply_adds_per_s"] < 1e15
 
@@ -121,22 +122,19 @@ def test_rates_are_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 # ----------------------------------------------------------------------------------------- layers
 
 
-def test_peers_are_compared_in_their_better_layouts(
-    bench_conv: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    Timing = load("harness", monkeypatch).Timing
-    timings = {
-        "dcls/contiguous": Timing(1, [4.0, 2.0, 2.0]),
-        "conv/contiguous": Timing(1, [8.0, 8.0, 8.0]),
-        "dcls/channels_last": Timing(1, [1.0, 1.0, 1.0]),
-        "conv/channels_last": Timing(1, [9.0]),  # a slow step, which left after one round
+def test_layers_are_compared_with_ours(bench_conv: ModuleType) -> None:
+    seconds = {
+        "dcls/contiguous/uniform": [4.0, 2.0, 2.0],
+        "conv/contiguous/uniform": [8.0, 8.0, 8.0],
+        "dcls/channels_last/uniform": [1.0, 1.0, 1.0],
+        "dcls/channels_last/initial": [0.5, 0.5, 0.5],  # is not what is compared with
+        "conv/channels_last/uniform": [9.0],  # a slow step, which left after one round
     }
-    found = bench_conv.compare(timings, ("contiguous", "channels_last"))
-    assert found["better_layout"] == {"dcls": "channels_last", "conv": "contiguous"}
-    over = found["over_dcls"]
-    assert over["contiguous"]["conv"] == {"median": 4, "min": 2, "max": 4}
-    assert over["channels_last"]["conv"] == {"median": 9, "min": 9, "max": 9}
-    assert over["better layouts"]["conv"] == {"median": 8, "min": 8, "max": 8}
+    found = bench_conv.compare(seconds, ("contiguous", "channels_last"))
+    assert found["conv/contiguous/uniform"]["over dcls"] == (4, 2, 4, 3)
+    assert found["conv/contiguous/uniform"]["over best"] == (8, 8, 8, 3)
+    assert found["conv/channels_last/uniform"]["over dcls"] == (9, 9, 9, 1)
+    assert found["dcls/channels_last/initial"]["over best"] == (0.5, 0.5, 0.5, 3)
 
 
 def test_tiny_run(
@@ -155,29 +153,36 @@ def test_tiny_run(
         == 0
     )
     said = capsys.readouterr().out
-    assert "0.1.1 ms" in said
+    assert "DCLS 0.1.1 was not measured" not in said
     assert "Memory was not measured: by --no-memory." in said
     report = json.loads(path.read_text())
     assert (report["benchmark"], report["complete"]) == ("conv", True)
-    passes = [(result["case"], result["pass"]) for result in report["results"]]
-    assert passes == [
-        (case, which)
-        for case in ("2x4x9x8:7x7:5:gauss", "2x4x20:5:1:v1:1")
-        for which in ("forward", "forward+backward")
-    ]
-    for result in report["results"]:
-        two = len(result["case"].split(":")[0].split("x")) == 4
-        layouts = ["contiguous", "channels_last"] if two else ["contiguous"]
-        methods = ["dcls", "conv", *(["plain"] if two else []), "direct", "upstream"]
-        assert list(result["seconds"]) == [f"{m}/{layout}" for m in methods for layout in layouts]
-        assert all(len(timing["samples"]) == 2 for timing in result["seconds"].values())
-        assert result["way"].keys() == set(layouts)
-        assert 0 < result["nonzero_cells"] <= 1
-        assert result["over_dcls"].keys() == {*layouts, "better layouts"}
-        floor = result["roofline"]
-        assert floor["multiply_adds"] <= floor["multiply_adds_dense"]
-        best = min(result["seconds"][f"dcls/{layout}"]["median"] for layout in layouts)
-        assert floor["attained"] == pytest.approx(floor["floor_seconds"] / best, rel=1e-4)
+    assert report["upstream"] == "0.1.1"
+    rows = report["results"]
+    expected = []
+    for case, layouts, plain in (
+        ("2x4x9x8:7x7:5:gauss", ["contiguous", "channels_last"], ["plain"]),
+        ("2x4x20:5:1:v1:1", ["contiguous"], []),
+    ):
+        for which in ("forward", "forward+backward"):
+            methods = [("dcls", "uniform"), ("dcls", "initial"), ("conv", "uniform")]
+            methods += [(each, "-") for each in plain]
+            methods += [("direct", "uniform"), ("upstream", "uniform")]
+            expected += [
+                (case, which, method, layout, positions)
+                for method, positions in methods
+                for layout in layouts
+            ]
+    names = ("case", "pass", "method", "layout", "positions")
+    assert [tuple(row[name] for name in names) for row in rows] == expected
+    for row in rows:
+        assert all(row[name][-1] == 2 for name in ("ms", "over dcls", "over best"))
+        if row["method"] == "dcls":
+            assert row["way"] in ("direct", "conv")
+            assert 0 < row["cells"] <= 1
+            assert row["attained"] == pytest.approx(row["floor ms"] / row["ms"][0], rel=2e-3)
+        else:
+            assert "way" not in row
 
 
 def test_memory_of_the_layers(
@@ -190,12 +195,16 @@ def test_memory_of_the_layers(
     # Input and output have 16 MiB each, so that nothing has to be scaled up.
     arguments = ["--cases", "4x64x16384:3:1:v1", "--repeats", "1", "--methods", "direct"]
     assert run(bench_conv, monkeypatch, *arguments, "--json", str(path)) == 0
-    forward, both = (result["memory"] for result in json.loads(path.read_text())["results"])
-    for method in ("dcls/contiguous", "direct/contiguous"):
-        assert forward[method]["scale"] == 1
-        assert forward[method]["bytes"] >= 16 << 20
-        # The output and the gradient of the input are returned.
-        assert 32 << 20 <= both[method]["bytes"] < 96 << 20
+    rows = [row for row in json.loads(path.read_text())["results"] if "MiB" in row]
+    assert [(row["pass"], row["method"]) for row in rows] == [
+        (which, method)
+        for which in ("forward", "forward+backward")
+        for method in ("dcls", "direct")
+    ]
+    for row in rows:
+        # The output is returned, and in training the gradient of the input as well.
+        least, most = (16, 64) if row["pass"] == "forward" else (32, 96)
+        assert least <= row["MiB"] < most
 
 
 def test_other_results_are_not_compared(
@@ -224,22 +233,20 @@ def test_other_dtypes(
     upstream = stand_in(tmp_path / "other", LAYERS.format(factor=1))
     arguments = ["--cases", "1x4x9x9:5x5:3:v1", "--dtype", dtype, "--repeats", "1", "--no-memory"]
     assert run(bench_conv, monkeypatch, *arguments, "--upstream", str(upstream)) == 0
-    left_out = f"its layers take no parameters in {dtype}." in capsys.readouterr().out
+    left_out = f"its layers take no {dtype}" in capsys.readouterr().err
     assert left_out == (dtype != "float64")
 
 
-# ----------------------------------------------------------------------------- scaling and the rule
+# ------------------------------------------------------------------------------ other questions
 
 
-def test_scaling_and_its_picture(
-    bench_conv: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_scaling_varies_one_size_at_a_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     path = tmp_path / "scaling-test.json"
-    arguments = ["--scaling", "--cases", "1x4x8x8:5x5:3:v1", "--repeats", "1", "--json", str(path)]
-    assert run(bench_conv, monkeypatch, *arguments) == 0
+    arguments = ["--cases", "1x4x8x8:5x5:3:v1", "--repeats", "1", "--json", str(path)]
+    assert run(load("bench_scaling", monkeypatch), monkeypatch, *arguments) == 0
     report = json.loads(path.read_text())
     assert (report["benchmark"], report["complete"]) == ("scaling", True)
-    points = {(result["axis"], result["value"]): result["case"] for result in report["results"]}
+    points = {(row["varied"], row["value"]): row["case"] for row in report["results"]}
     assert points == {
         ("kernel size", 3): "1x4x8x8:3x3:3:v1",
         ("kernel size", 5): "1x4x8x8:5x5:3:v1",
@@ -252,13 +259,46 @@ def test_scaling_and_its_picture(
         ("batch", 1): "1x4x8x8:5x5:3:v1",
         ("batch", 2): "2x4x8x8:5x5:3:v1",
     }
-    table = load("conv_scaling", monkeypatch).table(report["results"], "")
-    assert len(table.splitlines()) == 2 + 2 * len(points)
-    pytest.importorskip("matplotlib")
-    draw = [sys.executable, str(DRAW), "--results", str(tmp_path), "--images", str(tmp_path)]
-    done = subprocess.run(draw, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "scaling-test.png").read_bytes().startswith(b"\x89PNG")
+    names = ("method", "layout", "positions")
+    for which in ("forward", "forward+backward"):
+        rows = [row for row in report["results"] if row["pass"] == which]
+        assert {tuple(row[name] for name in names) for row in rows} == {
+            ("dcls", "contiguous", "uniform"),
+            ("dcls", "contiguous", "initial"),
+            ("conv", "contiguous", "uniform"),
+            ("conv", "channels_last", "uniform"),
+            ("plain", "channels_last", "-"),
+        }
+
+
+@pytest.mark.parametrize(("over", "status"), [(1.2, 0), (1.3, 1)])
+def test_a_small_layer_is_held_against_torchs(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    over: float,
+    status: int,
+) -> None:
+    bench, path = load("bench_small", monkeypatch), tmp_path / "small.json"
+    calls: list[str] = []
+
+    def timed(steps: Any, options: Any) -> Any:
+        """The layer with uniform positions takes ``over`` times as long as torch's."""
+        calls.extend(steps)
+        assert (options.repeats, options.min_seconds) == (300, 0.0)
+        for step in steps.values():
+            step()
+        return {name: [over if name == "uniform" else 1.0] for name in steps}
+
+    monkeypatch.setattr(bench.harness, "time_steps", timed)
+    assert run(bench, monkeypatch, "--check", "--json", str(path)) == status
+    assert calls == ["initial", "uniform", "-"] * 2
+    rows = json.loads(path.read_text())["results"]
+    assert [row["over torch"][0] for row in rows] == [1.0, over, 1.0] * 2
+    # 1.3 times are allowed in the forward pass, not in a training step.
+    message = "forward+backward with uniform positions takes 1.3 times as long as torch's layer"
+    assert (message in capsys.readouterr().out) == bool(status)
+    assert run(bench, monkeypatch) == 0
 
 
 @pytest.mark.parametrize(
@@ -273,8 +313,6 @@ def test_scaling_and_its_picture(
         (["--cases", "1x4x9:3:1:v1:3"], "got '1x4x9:3:1:v1:3'"),
         (["--cases", "1x4x9:3:1:v7"], "got '1x4x9:3:1:v7'"),
         (["--methods", "magic"], "argument --methods: invalid choice: 'magic'"),
-        (["--scaling", "--rule"], "not allowed with argument"),
-        (["--scaling", "--cases", "1d", "3d"], "argument --cases: --scaling takes one"),
         (["--slow-repeats", "0"], "argument --slow-repeats: takes an integer of at least 1"),
     ],
 )
@@ -308,42 +346,40 @@ def test_tiny_model(
         run(bench_model, monkeypatch, *arguments, "--upstream", str(upstream), "--json", str(path))
         == 0
     )
-    assert "torch, dense kernel" in capsys.readouterr().out
+    assert "over 7x7" in capsys.readouterr().out
     report = json.loads(path.read_text())
     assert (report["benchmark"], report["complete"]) == ("model", True)
     # 2 passes, of 2 layouts, of the plain model and of 3 methods for 2 kernels.
     assert len(report["results"]) == 2 * 2 * (1 + 2 * 3)
-    for result in report["results"]:
-        if result["method"] == "plain":
-            assert result["over_plain"]["median"] == 1
-        assert result["over_better_plain"]["median"] > 0
+    for row in report["results"]:
+        if row["method"] == "plain":
+            assert row["over 7x7"][0] == 1
+        assert row["over best"][0] > 0
 
 
 @pytest.mark.parametrize("layout", ["NCHW", "channels_last"])
 def test_layers_of_a_model_get_its_layout(
     bench_model: ModuleType, monkeypatch: pytest.MonkeyPatch, layout: str
 ) -> None:
-    convnext = load("convnext", monkeypatch)
-    size = convnext.Size((2, 2), (8, 16), 32, 2)
-    model = convnext.make_model(size, "17x17", "dcls", layout, "cpu", "")
+    size = bench_model.Size((2, 2), (8, 16), 32, 2)
+    model = bench_model.make_model(size, "17x17", "dcls", layout, "cpu", "")
     seen = []
     layers = [block.depthwise for stage in model.stages for block in stage]
     for layer in layers:
         layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    convnext.make_step(model, size, "inference", "cpu", "float32")()
+    bench_model.make_step(model, size, "inference", "cpu", "float32")()
     assert len(seen) == len(layers) == 4
-    assert all(maps.is_contiguous(memory_format=convnext.LAYOUTS[layout]) for maps in seen)
+    assert all(maps.is_contiguous(memory_format=bench_model.LAYOUTS[layout]) for maps in seen)
 
 
 def test_a_training_step_leaves_the_positions(
     bench_model: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    convnext = load("convnext", monkeypatch)
-    size = convnext.Size((1,), (8,), 16, 2)
-    model = convnext.make_model(size, "23x23", "dcls", "NCHW", "cpu", "")
+    size = bench_model.Size((1,), (8,), 16, 2)
+    model = bench_model.make_model(size, "23x23", "dcls", "NCHW", "cpu", "")
     layer = model.stages[0][0].depthwise
     before = layer.P.detach().clone()
-    step = convnext.make_step(model, size, "training", "cpu", "float32")
+    step = bench_model.make_step(model, size, "training", "cpu", "float32")
     for _ in range(3):
         step()
     assert 0 < (layer.P - before).abs().max() < 1e-6
@@ -359,10 +395,26 @@ def test_too_small_images_are_refused(
     assert "argument --resolution: takes at least 32, got 31" in capsys.readouterr().err
 
 
-def test_every_benchmark_has_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    suite = load("suite", monkeypatch)
-    for benchmark in suite.BENCHMARKS:
-        if benchmark.path.is_file():
-            assert callable(load(benchmark.layout_module, monkeypatch).table)
-        if benchmark.picture:
-            assert (DRAW.parent / benchmark.picture).is_file()
+def test_one_command_measures_all(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """The commands of suite.py are ones that the benchmarks understand."""
+    suite, harness = load("suite", monkeypatch), load("harness", monkeypatch)
+    upstream = stand_in(tmp_path, LAYERS.format(factor=1))
+    assert suite.main(["--dry-run", "--upstream", str(upstream)]) == 0
+    commands = suite.cpu_commands(2, upstream)
+    monkeypatch.chdir(suite.ROOT)
+    files = {file.stem for file in suite.RESULTS.glob("*-cpu.json")}
+    assert files <= {f"{name}-cpu" for name in commands}
+    assert "--upstream" in commands["model"]
+    assert "--upstream" not in commands["model-training"]
+    said = capsys.readouterr().out
+    measured: list[str] = []
+    monkeypatch.setattr(harness, "run", lambda name, *_, **__: measured.append(name) or 0)
+    monkeypatch.setattr(load("bench_device", monkeypatch), "best_rates", lambda _: {})
+    monkeypatch.setattr(load("bench_model", monkeypatch), "make_model", lambda *_: None)
+    for _, program, *arguments in commands.values():
+        assert program in said
+        monkeypatch.setattr(sys, "argv", [program, *arguments])
+        assert load(Path(program).stem, monkeypatch).main() == 0
+    assert set(measured) == {benchmark.name for benchmark in suite.BENCHMARKS}

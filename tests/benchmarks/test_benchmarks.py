@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import itertools
 import json
 import subprocess
 import sys
@@ -119,34 +121,25 @@ def test_steps_are_timed_in_turn(harness: ModuleType) -> None:
 
         return call
 
-    timings = harness.time_interleaved(
-        {"slow": step("slow", 0.02), "fast": step("fast", 0.002)},
-        device="cpu",
-        repeats=3,
-        min_seconds=0.01,
-    )
-    fast_calls = timings["fast"].calls
-    assert timings["slow"].calls == 1
-    assert 1 < fast_calls <= 5
-    forth = ["slow"] + ["fast"] * fast_calls
-    assert calls[4:] == forth + forth[::-1] + forth  # none always follows the other
-    assert len(timings["slow"].samples) == 3
-    assert timings["slow"].summary.lowest >= 0.02
-    assert timings["fast"].summary.lowest >= 0.002
+    options = argparse.Namespace(repeats=4, min_seconds=0.01, slow_repeats=None)
+    seconds = harness.time_steps({"slow": step("slow", 0.02), "fast": step("fast", 0.002)}, options)
+    turns = [name for name, _ in itertools.groupby(calls)]
+    # None always follows the other: slow fast, fast slow, slow fast, fast slow.
+    assert turns == ["slow", "fast", "slow", "fast", "slow"]
+    assert calls.count("fast") > calls.count("slow")
+    assert len(seconds["slow"]) == len(seconds["fast"]) == 4
+    assert min(seconds["slow"]) >= 0.02
+    assert min(seconds["fast"]) >= 0.002
 
 
 def test_ratios_are_taken_round_by_round(harness: ModuleType) -> None:
-    slow, fast = harness.Timing(1, [10.0, 90.0, 20.0]), harness.Timing(1, [1.0, 30.0, 5.0])
-    ratio = harness.ratios(slow, fast)
-    assert (ratio.median, ratio.lowest, ratio.highest) == (4, 3, 10)
-    assert ratio.show(1) == "4.0 [3.0-10.0]"
-    assert slow.as_json() == {
-        "median": 20,
-        "min": 10,
-        "max": 90,
-        "calls_per_sample": 1,
-        "samples": [10, 90, 20],
-    }
+    slow, fast = [10.0, 90.0, 20.0], [1.0, 30.0, 5.0]
+    ratio = harness.ratio(slow, fast)
+    assert ratio == (4, 3, 10, 3)
+    assert str(ratio) == "4.00 [3.00-10.0]"
+    assert harness.ratio(slow, fast[:1]) == (10, 10, 10, 1)
+    assert harness.milliseconds(slow) == (20_000, 10_000, 90_000, 3)
+    assert harness.Summary.of([1 / 3, 2 / 3, 1 / 7]) == (0.3333, 0.1429, 0.6667, 3)
 
 
 def test_slow_steps_leave_earlier(harness: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,37 +153,14 @@ def test_slow_steps_leave_earlier(harness: ModuleType, monkeypatch: pytest.Monke
 
         return call
 
-    timings = harness.time_interleaved(
-        {"slow": step("slow", 0.02), "fast": step("fast", 0.001)},
-        device="cpu",
-        repeats=4,
-        min_seconds=1e-6,
-        slow_repeats=2,
-    )
-    assert calls == {"slow": 1 + 2, "fast": 2 + 4}
-    assert [len(timings[name].samples) for name in ("slow", "fast")] == [2, 4]
-    ratio = harness.ratios(timings["slow"], timings["fast"])
+    options = argparse.Namespace(repeats=4, min_seconds=1e-6, slow_repeats=2)
+    seconds = harness.time_steps({"slow": step("slow", 0.02), "fast": step("fast", 0.001)}, options)
+    assert {name: len(samples) for name, samples in seconds.items()} == {"slow": 2, "fast": 4}
+    assert calls["slow"] < calls["fast"]
+    pairs = list(zip(seconds["slow"], seconds["fast"], strict=False))
+    ratio = harness.ratio(seconds["slow"], seconds["fast"])
     assert ratio.lowest > 1
-    pairs = zip(timings["slow"].samples, timings["fast"].samples, strict=False)
-    assert ratio.median == pytest.approx(sum(a / b for a, b in pairs) / 2)
-
-
-def test_calls_on_a_gpu_are_counted_by_a_burst(
-    harness: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A call alone takes a millisecond, most of it for its launch; among others a tenth of it."""
-    asked: list[int] = []
-
-    def sample(step: Any, calls: int, device: str) -> float:
-        asked.append(calls)
-        return 1e-3 if calls == 1 else 1e-4
-
-    monkeypatch.setattr(harness, "_sample", sample)
-    timings = harness.time_interleaved(
-        {"step": lambda: None}, device="cuda", repeats=2, min_seconds=0.05
-    )
-    assert timings["step"].calls == 500
-    assert asked == [1, 1, 10, 500, 500]
+    assert ratio.median == pytest.approx(sum(a / b for a, b in pairs) / 2, rel=1e-3)
 
 
 def test_float32_is_measured_as_float32(
@@ -206,14 +176,26 @@ def test_float32_is_measured_as_float32(
     assert harness.machine_facts("cuda")["tf32"] is False
 
 
-def test_table_is_aligned(harness: ModuleType) -> None:
-    text = harness.format_table(["name", "ms"], [["a", "1.0"], ["longer", "123.0"]], text_columns=1)
-    assert text.splitlines() == [
-        "name       ms",
-        "------  -----",
-        "a         1.0",
-        "longer  123.0",
+def test_a_table_has_what_any_row_has(harness: ModuleType) -> None:
+    rows = [{"name": "a", "ms": 1.0}, {"name": "longer", "ms": 1234.5, "note": "yes"}]
+    rows[0]["ratio"] = harness.Summary.of([0.5, 0.25])
+    lines = [line.split() for line in harness.table(rows).splitlines()]
+    assert lines[0] == ["name", "ms", "ratio", "note"]
+    assert lines[2:] == [
+        ["a", "1.00", "0.375", "[0.250-0.500]", "-"],
+        ["longer", "1234", "-", "yes"],
     ]
+    assert harness.table([]) == "none"
+
+
+def test_a_file_has_a_line_for_each_row(harness: ModuleType, tmp_path: Path) -> None:
+    rows = [{"case": "a", "ms": harness.Summary.of([1.0, 2.0])}, {"case": "b", "MiB": 1.5}]
+    content = {"benchmark": "x", "machine": {"cpu": "y"}, "results": rows}
+    path = tmp_path / "x.json"
+    harness.write_json(path, content)
+    assert len(path.read_text().splitlines()) == 2 + 2 + 2 + len(rows)
+    assert harness.read_json(path) == content
+    assert str(harness.read_json(path)["results"][0]["ms"]) == "1.50 [1.00-2.00]"
 
 
 # ---------------------------------------------------------------------------------- the benchmark
@@ -235,14 +217,12 @@ def test_tiny_run_beside_another_dcls(
     arguments += ["--device", device, "--upstream", str(upstream), "--json", str(path)]
     assert run(bench_construct, monkeypatch, *arguments) == 0
 
-    header, rule, *rows = capsys.readouterr().out.splitlines()[:4]
+    names = ("module", "function", "upstream", "fill")
+    header, rule, *rows = capsys.readouterr().out.splitlines()[:10]
     assert header.startswith("case")
-    assert "DCLS 0.1.1 ms" in header
     assert set(rule) == {"-", " "}
-    assert [row.split()[:3] for row in rows] == [
-        ["8x3:6:7x7", "gauss", "forward"],
-        ["8x3:6:7x7", "gauss", "forward+backward"],
-    ]
+    ran = [("gauss", which, name) for which in ("forward", "forward+backward") for name in names]
+    assert [tuple(row.split()[1:4]) for row in rows] == ran
 
     report = json.loads(path.read_text())
     assert report["benchmark"] == "construct"
@@ -254,24 +234,22 @@ def test_tiny_run_beside_another_dcls(
     assert machine["torch"] == torch.__version__
     assert machine["dcls"]["version"] == DCLS.__version__
     assert all(machine[key] for key in ("cpu", "cpus", "simd", "python"))
-    assert [result["pass"] for result in report["results"]] == ["forward", "forward+backward"]
-    for result in report["results"]:
-        assert result["kernel_bytes"] == 8 * 3 * 49 * 4
-        for name in ("module", "function", "upstream", "fill"):
-            timing = result["seconds"][name]
-            assert len(timing["samples"]) == 2
-            assert 0 < timing["min"] <= timing["median"] <= timing["max"]
-        bandwidth = result["kernel_bytes"] / result["seconds"]["module"]["median"] / 1e9
-        # The JSON has six digits of the times that the bandwidth was computed from.
-        assert result["bandwidth_gb_per_s"]["module"] == pytest.approx(bandwidth, rel=1e-5)
-        ratio = result["upstream_over_module"]
-        assert 0 < ratio["min"] <= ratio["median"] <= ratio["max"]
-        if not peak_memory.unavailable(device):
-            memory = {name: entry["kernels"] for name, entry in result["memory"].items()}
-            assert memory.keys() == {"module", "upstream"}
-            assert 0.95 < memory["module"] <= 3
+    results = report["results"]
+    assert [(row["version"], row["pass"], row["by"]) for row in results] == ran
+    for row in results:
+        for median, lowest, highest, rounds in (row["ms"], row["over module"]):
+            assert 0 < lowest <= median <= highest
+            assert rounds == 2
+        assert (row["by"] == "module") <= (row["over module"] == [1, 1, 1, 2])
+        if row["by"] in ("module", "fill"):
+            rate = 8 * 3 * 49 * 4 / row["ms"][0] / 1e6
+            assert row["GB/s"] == pytest.approx(rate, rel=2e-3)
+    if not peak_memory.unavailable(device):
+        memory = [row["kernels"] for row in results if "kernels" in row]
+        for module, reference in zip(memory[::2], memory[1::2], strict=True):
+            assert 0.95 < module <= 3
             # The reference multiplies the taps of all elements before it sums them.
-            assert memory["upstream"] > memory["module"]
+            assert reference > module
 
 
 def test_run_alone_says_what_was_not_measured(
@@ -284,7 +262,7 @@ def test_run_alone_says_what_was_not_measured(
     arguments = ["--cases", "2x1:2:5", "2x1:2:3x3x3", "--versions", "v0", "max", "--repeats", "1"]
     assert run(bench_construct, monkeypatch, *arguments) == 0
     said = capsys.readouterr().out
-    assert len([line for line in said.splitlines() if line.startswith("2x1:2:")]) == 8
+    assert len([line for line in said.splitlines() if line.startswith("2x1:2:")]) == 8 * 3
     assert "DCLS 0.1.1 was not measured: give its folder by --upstream." in said
     assert "Memory was not measured: no memory of cpu." in said
 
@@ -294,19 +272,29 @@ def test_stopped_run_leaves_what_it_measured(
 ) -> None:
     measure = bench_construct.measure
 
-    def stopped_at_max(case: Any, version: str, options: Any, with_memory: bool) -> Any:
+    def stopped_at_max(case: Any, version: str, options: Any) -> Any:
         if version == "max":
             raise KeyboardInterrupt
-        return measure(case, version, options, with_memory=False)
+        return measure(case, version, options)
 
     monkeypatch.setattr(bench_construct, "measure", stopped_at_max)
     path = tmp_path / "result.json"
-    arguments = ["--cases", "2x1:2:5", "--versions", "v1", "max", "v0", "--json", str(path)]
+    arguments = [
+        "--cases",
+        "2x1:2:5",
+        "--versions",
+        "v1",
+        "max",
+        "v0",
+        "--no-memory",
+        "--json",
+        str(path),
+    ]
     with pytest.raises(KeyboardInterrupt):
         run(bench_construct, monkeypatch, *arguments)
     report = json.loads(path.read_text())
     assert report["complete"] is False
-    assert [result["version"] for result in report["results"]] == ["v1", "v1"]
+    assert {result["version"] for result in report["results"]} == {"v1"}
     assert [file.name for file in tmp_path.iterdir()] == ["result.json"]
 
 
@@ -332,7 +320,7 @@ def test_cases_are_read(bench_construct: ModuleType) -> None:
     assert parse("2d").kernel_bytes == 128 * 128 * 17 * 17 * 4
     assert parse("3x2:5:7x9").kernel_shape == (3, 2, 7, 9)
     for case in bench_construct.CASES.values():
-        assert parse(case.spec).kernel_shape == case.kernel_shape
+        assert parse(str(case)).kernel_shape == case.kernel_shape
 
 
 @pytest.mark.parametrize(

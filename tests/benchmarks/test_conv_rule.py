@@ -1,4 +1,4 @@
-"""``bench_conv.py --rule``: its grid, and what it calls a wrong choice."""
+"""``bench_rule.py``: its grid, and what it calls a wrong choice."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ def _same_threads() -> Iterator[None]:
 
 
 @pytest.fixture
-def bench_conv(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    return load("bench_conv", monkeypatch)
+def bench_rule(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    return load("bench_rule", monkeypatch)
 
 
 def test_wrong_choices_are_found(
-    bench_conv: ModuleType,
+    bench_rule: ModuleType,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    harness, cases = load("harness", monkeypatch), load("conv_cases", monkeypatch)
+    harness = load("harness", monkeypatch)
     rounds: list[int] = []
 
     def timed(steps: Any, options: Any) -> Any:
@@ -41,76 +41,69 @@ def test_wrong_choices_are_found(
         for step in steps.values():
             step()
         seconds = {"direct": 3.0, "conv": 2.0} if trains else {"direct": 1.0, "conv": 2.0}
-        return {name: harness.Timing(1, [seconds[name]]) for name in steps}
+        return {name: [seconds[name]] for name in steps}
 
     monkeypatch.setattr(harness, "time_steps", timed)
-    monkeypatch.setattr(cases, "way", lambda *_: "direct")
+    monkeypatch.setattr(harness, "chosen_method", lambda **_: "direct")
     path = tmp_path / "rule.json"
-    arguments = ["--rule", "--cases", "1x8x20:5:1:v1", "--repeats", "2", "--json", str(path)]
-    assert run(bench_conv, monkeypatch, *arguments) == 0
+    arguments = ["--cases", "1x8x20:5:1:v1", "--repeats", "2", "--json", str(path)]
+    assert run(bench_rule, monkeypatch, *arguments) == 0
     assert rounds == [2, 2, 4]  # a second look at the one that is wrong
     right, wrong = json.loads(path.read_text())["results"]
-    assert (right["pass"], right["looks"], right["chosen_over_other"]["median"]) == (
-        "forward",
-        1,
-        0.5,
-    )
-    assert (wrong["pass"], wrong["looks"]) == ("forward+backward", 2)
+    assert (right["pass"], right["ratio"]) == ("forward", [0.5, 0.5, 0.5, 1])
+    assert (wrong["pass"], wrong["ratio"]) == ("forward+backward", [1.5, 1.5, 1.5, 1])
+    assert wrong["direct ms"] == [3000, 3000, 3000, 1]
     summary, listed = capsys.readouterr().out.split("Choices that took more than 1.10")
     rows = [line.split() for line in summary.splitlines() if line.startswith("1-D")]
-    # shapes, direct, conv, wrong direct, wrong conv, worst, gain
-    assert rows[0][4:] == ["1", "1", "0", "0", "0", "0.50", "2.00"]
-    assert rows[1][4:] == ["1", "1", "0", "1", "0", "1.50", "0.67"]
+    # shapes, direct, wrong direct, conv, wrong conv, worst, gain
+    assert rows[0][4:] == ["1", "1", "0", "0", "0", "0.500", "2.00"]
+    assert rows[1][4:] == ["1", "1", "1", "0", "0", "1.50", "0.667"]
     assert listed.count("1x8x20:5:1:v1") == 1
     assert "1.50 [1.50-1.50]" in listed
 
 
-def test_the_grid_of_the_rule(bench_conv: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    conv_rule = load("conv_rule", monkeypatch)
-    grid = conv_rule.grid(quick=False, ndims=(1, 2, 3))
+def test_the_grid_of_the_rule(bench_rule: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    grid = bench_rule.grid(quick=False, ndims=(1, 2, 3))
     assert len({case.spec for case in grid}) == len(grid) > 100
     two = [case for case in grid if len(case.size) == 2]
     assert {case.kernel[0] for case in two} >= {3, 7, 17, 31}
     assert {case.channels // case.groups for case in two} == {1, 4, 64}
-    kinds = {conv_rule.kind({"case": case.spec})[1] for case in grid}
+    kinds = {bench_rule.kind({"case": case.spec})[1] for case in grid}
     assert kinds == {"depthwise", "dense", "groups of 4"}
 
 
 def test_the_grid_of_the_rule_on_a_gpu(
-    bench_conv: ModuleType, monkeypatch: pytest.MonkeyPatch
+    bench_rule: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of the same kinds, but fewer and larger; by number of axes, as the check of a GPU asks."""
-    conv_rule = load("conv_rule", monkeypatch)
     for ndim in (1, 2, 3):
-        on_cpu = conv_rule.grid(quick=False, ndims=(ndim,))
-        on_gpu = conv_rule.grid(quick=False, ndims=(ndim,), device="cuda")
+        on_cpu = bench_rule.grid(quick=False, ndims=(ndim,))
+        on_gpu = bench_rule.grid(quick=False, ndims=(ndim,), device="cuda")
         assert {len(case.size) for case in on_gpu} == {ndim}
         assert 20 < len({case.spec for case in on_gpu}) <= len(on_cpu)
-        kinds = [{conv_rule.kind({"case": c.spec})[1] for c in grid} for grid in (on_cpu, on_gpu)]
+        kinds = [{bench_rule.kind({"case": c.spec})[1] for c in grid} for grid in (on_cpu, on_gpu)]
         assert kinds[0] == kinds[1]
         assert min(c.batch for c in on_gpu) > max(c.batch for c in on_cpu)
 
 
 def test_the_rule_is_looked_at_for_some_axes(
-    bench_conv: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    bench_rule: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     path = tmp_path / "rule.json"
-    arguments = ["--rule", "--axes", "1", "--repeats", "1", "--json", str(path)]
-    assert run(bench_conv, monkeypatch, *arguments) == 0
+    arguments = ["--axes", "1", "--repeats", "1", "--json", str(path)]
+    assert run(bench_rule, monkeypatch, *arguments) == 0
     cases = {result["case"] for result in json.loads(path.read_text())["results"]}
     assert len(cases) == 3
     assert all(case.count("x") == 2 for case in cases)  # batch, channels, one axis
 
 
 @pytest.mark.parametrize("name", ["conv", "rule"])
-def test_both_methods_are_timed_on_a_gpu(
-    name: str, bench_conv: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_both_methods_are_timed_on_a_gpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A layer left to itself always takes F.conv there, until there are measurements."""
     suite = load("suite", monkeypatch)
     (benchmark,) = (each for each in suite.BENCHMARKS if each.name == name)
+    program = load(benchmark.path.stem, monkeypatch)
     for arguments in benchmark.gpu_runs.values():
-        options = bench_conv.make_parser().parse_args(["--device", "cuda", *arguments])
-        assert options.rule == (name == "rule")
-        assert options.rule or {"direct", "conv"} <= set(options.methods)
+        options = program.make_parser().parse_args(["--device", "cuda", *arguments])
+        assert name == "rule" or {"direct", "conv"} <= set(options.methods)
     assert benchmark.gpu_runs

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-import subprocess
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
+from benchmarking import load
 
 ROOT = Path(__file__).parents[2]
 MAKE = ROOT / "docs" / "make_performance.py"
 
 pytestmark = pytest.mark.skipif(not MAKE.is_file(), reason="takes a source tree")
 
-SECONDS = {"median": 0.002, "min": 0.001, "max": 0.004}
 DEVICE = {
     "benchmark": "device",
     "device": "cuda",
@@ -27,9 +27,7 @@ DEVICE = {
         "torch": "9.9",
         "dcls": {"version": "1.2.3", "commit": "0123456789abcdef", "changed": True},
     },
-    "results": [
-        {"case": "copy of 1 MiB", "dtype": "float32", "bytes": 8_000_000_000, "seconds": SECONDS}
-    ],
+    "results": [{"step": "copy of 1 MiB", "dtype": "float32", "ms": [2.0, 1.0, 4.0, 3]}],
 }
 CHECK = {
     "check": "gpu",
@@ -54,63 +52,147 @@ CHECK = {
 }
 
 
-def make(results: Path, page: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(MAKE), "--results", str(results), "--page", str(page), *more],
-        capture_output=True,
-        text=True,
-    )
+@pytest.fixture
+def make(monkeypatch, capsys):
+    """Runs a program of docs/; returns its exit status and what it said."""
+
+    def run(*arguments: object, name: str = "make_performance") -> tuple[int, str]:
+        program = load(name, monkeypatch, ROOT / "docs")
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        status = program.main()
+        return status, "".join(capsys.readouterr())
+
+    return run
 
 
-def test_the_committed_page_is_current():
-    done = subprocess.run([sys.executable, str(MAKE), "--check"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+def test_the_committed_page_is_current(make):
+    assert make("--check") == (0, "")
 
 
-def test_without_results_it_says_so(tmp_path):
+def test_without_results_it_says_so(make, tmp_path):
     page = tmp_path / "page.md"
-    assert make(tmp_path, page).returncode == 0
+    assert make("--results", tmp_path, "--page", page) == (0, "")
     text = page.read_text()
-    assert text.count("*Not measured yet.*") == text.count("\n### ") == 14
-    assert "*Not run on a GPU yet.*" in text
+    # Each of the sections, the origins, and the GPU.
+    assert text.count("*Not measured yet.*") == text.count("\n## ") == 9
+    assert "**Nothing has been measured on a GPU.**" in text
+    assert "*The tests have not been run on a GPU yet.*" in text
 
 
-def test_results_are_shown_with_their_origin(tmp_path):
+def test_results_are_shown_with_their_origin(make, tmp_path):
     (tmp_path / "device-x.json").write_text(json.dumps(DEVICE))
     (tmp_path / "gpu-check-x.json").write_text(json.dumps(CHECK))
     page = tmp_path / "page.md"
-    done = make(tmp_path, page)
-    assert done.returncode == 0, done.stderr
+    assert make("--results", tmp_path, "--page", page) == (0, "")
     text = page.read_text()
-    assert text.count("*Not measured yet.*") == 13
+    assert text.count("*Not measured yet.*") == 8
+    assert "Nothing has been measured on a GPU" not in text
     for part in (
         "NVIDIA Imaginary 100, CUDA 13.6 (driver for 13.7); torch 9.9; 2031-02-03; DCLS 1.2.3, ",
         "DCLS 1.2.3, commit 0123456789, changed since",
-        "$ python benchmarks/bench_device.py --device cuda",
-        "copy of 1 MiB  float32  2.000 [1.000-4.000]  4000.0 [2000.0-8000.0]  GB/s",
+        "`python benchmarks/bench_device.py --device cuda`",
         "**NVIDIA Imaginary 100**, driver 999.1, CUDA 13.7; torch 9.9; 2031-02-03; commit unknown",
-        "| build | passed | 61.5 |  |",
-        "| racecheck | failed | 2.5 | a \\| b |",
     ):
         assert part in text
-    assert "*Not run on a GPU yet.*" not in text
+    rows = [line.replace(" ", "") for line in text.splitlines() if line.startswith("|")]
+    assert rows[2:] == ["|build|passed|61.5||", "|racecheck|failed|2.50|a\\|b|"]
+    assert "have not been run on a GPU yet" not in text
 
 
-def test_check_sees_a_change(tmp_path):
+def test_check_sees_a_change(make, tmp_path):
     page = tmp_path / "page.md"
-    done = make(tmp_path, page, "--check")
-    assert done.returncode == 1
+    files = ("--results", tmp_path, "--page", page)
+    status, _ = make(*files, "--check")
+    assert status == 1
     assert not page.exists()
-    make(tmp_path, page)
-    assert make(tmp_path, page, "--check").returncode == 0
+    make(*files)
+    assert make(*files, "--check") == (0, "")
     (tmp_path / "gpu-check-x.json").write_text(json.dumps(CHECK))
-    done = make(tmp_path, page, "--check")
-    assert done.returncode == 1
-    assert "run python docs/make_performance.py" in done.stderr
+    status, said = make(*files, "--check")
+    assert status == 1
+    assert "run python docs/make_performance.py" in said
 
 
-def test_a_file_of_something_else_is_an_error(tmp_path):
+def row(**more: object) -> dict[str, object]:
+    return {"pass": "forward+backward", "positions": "uniform", "ms": [2.0, 1.5, 4.0, 5], **more}
+
+
+def test_every_number_is_a_result(make, tmp_path):
+    """Sentences and tables follow from the rows."""
+    head = {"device": "cpu", "date": "2031-02-03T04:05:06+00:00", "command": "x", "complete": True}
+    head["machine"] = {"cpu": "Imaginary", "simd": "avx9", "threads": 3, "cpus": 4, "torch": "9.9"}
+    head["machine"] |= {"dcls": {"version": "1.2.3"}}
+    conv = [
+        row(case="2x4x9x9:5x5:3:v1", method=method, layout=layout, way="direct", attained=0.25)
+        | {"ms": [time, time, time, 5], "over best": [time / 2, time / 2, time / 2, 5]}
+        for method, layout, time in (
+            ("dcls", "contiguous", 2.0),
+            ("dcls", "channels_last", 3.0),
+            ("upstream", "contiguous", 90.0),
+            ("upstream", "channels_last", 84.0),
+        )
+    ]
+    conv.append({**conv[0], "positions": "initial", "ms": [1.25, 1.0, 1.5, 5]})
+    plain = {**conv[0], "method": "plain", "positions": "-", "over best": [3.5, 3.5, 3.5, 5]}
+    small = [
+        row(layer="Dcls2d") | {"pass": which, "over torch": [over, over, over, 300]}
+        for which, over in (("forward", 1.37), ("forward+backward", 1.19))
+    ]
+    rule = [
+        {"case": "2x4x9x9:5x5:3:v1", "layout": "contiguous", "pass": "forward", "chosen": "conv"}
+        | {"ratio": [value, value, value, 3]}
+        for value in (0.25, 1.0, 1.21)
+    ]
+    for name, benchmark, rows in (
+        ("conv", "conv", [*conv, plain]),
+        ("small", "small", small),
+        ("conv-rule", "rule", rule),
+    ):
+        content = {**head, "benchmark": benchmark, "upstream": "0.1.1", "results": rows}
+        (tmp_path / f"{name}-cpu.json").write_text(json.dumps(content))
+    page = tmp_path / "page.md"
+    assert make("--results", tmp_path, "--page", page) == (0, "")
+    text = " ".join(page.read_text().split())
+    for part in (
+        "on this machine: Imaginary, AVX9, 3 threads of 4 CPUs; torch 9.9.",
+        "(depthwise 5x5, v1, 3 elements, 2x4x9x9) takes 2.00 ms.",
+        "0.1.1 takes 42 times as long, and torch's plain 7x7 layer 3.5 times.",
+        "the layers reach 25% to 25% of it",
+        "step takes 1.2 times as long as that of `nn.Conv2d`, and a forward pass 1.4 times",
+        "at most 1.25 and 1.5 are allowed",
+        "3 in all",
+        "1 choices took more than 10% longer",
+        # The third root of 0.25 * 1.21.
+        "the other method takes 1.5 times as long",
+    ):
+        assert part in text, part
+    (line,) = [x for x in page.read_text().splitlines() if x.startswith("| depthwise 5x5")]
+    cells = [cell.strip() for cell in line.split("|")[2:-1]]
+    assert cells == ["2.00 ms", "1.25 ms", "42 times", "", "3.5 times"]
+
+
+def test_pictures_are_of_the_results(make, tmp_path):
+    """Drawn anew for other results, and missed where they are not."""
+    pytest.importorskip("matplotlib")
+    for file in (ROOT / "benchmarks" / "results").glob("*.json"):
+        shutil.copy(file, tmp_path)
+    files = ("--results", tmp_path, "--images", tmp_path)
+    pages = (*files, "--page", tmp_path / "page.md")
+    make(*pages)
+    status, said = make(*pages, "--check")
+    assert status == 1
+    assert "run python docs/draw_performance.py for conv-cpu.png" in said
+    make(*files, name="draw_performance")
+    assert make(*pages, "--check") == (0, "")
+    assert (tmp_path / "scaling-cpu.png").read_bytes().startswith(b"\x89PNG")
+    file = tmp_path / "model-cpu.json"
+    file.write_text(file.read_text().replace('"ms": [', '"ms": [ '))
+    status, said = make(*pages, "--check")
+    assert status == 1
+    assert "docs/draw_performance.py for model-cpu.png" in said
+
+
+def test_a_file_of_something_else_is_an_error(make, tmp_path):
     (tmp_path / "other.json").write_text('{"benchmark": "speed of light", "device": "cpu"}')
-    done = make(tmp_path, tmp_path / "page.md")
-    assert done.returncode != 0
-    assert "other.json is neither of a benchmark" in done.stderr
+    with pytest.raises(ValueError, match=r"other.json is neither of a benchmark"):
+        make("--results", tmp_path, "--page", tmp_path / "page.md")

@@ -93,7 +93,7 @@ SAME = [
         ["axis_order", "to_kernel_axes", "row_limits"],
         "DCLS.nn.axes",
     ),
-    ("DCLS._method", ["prefers_direct", "expected_cells", "METHODS"], "DCLS.method"),
+    ("DCLS._method", ["expected_cells", "METHODS"], "DCLS.method"),
 ]
 IM2COL_ROW = [
     "input", "P", "SIG", "dilated_kernel_size", "stride", "padding", "version", "sigma_min",

@@ -262,12 +262,13 @@ class TestBindings:
             "position": 64,
             "sigma": 64,
         }
-        return _C.ConstructProblem(**{**arguments, **changes})
+        given = {**arguments, **changes}
+        return _C.ConstructProblem(**{"position_row": list(range(len(given["size"]))), **given})
 
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
-            ({"version": 4}, "version"),
+            ({"version": len(VERSIONS)}, "version"),
             ({"version": -1}, "version"),
             ({"dtype": 9}, "dtype"),
             ({"size": []}, "size"),

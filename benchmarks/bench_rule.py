@@ -1,0 +1,191 @@
+"""Does a layer choose the faster of its two methods?
+
+    python benchmarks/bench_rule.py --threads 2
+    python benchmarks/bench_rule.py --axes 2 --device cuda
+
+Over a grid of shapes the same layer is timed with method="direct" and with method="conv", both
+with the building of the kernel, for inference and training steps and in both layouts; and it is
+asked which it would take. The rule is that of ``python/DCLS/method.py``. A choice is listed if it
+took more than 10% longer than the other, in the median over the rounds; and then it is timed once
+more with twice as many rounds, and has to be slower again: a machine's bad moment is not the
+rule's fault.
+
+The grid: depthwise layers, groups of 4 channels and dense ones; small and large kernels of 1, 2
+and 3 axes; elements, of version v1, so many that their cells fill 5%, 25% or all of the kernel if
+they do not meet; two resolutions. The positions are uniform over the kernel.
+
+A row is one choice: ``direct ms`` and ``conv ms``, and ``ratio``, how many times as long the
+chosen method took as the other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+
+import bench_conv
+import conv_cases
+import harness
+from conv_cases import CONV, DIRECT, Case
+from harness import PASSES, UNIFORM, Row, Summary
+
+#: A choice that takes so many times as long as the other one is a wrong one.
+TOLERATED = 1.10
+
+CHANNELS = 64
+DENSITIES = (0.05, 0.25, 1.0)
+#: Kernel sizes, and the inputs that they are tried on, by the number of axes.
+Sizes = dict[int, tuple[tuple[int, ...], tuple[tuple[int, tuple[int, ...]], ...]]]
+SIZES: Sizes = {
+    1: ((3, 9, 25, 129), ((8, (128,)), (4, (2048,)))),
+    2: ((3, 5, 7, 9, 13, 17, 31), ((8, (14, 14)), (2, (56, 56)))),
+    3: ((3, 5, 9), ((1, (8, 16, 16)),)),
+}
+#: For larger dense kernels on the larger map, a training step of torch's takes over a minute.
+MOST_DENSE = 13
+#: On a GPU, where the time for it is short.
+CUDA_SIZES: Sizes = {
+    1: ((9, 25, 129), ((64, (128,)), (32, (2048,)))),
+    2: ((3, 7, 17, 31), ((128, (14, 14)), (64, (56, 56)))),
+    3: ((3, 5, 9), ((16, (8, 16, 16)),)),
+}
+QUICK_SIZES: Sizes = {
+    1: ((9,), ((1, (32,)),)),
+    2: ((3, 7), ((1, (9, 9)),)),
+}
+
+
+def grid(quick: bool, ndims: Sequence[int], device: str = "cpu") -> list[Case]:
+    """Returns the shapes, without those that are equal to another one."""
+    cases = []
+    sizes = CUDA_SIZES if device == "cuda" else SIZES
+    for ndim, (kernels, inputs) in (QUICK_SIZES if quick else sizes).items():
+        for kernel in kernels if ndim in ndims else ():
+            for density in DENSITIES[:1] if quick else DENSITIES:
+                # An element of v1 covers two cells along each axis.
+                elements = max(1, round(density * kernel**ndim / 2**ndim))
+                for group_size in (1, 4, CHANNELS):
+                    for batch, size in inputs:
+                        if group_size == CHANNELS and kernel > MOST_DENSE and size == (56, 56):
+                            continue
+                        groups = CHANNELS // group_size
+                        # A dense layer multiplies the work by its channels.
+                        channels = CHANNELS if group_size < CHANNELS or ndim < 3 else CHANNELS // 4
+                        groups = groups if channels == CHANNELS else 1
+                        kernels_ = (kernel,) * ndim
+                        cases.append(Case(batch, channels, size, kernels_, elements, "v1", groups))
+    return list(dict.fromkeys(cases))
+
+
+def look(
+    steps: dict[str, harness.Step], chosen: str, options: argparse.Namespace
+) -> dict[str, Summary]:
+    """Times both methods, and compares the chosen one with the other."""
+    seconds = harness.time_steps(steps, options)
+    other = CONV if chosen == DIRECT else DIRECT
+    found = {f"{name} ms": harness.milliseconds(seconds[name]) for name in (DIRECT, CONV)}
+    return {**found, "ratio": harness.ratio(seconds[chosen], seconds[other])}
+
+
+def measure(case: Case, options: argparse.Namespace) -> list[Row]:
+    """Returns the rows of a shape in all layouts and passes."""
+    layers = conv_cases.make_layers(case, [DIRECT, CONV], options.device, options.dtype, "")
+    rows = []
+    for layout in case.layouts:
+        problem = conv_cases.Problem.random(case, layout, options.device, options.dtype)
+        for which in PASSES:
+            steps = {
+                name: conv_cases.make_step(layer, problem, which) for name, layer in layers.items()
+            }
+            chosen = conv_cases.way(case, layout, which, options.device, options.dtype)
+            found = look(steps, chosen, options)
+            if found["ratio"].median > TOLERATED:
+                again = argparse.Namespace(**{**vars(options), "repeats": 2 * options.repeats})
+                found = look(steps, chosen, again)
+            lead = {"case": case.spec, "layout": layout, "pass": which, "chosen": chosen}
+            rows.append({**lead, **found})
+    return rows
+
+
+def kind(row: Row) -> tuple[str, str]:
+    """What a shape is counted under: the number of axes, and how the channels are grouped."""
+    case = Case.parse(row["case"])
+    sizes = {case.channels: "depthwise", 1: "dense"}
+    grouped = sizes.get(case.groups, f"groups of {case.channels // case.groups}")
+    return f"{len(case.size)}-D", grouped
+
+
+def summary(rows: Sequence[Row]) -> list[Row]:
+    """How often each method was chosen, how often wrongly, and what the choice was worth."""
+    kinds: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        kinds.setdefault((*kind(row), row["layout"], row["pass"]), []).append(row)
+    found = []
+    for names, group in sorted(kinds.items()):
+        ratios = [row["ratio"].median for row in group]
+        counts: Row = dict(zip(("axes", "channels", "layout", "pass"), names, strict=True))
+        counts["shapes"] = len(group)
+        for method in (DIRECT, CONV):
+            counts[method] = sum(row["chosen"] == method for row in group)
+            counts[f"wrong {method}"] = len([r for r in wrong(group) if r["chosen"] == method])
+        geometric = math.exp(-sum(math.log(ratio) for ratio in ratios) / len(ratios))
+        found.append({**counts, "worst": max(ratios), "gain": geometric})
+    return found
+
+
+def wrong(rows: Sequence[Row]) -> list[Row]:
+    """The choices that took more than 10% longer than the other method, the worst first."""
+    found = [row for row in rows if row["ratio"].median > TOLERATED]
+    return sorted(found, key=lambda row: -row["ratio"].median)
+
+
+def show(rows: list[Row]) -> str:
+    """Lays out the results."""
+    return "\n\n".join(
+        [
+            "The choices; gain: how many times longer the other method took, geometric mean.",
+            harness.table(summary(rows)),
+            f"Choices that took more than {TOLERATED:.2f} times as long as the other method:",
+            harness.table(wrong(rows)),
+        ]
+    )
+
+
+def main() -> int:
+    """Runs the benchmark; returns the exit status, which does not depend on what it finds."""
+    parser = make_parser()
+    options = parser.parse_args()
+    harness.apply_options(parser, options)
+    options.min_seconds /= 2  # there are many to time
+    cases = options.cases or grid(options.quick, options.axes, options.device)
+    return harness.run(
+        "rule",
+        parser,
+        options,
+        list(dict.fromkeys(case.on(options.device) for case in cases)),
+        lambda case: measure(case, options),
+        show=show,
+        dtype=options.dtype,
+        positions=UNIFORM,
+    )
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The options of the benchmark."""
+    parser = harness.make_parser("Whether layers choose the faster of their methods.")
+    bench_conv.add_cases(parser, "default: a grid")
+    parser.add_argument(
+        "--axes",
+        nargs="+",
+        type=int,
+        choices=(1, 2, 3),
+        default=[1, 2, 3],
+        help="of the layers of the grid (default: all)",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
