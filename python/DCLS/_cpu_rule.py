@@ -3,7 +3,7 @@
 A term describes layers on which the direct convolution was at least as fast as torch's. Where no
 term holds, torch's convolution is taken. All terms were measured on one machine (AVX-512, two
 threads, float32). A term names the file of ``benchmarks/results`` that it rests on: most are
-``conv-rule-cpu``, which ``python benchmarks/bench_conv.py --rule --threads 2`` writes and a test
+``conv-rule-cpu``, which ``python benchmarks/bench_rule.py --threads 2`` writes and a test
 replays.
 """
 
