@@ -1,4 +1,4 @@
-"""Im2col's part of ``DCLS._native.dense``: tensors to addresses, whole problems or pieces of them."""
+"""Im2col's part of ``DCLS._native``: tensors to addresses, whole problems or pieces of them."""
 
 from __future__ import annotations
 
