@@ -1,7 +1,5 @@
-# Decides whether CUDA is built, and for which GPUs: this file is the only list of architectures.
-#
-# Machine code for each generation ("real"), which also runs on later GPUs of the same major number,
-# and one PTX ("virtual") that the driver compiles for everything newer: low enough to cover 11.0.
+# Decides whether CUDA is built, and for which GPUs (see cuda_architectures.txt).
+include(DclsArchitectures)
 set(DCLS_HAS_CUDA OFF)
 
 if(NOT DCLS_CUDA MATCHES "^(AUTO|ON|OFF|TRUE|FALSE|YES|NO|1|0)$")
@@ -30,15 +28,8 @@ if(DCLS_CUDA STREQUAL "AUTO" OR DCLS_CUDA)
 endif()
 
 if(DCLS_HAS_CUDA AND NOT DCLS_CUDA_ARCHITECTURES)
-  set(DCLS_CUDA_ARCHITECTURES_USED 75-real 80-real 86-real 89-real 90-real)
-  if(CMAKE_CUDA_COMPILER_VERSION VERSION_LESS 13.0)
-    list(PREPEND DCLS_CUDA_ARCHITECTURES_USED 70-real)
-  endif()
-  if(CMAKE_CUDA_COMPILER_VERSION VERSION_LESS 12.8)
-    list(APPEND DCLS_CUDA_ARCHITECTURES_USED 90-virtual)
-  else()
-    list(APPEND DCLS_CUDA_ARCHITECTURES_USED 100-real 120-real 100-virtual)
-  endif()
+  set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS "${DCLS_CUDA_ARCHITECTURE_LIST}")
+  dcls_cuda_architectures(DCLS_CUDA_ARCHITECTURES_USED ${CMAKE_CUDA_COMPILER_VERSION})
 elseif(DCLS_HAS_CUDA)
   set(DCLS_CUDA_ARCHITECTURES_USED ${DCLS_CUDA_ARCHITECTURES})
 endif()

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 
 import pytest
 import torch
 
-#: Where pytest keeps the numbers for the summary.
-_NOT_RUN = pytest.StashKey[int]()
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # The workers share the cores: teams of threads that wait for each other would take turns.
+    _THREADS = max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
+    torch.set_num_threads(_THREADS)
+    os.environ.setdefault("OMP_NUM_THREADS", str(_THREADS))  # of the processes that tests start
+
+#: Tests for a GPU that were skipped.
+_not_run: list[str] = []
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -50,15 +57,14 @@ def pytest_runtest_teardown(item: pytest.Item) -> None:
         pytest.exit(reason, returncode=1)
 
 
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
-    """Counts the tests for a GPU that were skipped."""
-    skipped = call.excinfo is not None and call.excinfo.errisinstance(pytest.skip.Exception)
-    if skipped and item.get_closest_marker("gpu") is not None:
-        item.config.stash[_NOT_RUN] = item.config.stash.get(_NOT_RUN, 0) + 1
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Counts the tests for a GPU that were skipped; with several workers, where they report."""
+    if report.skipped and "gpu" in report.keywords:
+        _not_run.append(report.nodeid)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Says how many tests for a GPU were skipped: they have not passed."""
-    count = terminalreporter.config.stash.get(_NOT_RUN, 0)
+    count = len(_not_run)
     if count:
         terminalreporter.write_line(f"NOT RUN on a GPU: {count} tests", yellow=True)

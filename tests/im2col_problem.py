@@ -49,10 +49,15 @@ class Im2colProblem:
         """Those of im2col."""
         return {n: t for n, t in self.tensors.items() if n not in ("weight", "bias")}
 
-    def to(self, dtype: torch.dtype, position_dtype: torch.dtype | None = None) -> Im2colProblem:
+    def to(
+        self,
+        dtype: torch.dtype,
+        position_dtype: torch.dtype | None = None,
+        device: str | None = None,
+    ) -> Im2colProblem:
         changed = {
             name: tensor.detach()
-            .to(position_dtype or dtype if name in ("P", "SIG") else dtype)
+            .to(device, position_dtype or dtype if name in ("P", "SIG") else dtype)
             .requires_grad_()
             for name, tensor in self.tensors.items()
         }
@@ -142,8 +147,8 @@ def assert_same(
 
 
 def assert_matches_reference(problem: Im2colProblem, tolerance: float, **more: Any) -> None:
-    """Columns and convolution, values and all gradients, against the float64 reference."""
-    exact = problem.to(torch.float64)
+    """Columns and convolution, values and gradients, against float64 on the CPU."""
+    exact = problem.to(torch.float64, device="cpu")
     # An element that a single grid point sees is constant but for the 1e-7, once normalised: its
     # gradient is the difference of numbers of the size of input * cotangent, and no side knows it
     # better than their rounding. On an axis of one point all elements are such.

@@ -9,9 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import DCLS.construct.modules as modules
-from DCLS import reference
-
-VERSIONS = ("v0", "v1", "max", "gauss")
+from DCLS import _spec, reference
 
 # Written down apart from the package's own table: AXES[learnable axes, is it v0][i] is the kernel
 # axis that P[i] belongs to. DclsN_Md counts from its first learnable axis, in order.
@@ -80,7 +78,7 @@ class Layer:
         kernel = reference.construct_kernel(
             module.weight,
             rows[0],
-            rows[1] if version in ("max", "gauss") else None,
+            rows[1] if version in _spec.SIGMA_VERSIONS else None,
             dilated_kernel_size=module.dilated_kernel_size,
             version=version,
             sigma_min=width,

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from DCLS import reference
+from DCLS import _C, VERSIONS, _spec, reference
 from DCLS.functional import construct_kernel
 
-VERSIONS = ("v0", "v1", "max", "gauss")
-SIGMA_VERSIONS = ("max", "gauss")
+#: In the order of the list, which a set has not.
+SIGMA_VERSIONS = tuple(version for version in VERSIONS if version in _spec.SIGMA_VERSIONS)
+NORMALISED = tuple(info.name for info in _C.versions() if info.normalised)
 
 #: Largest norm-wise error against the float64 oracle.
 TOLERANCE = {
@@ -38,9 +39,9 @@ class Problem:
     def inputs(self) -> list[Tensor]:
         return [t for t in (self.weight, self.P, self.SIG) if t is not None]
 
-    def to(self, dtype: torch.dtype) -> Problem:
+    def to(self, dtype: torch.dtype, device: str | None = None) -> Problem:
         weight, P, SIG, cotangent = (
-            None if t is None else t.detach().to(dtype)
+            None if t is None else t.detach().to(device, dtype)
             for t in (self.weight, self.P, self.SIG, self.cotangent)
         )
         for tensor in (weight, P, SIG):
@@ -95,20 +96,21 @@ def relative_error(got: Tensor, expected: Tensor, floor: float = 0.0) -> float:
     assert got.shape == expected.shape
     if expected.numel() == 0:
         return 0.0
-    scale = max(expected.double().norm().item(), floor)
-    difference = (got.double() - expected.double()).norm().item()
+    got, expected = got.cpu().double(), expected.cpu().double()
+    scale = max(expected.norm().item(), floor)
+    difference = (got - expected).norm().item()
     return difference / scale if scale > 0 else difference
 
 
 def assert_matches_oracle(problem: Problem, tolerance: float) -> None:
-    """Compares with plain torch in float64.
+    """Compares with plain torch in float64, on the CPU.
 
     Where a tap is alone on its axis and small, the normalised derivative is the difference of two
     nearly equal numbers, and no float32 arithmetic knows it to the tolerance. So an error may also
     be as large as three times that of plain torch in the compute type.
     """
     got = problem.run()
-    expected = problem.to(torch.float64).run(reference.construct_kernel)
+    expected = problem.to(torch.float64, "cpu").run(reference.construct_kernel)
     # On an axis of one point the normalised tap is constant but for the 1e-7: its derivative is the
     # difference of two numbers of size weight * cotangent, and neither side knows it better.
     floor = (problem.weight.double().norm() * problem.cotangent.double().norm()).item()
@@ -122,6 +124,6 @@ def assert_matches_oracle(problem: Problem, tolerance: float) -> None:
             continue
         if not plain:
             compute = torch.promote_types(dtype, torch.float32)
-            plain = problem.to(compute).run(reference.construct_kernel)
+            plain = problem.to(compute, "cpu").run(reference.construct_kernel)
         limit = 3 * relative_error(plain[i], expected[i], floors[i])
         assert error <= limit, f"{name}: relative error {error:.2e} > {tolerance:.0e}, {limit:.2e}"

@@ -15,8 +15,7 @@ from email.parser import Parser
 from pathlib import Path
 
 MAX_BYTES = 20_000_000
-#: Compute capabilities that must have machine code of their own.
-ARCHITECTURES = ("75", "80", "86", "89", "90", "100", "120")
+ARCHITECTURE_LIST = Path(__file__).parents[2] / "cmake" / "cuda_architectures.txt"
 SUPPORT_FILES = (
     "include/dcls/construct.hpp",
     "include/dcls/version.hpp",
@@ -73,14 +72,24 @@ def check_package(package: Path) -> None:
     _require(not rpath, f"libdcls.so has the library path {rpath}, needs none")
 
 
+def required_architectures() -> tuple[set[str], int]:
+    """Returns what every wheel has machine code for, and the newest that it may have PTX for."""
+    lines = ARCHITECTURE_LIST.read_text(encoding="utf-8").splitlines()
+    listed = [line.split() for line in lines if line and not line.startswith("#")]
+    # What newer toolkits have dropped is only in some of the wheels.
+    machine_code = {capability for capability, _, end, _ in listed if end == "-"}
+    return machine_code, max(int(capability) for capability, *_, ptx in listed if ptx == "PTX")
+
+
 def check_architectures(library: Path) -> None:
     """Checks that there is code for every listed GPU, and PTX for those to come."""
     cubins = set(re.findall(r"\.sm_(\d+)\.cubin", _run("cuobjdump", "--list-elf", str(library))))
-    missing = set(ARCHITECTURES) - cubins
+    machine_code, newest_ptx = required_architectures()
+    missing = machine_code - cubins
     _require(not missing, f"no code for compute capability {sorted(missing)}, only {cubins}")
     ptx = re.findall(r"\.sm_(\d+)\.ptx", _run("cuobjdump", "--list-ptx", str(library)))
     _require(bool(ptx), "no PTX")
-    _require(min(map(int, ptx)) <= 100, f"PTX for {ptx} leaves GPUs without code")
+    _require(min(map(int, ptx)) <= newest_ptx, f"PTX for {ptx} leaves GPUs without code")
 
 
 def check_requirements(metadata: str) -> None:

@@ -12,10 +12,11 @@ namespace dcls {
 ///   {0..size[ndim-1]-1}
 ///
 /// where phi_k is the product over the axes of the version's taps around
-/// p_d = position[d, row, k] + size[d] / 2, with the width
-/// sigma_d = |sigma[d, row, k]| + sigma_min, divided (but for kV0) by its sum over the grid + 1e-7.
-/// A kGauss tap below 1e-10 (float64: 3e-20) of the largest of its axis counts as 0, and so does a
-/// subnormal number in a kernel: neither can change a result, and both would slow convolutions.
+/// p_d = position[position_row[d], row, k] + size[d] / 2, with the width
+/// sigma_d = |sigma[position_row[d], row, k]| + sigma_min, in normalised versions divided by its
+/// sum over the grid + 1e-7. A kGauss tap below 1e-10 (float64: 3e-20) of the largest of its axis
+/// counts as 0, and so does a subnormal number in a kernel: neither can change a result, and both
+/// would slow convolutions.
 ///
 /// All tensors are dense, row-major, of one dtype, on one device. A "row" is whatever shares a
 /// dense kernel: an (output channel, input channel) pair for a convolution.
@@ -26,10 +27,12 @@ struct ConstructArgs {
   std::int64_t size[kMaxDims] = {1, 1, 1};  ///< grid points per axis; the first ndim count
   std::int64_t rows = 0;                    ///< number of dense kernels
   std::int64_t elements = 0;                ///< kernel elements (K) in each of them
-  double sigma_min = 0.0;                   ///< added to |sigma|; finite and > 0 for kMax, kGauss
-  const void* weight = nullptr;             ///< (rows, elements)
-  const void* position = nullptr;           ///< (ndim, rows, elements), 0 is the grid's centre
-  const void* sigma = nullptr;              ///< (ndim, rows, elements); null for kV0 and kV1
+  double sigma_min = 0.0;  ///< added to |sigma|; finite and > 0 if there are widths
+  /// The row of `position` and `sigma` that belongs to each axis: a permutation of 0 ... ndim - 1.
+  int position_row[kMaxDims] = {0, 1, 2};
+  const void* weight = nullptr;    ///< (rows, elements)
+  const void* position = nullptr;  ///< (ndim, rows, elements), 0 is the grid's centre
+  const void* sigma = nullptr;     ///< (ndim, rows, elements); null if the version has no width
 };
 
 /// Writes the dense kernels, (rows, size[0], ..., size[ndim-1]), to `kernel`.
@@ -44,7 +47,7 @@ DCLS_API void construct(const ConstructArgs& args, void* kernel, const Execution
 struct ConstructGrads {
   void* weight = nullptr;    ///< (rows, elements)
   void* position = nullptr;  ///< (ndim, rows, elements)
-  void* sigma = nullptr;     ///< (ndim, rows, elements); must be null for kV0 and kV1
+  void* sigma = nullptr;     ///< (ndim, rows, elements); null if the version has no width
 };
 
 /// Contracts `grad_kernel`, (rows, size...), with the derivatives of `construct`, in one pass.

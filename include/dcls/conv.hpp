@@ -52,6 +52,11 @@ enum class ConvPass : int { kForward = 0, kBackwardInput = 1, kBackwardKernel = 
 DCLS_API std::size_t direct_conv_workspace(const ConvArgs& args, ConvPass pass,
                                            const Execution& where);
 
+/// Whether the CPU takes the images of the batch as the lanes of its vectors, in place of the
+/// points of a row: on small maps and lines they fill them better. For callers who weigh methods.
+/// @throws std::invalid_argument if an argument is out of range.
+DCLS_API bool direct_conv_takes_batch_as_lanes(const ConvArgs& args);
+
 /// Writes the output of the convolution, (N, O, output_size...) in the layout of `args`.
 ///
 /// Sums are taken in float32, or float64 for kFloat64. Results do not depend on the thread count.

@@ -34,11 +34,11 @@ struct Im2colArgs {
   std::int64_t elements = 0;                       ///< elements (K) of each channel
   std::int64_t batch_stride = 0;  ///< values between two items of the batch of `input`, at least 0
   std::int64_t channel_stride = 0;  ///< values between two channels of `input`, at least 0
-  double sigma_min = 0.0;           ///< added to |sigma|; finite and > 0 for kMax and kGauss
+  double sigma_min = 0.0;           ///< added to |sigma|; finite and > 0 if there are widths
   const void* input = nullptr;      ///< (batch, channels, input_size...); the last axes are dense
   /// (ndim, channels, elements) in float32, or in float64 if `dtype` is; 0 is the grid's centre.
   const void* position = nullptr;
-  const void* sigma = nullptr;  ///< as position; null for kV0 and kV1
+  const void* sigma = nullptr;  ///< as position; null if the version has no width
 };
 
 /// Bytes of device memory, aligned to 16, that the calls below need for themselves; 0 on the CPU,
@@ -70,7 +70,7 @@ struct Im2colGrads {
   /// results do not depend on the thread count.
   void* sums = nullptr;
   std::int64_t parts = 1;
-  /// Whether the sums serve the gradient of sigma, too; must be false for kV0 and kV1.
+  /// Whether the sums serve the gradient of sigma, too; false if the version has no width.
   bool sigma = false;
 };
 

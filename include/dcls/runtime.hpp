@@ -34,4 +34,27 @@ struct CudaStatus {
 /// Never throws for a missing or old driver: that is what `reason` is for.
 DCLS_API CudaStatus cuda_status();
 
+/// What a caller must know of an interpolation version.
+struct VersionInfo {
+  std::string name;  ///< as users write it
+  bool normalised;   ///< whether an element is divided by the sum of its taps over the grid
+  bool has_width;    ///< whether calls take a sigma
+  /// The usual sigma_min; 0 without a width.
+  double smallest_width;
+  /// How many taps of an axis can differ from zero; 0 if the width says how many.
+  int most_taps;
+};
+
+/// Of every Version, in the order of the enumerators.
+DCLS_API std::vector<VersionInfo> versions();
+
+/// What a caller must know of an element type.
+struct DTypeInfo {
+  std::string name;  ///< as torch has it
+  int bytes;
+};
+
+/// Of every DType, in the order of the enumerators.
+DCLS_API std::vector<DTypeInfo> dtypes();
+
 }  // namespace dcls

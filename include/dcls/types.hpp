@@ -14,16 +14,29 @@ inline constexpr int kMaxDims = 3;
 /// Largest size of one axis: up to it every grid index is exact in float32.
 inline constexpr std::int64_t kMaxAxisSize = std::int64_t{1} << 24;
 
-/// Element type of every tensor of a call. float16 and bfloat16 are computed in float32.
-enum class DType : int { kFloat32 = 0, kFloat64 = 1, kFloat16 = 2, kBFloat16 = 3 };
+/// The list of element types, of every tensor of a call: DCLS_FOR_EACH_DTYPE(X) is X(enumerator)
+/// for each, in the order of their values. float16 and bfloat16 are computed in float32.
+#define DCLS_FOR_EACH_DTYPE(X) X(kFloat32) X(kFloat64) X(kFloat16) X(kBFloat16)
 
-/// Interpolation of a kernel element along one axis, with `delta = x - p`:
+/// The list of interpolation versions: DCLS_FOR_EACH_VERSION(X) is X(enumerator) for each, in the
+/// order of their values. With `delta = x - p` the tap of an element along one axis is
 ///   kV0     linear interpolation between floor(p) and floor(p) + 1
 ///   kV1     relu(1 - |delta|), normalised over the grid
 ///   kMax    relu(sigma - |delta|), normalised over the grid
 ///   kGauss  exp(-delta^2 / (2 sigma^2)), normalised over the grid
 /// kV0 is arXiv 2112.03740, the others are arXiv 2306.00817.
-enum class Version : int { kV0 = 0, kV1 = 1, kMax = 2, kGauss = 3 };
+#define DCLS_FOR_EACH_VERSION(X) X(kV0) X(kV1) X(kMax) X(kGauss)
+
+#define DCLS_ENUMERATOR(name) name,
+enum class DType : int { DCLS_FOR_EACH_DTYPE(DCLS_ENUMERATOR) };
+enum class Version : int { DCLS_FOR_EACH_VERSION(DCLS_ENUMERATOR) };
+#undef DCLS_ENUMERATOR
+
+#define DCLS_COUNT(name) +1
+/// How many there are of each: the values of an enumeration are those below.
+inline constexpr int kDTypeCount = 0 DCLS_FOR_EACH_DTYPE(DCLS_COUNT);
+inline constexpr int kVersionCount = 0 DCLS_FOR_EACH_VERSION(DCLS_COUNT);
+#undef DCLS_COUNT
 
 enum class DeviceType : int { kCpu = 0, kCuda = 1 };
 

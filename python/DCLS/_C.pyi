@@ -11,6 +11,7 @@ class ConstructProblem:
         version: int,
         dtype: int,
         size: list[int],
+        position_row: list[int],
         rows: int,
         elements: int,
         sigma_min: float,
@@ -36,6 +37,26 @@ class ConvProblem:
         dilation: list[int],
     ) -> None: ...
 
+class VersionInfo:
+    @property
+    def name(self) -> str: ...
+    @property
+    def normalised(self) -> bool: ...
+    @property
+    def has_width(self) -> bool: ...
+    @property
+    def smallest_width(self) -> float: ...
+    @property
+    def most_taps(self) -> int: ...
+
+class DTypeInfo:
+    @property
+    def name(self) -> str: ...
+    @property
+    def bytes(self) -> int: ...
+
+def dtypes() -> list[DTypeInfo]: ...
+def versions() -> list[VersionInfo]: ...
 def build_info() -> dict[str, str | bool | list[str]]: ...
 def cuda_status() -> dict[str, str | bool | list[str]]: ...
 def construct(problem: ConstructProblem, kernel: int, where: Execution) -> None: ...
@@ -48,6 +69,15 @@ def construct_backward(
     where: Execution,
 ) -> None: ...
 def construct_support(problem: ConstructProblem, support: int, where: Execution) -> None: ...
+def takes_batch_as_lanes(
+    dtype: int,
+    batch: int,
+    in_channels: int,
+    out_channels: int,
+    groups: int,
+    output_size: int,
+    stride: int,
+) -> bool: ...
 def direct_conv_workspace(problem: ConvProblem, conv_pass: int, where: Execution) -> int: ...
 def direct_conv(
     problem: ConvProblem,
@@ -72,6 +102,40 @@ def direct_conv_backward_kernel(
     input: int,
     support: int,
     grad_kernel: int,
+    workspace: int,
+    where: Execution,
+) -> None: ...
+
+class LayerProblem:
+    def __init__(
+        self,
+        construct: ConstructProblem,
+        conv: ConvProblem,
+        for_input: bool,
+        for_parameters: bool,
+    ) -> None: ...
+
+def layer_saved(problem: LayerProblem, where: Execution) -> int: ...
+def layer_workspace(problem: LayerProblem, layer_pass: int, where: Execution) -> int: ...
+def layer_forward(
+    problem: LayerProblem,
+    input: int,
+    bias: int,
+    output: int,
+    saved: int,
+    workspace: int,
+    where: Execution,
+) -> None: ...
+def layer_backward(
+    problem: LayerProblem,
+    grad_output: int,
+    input: int,
+    grad_input: int,
+    grad_bias: int,
+    grad_weight: int,
+    grad_position: int,
+    grad_sigma: int,
+    saved: int,
     workspace: int,
     where: Execution,
 ) -> None: ...

@@ -15,12 +15,14 @@ except ModuleNotFoundError as error:
 from DCLS import cmake, construct, functional, im2col, method, nn, reference
 from DCLS._C import __version__
 from DCLS._moved import keep_old_paths as _keep_old_paths
+from DCLS._spec import VERSIONS
 from DCLS.functional import construct_kernel
 from DCLS.nn import *  # noqa: F403
 from DCLS.nn import __all__ as _layer_names
 from DCLS.nn.fold import fold
 
 __all__ = [
+    "VERSIONS",
     "__version__",
     "cmake",
     "construct",

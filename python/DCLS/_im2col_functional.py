@@ -96,13 +96,12 @@ def im2col(
         P: positions in grid steps, ``(D, I, K)``: of K elements for each channel. ``P[d]`` belongs
             to axis ``d``, 0 is the centre ``dilated_kernel_size[d] // 2``. Of input's dtype, or
             float32 for an input of 16 bits. The columns of a non-finite position are NaN.
-        SIG: widths of the shape and dtype of ``P`` for ``max`` and ``gauss``; None for ``v0`` and
-            ``v1``.
+        SIG: widths of the shape and dtype of ``P``; None if the version has no width.
         dilated_kernel_size: grid points on each axis, from 1 to ``2**24``; an int for all.
         stride: input steps between outputs, at least 1; an int for all axes.
         padding: zeros before and behind each axis, an int for all; ``same`` for as many outputs as
             inputs (stride 1 only), ``valid`` for none.
-        version: ``v0``, ``v1``, ``max`` or ``gauss``.
+        version: one of ``DCLS.VERSIONS``.
         sigma_min: what is added to ``abs(SIG)``, finite and positive. None for the version's own.
 
     Returns:
@@ -167,7 +166,7 @@ def im2col_conv(
         stride: input steps between outputs, at least 1; an int for all axes.
         padding: zeros before and behind each axis, an int for all; or ``same`` or ``valid``.
         groups: number of groups, which divides I and O.
-        version: ``v0``, ``v1``, ``max`` or ``gauss``.
+        version: one of ``DCLS.VERSIONS``.
         sigma_min: what is added to ``abs(SIG)``, finite and positive. None for the version's own.
         workspace: most bytes of columns held at a time, at least those of a group at one output.
             None for 8 MiB on a CPU and 256 MiB on a GPU.

@@ -80,20 +80,13 @@ def construct_kernel(
         kernel[..., x] = sum_k weight[..., k] * phi_k(x)
 
     where ``phi_k`` is the product over the axes of a tap around ``p = P[d, ..., k] + S_d // 2``,
-    with ``delta = x_d - p`` and ``sigma = abs(SIG[d, ..., k]) + sigma_min``:
-
-    | version | tap                                                | normalised |
-    |---------|----------------------------------------------------|------------|
-    | `v0`    | linear interpolation of `floor(p)`, `floor(p) + 1` | no         |
-    | `v1`    | `relu(1 - abs(delta))`                             | yes        |
-    | `max`   | `relu(sigma - abs(delta))`                         | yes        |
-    | `gauss` | `exp(-delta^2 / (2 sigma^2))`                      | yes        |
+    with the width ``sigma = abs(SIG[d, ..., k]) + sigma_min`` if the version has one. The guide has
+    a table of the versions: their taps, their widths, and whether ``phi_k`` is normalised.
 
     A normalised ``phi_k`` is divided by its sum over the grid plus 1e-7. Taps outside the grid
     are dropped, and so are, on each axis, the taps of ``gauss`` that are below 1e-10 of the
     element's largest one on the grid (3e-20 in float64): with their derivatives they are less than
-    the rounding of the others. The kernel has no subnormal numbers. ``v0`` is the interpolation of
-    arXiv 2112.03740, the others of arXiv 2306.00817.
+    the rounding of the others. The kernel has no subnormal numbers.
 
     Differentiable in ``weight``, ``P`` and ``SIG``, twice, and in forward mode (second and forward
     derivatives come from the plain torch reference and cost accordingly). At the kinks the
@@ -107,12 +100,11 @@ def construct_kernel(
         P: positions in grid steps, of shape ``(D, *lead, K)`` and of weight's dtype and device.
             ``P[d]`` belongs to kernel axis ``d``; 0 is the centre ``dilated_kernel_size[d] // 2``.
             A non-finite position makes its whole kernel NaN.
-        SIG: widths of the shape of ``P`` for ``max`` and ``gauss``; None for ``v0`` and ``v1``.
+        SIG: widths of the shape of ``P``; None if the version has no width.
         dilated_kernel_size: grid points along each of the D axes, D = 1, 2 or 3, each at most
             ``2**24``. An int for D = 1.
-        version: the interpolation, see the table.
-        sigma_min: what is added to ``abs(SIG)``, finite and positive. None for the version's own:
-            1.0 for ``max`` and 0.27 for ``gauss``.
+        version: the interpolation, one of ``DCLS.VERSIONS``.
+        sigma_min: what is added to ``abs(SIG)``, finite and positive. None for the version's own.
         return_support: whether to return the support, too.
 
     Returns:
@@ -151,9 +143,9 @@ def construct_support(
 
     Args:
         P: positions, as ``construct_kernel`` takes them, of shape ``(D, *lead, K)``.
-        SIG: widths of the shape of ``P`` for ``max`` and ``gauss``; None for ``v0`` and ``v1``.
+        SIG: widths of the shape of ``P``; None if the version has no width.
         dilated_kernel_size: grid points along each of the D axes; an int for D = 1.
-        version: the interpolation.
+        version: the interpolation, one of ``DCLS.VERSIONS``.
         sigma_min: what is added to ``abs(SIG)``; None for the version's own.
 
     Returns:

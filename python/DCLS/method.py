@@ -1,34 +1,52 @@
-"""How a layer convolves: the one place of the rule behind ``method="auto"``."""
+"""Which way a layer convolves, and why: the choice behind ``method="auto"``."""
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor
 
-from DCLS._native.dense import memory_format
-from DCLS._spec import INITIAL_SIG, SIGMA_MIN
+from DCLS import _C, _cpu_rule
+from DCLS._native.dense import DTYPE_INDEX
+from DCLS._spec import INITIAL_SIG, MOST_TAPS, SIGMA_MIN
 
-# Before torch 2.7 the compiler cannot be told from export: its graphs are then chosen alike.
-_is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
+__all__ = ["METHODS", "Choice", "choose", "expected_cells"]
+
+#: At level DEBUG it reports each choice that a layer makes.
+logger: Final = logging.getLogger("DCLS")
 
 METHODS: Final[tuple[str, ...]] = ("auto", "direct", "conv")
 
-#: Grid points that an element covers along one axis, but for gaussians: two in the linear versions,
-#: and as many as the width of a new layer gives in ``max``.
-_REACH: Final[dict[str, int]] = {"v0": 2, "v1": 2, "max": 3}
+#: Grid points that an element covers along one axis, except for gaussians: its taps, or as many as
+#: the width of a new layer gives in ``max``.
+_REACH: Final[dict[str, int]] = {v: taps for v, taps in MOST_TAPS.items() if taps} | {"max": 3}
 
 #: The same of a gaussian, for each unit of its width: it ends where it cannot change a float32 sum.
 _GAUSS_REACH: Final = 14
 
-#: Points of an input from which on the padding of its planes no longer weighs: 28 x 28.
-_MAP: Final = 784
+# Before torch 2.7 the compiler cannot be told from export: its graphs are then chosen alike.
+_is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
 
-#: Below 14 x 14, most of what a direct convolution reads is padding.
-_SMALL_MAP: Final = 196
+
+class Choice(NamedTuple):
+    """How a layer convolves.
+
+    Attributes:
+        method: ``direct`` (``DCLS.functional.direct_conv``), ``conv`` (torch's convolution with
+            the dense kernel) or ``im2col``.
+        reason: why, in words.
+        source: what the reason rests on: ``asked`` (the layer's ``method``), ``layer`` (its kind
+            leaves no choice), ``CPU rule`` (measured on one machine, see docs/performance.md) or
+            ``default`` (nothing has been measured there).
+    """
+
+    method: str
+    reason: str
+    source: str
 
 
 def check_method(method: object) -> str:
@@ -53,16 +71,31 @@ def expected_cells(
     dense_kernel_size: Sequence[int],
     dilated_kernel_size: Sequence[int],
     sigma_min: float | None = None,
+    width: float | None = None,
 ) -> int:
     """Non-zero cells of a kernel if no two elements met, from the shapes alone.
 
-    The rule may not look at positions or widths: it would wait for the device, and the graph of a
-    compiled layer would depend on them. ``sigma_min`` is the layer's smallest width; None for the
-    version's own.
+    The choice may not look at positions or widths: it would wait for the device, and the graph of a
+    compiled layer would depend on them.
+
+    Args:
+        version: the interpolation.
+        kernel_count: elements of a kernel, at each point of the dense axes.
+        dense_kernel_size: grid points of the dense axes.
+        dilated_kernel_size: grid points of the learnable axes.
+        sigma_min: the layer's smallest width; None for the version's own.
+        width: ``abs(SIG)``, where the host knows it; None for that of a new layer.
+
+    Returns:
+        A number of cells, at most all of them.
     """
+    if version in INITIAL_SIG:
+        smallest = SIGMA_MIN[version] if sigma_min is None else sigma_min
+        sigma = smallest + (INITIAL_SIG[version] if width is None else width)
     if version == "gauss":
-        width = INITIAL_SIG[version] + (SIGMA_MIN[version] if sigma_min is None else sigma_min)
-        along = round(_GAUSS_REACH * width)
+        along = round(_GAUSS_REACH * sigma)
+    elif version == "max" and width is not None:
+        along = max(1, math.ceil(2 * sigma))
     else:
         along = _REACH[version]
     # A list: torch.compile cannot take a generator here.
@@ -71,72 +104,106 @@ def expected_cells(
     return math.prod(dense_kernel_size) * learnable
 
 
-def prefers_direct(input: Tensor, kernel: Tensor, cells: int) -> bool:
-    """Whether ``method="auto"`` convolves directly; docs/performance.md has the measurements.
+def choose(
+    *,
+    input_shape: Sequence[int],
+    out_channels: int,
+    groups: int,
+    kernel_size: Sequence[int],
+    cells: int,
+    training: bool,
+    dtype: torch.dtype = torch.float32,
+    stride: Sequence[int] | None = None,
+    padding: Sequence[int] | None = None,
+    channels_last: bool = False,
+    device_type: str = "cpu",
+    method: str = "auto",
+) -> Choice:
+    """Decides how a layer convolves, from sizes and flags alone, before a kernel is built.
+
+    On a CPU ``auto`` is a written rule of named terms (``DCLS._cpu_rule``). On other devices it is
+    torch's convolution, since nothing has been measured there. While torch exports, the sizes of
+    the input are not looked at, and while it compiles the batch is not: the graph serves other
+    sizes, too.
 
     Args:
-        input: the input of the convolution, with a batch axis or without.
-        kernel: the dense kernel.
-        cells: non-zero cells to expect in the kernel of one pair of channels.
+        input_shape: ``(N, I, *spatial)``, with what a padding mode other than zeros adds.
+        out_channels: number of output channels.
+        groups: number of groups.
+        kernel_size: points of the dense kernel on each axis of the convolution.
+        cells: non-zero cells to expect in the kernel of one pair of channels:
+            ``expected_cells``.
+        training: whether a gradient of weights, positions or widths is wanted.
+        dtype: the dtype in which the convolution runs, under autocast that of autocast.
+        stride: steps of the output on the input, one for each axis; None for 1.
+        padding: zeros before and behind each axis, one number each; None for 0.
+        channels_last: whether input and output lie in the channels-last layout.
+        device_type: of the input, as ``torch.device`` names it.
+        method: what the layer is set to.
+
+    Returns:
+        The method, the reason and its source.
+
+    Raises:
+        TypeError: ``method`` is not a string.
+        ValueError: ``method`` is not one of ``METHODS``.
     """
-    # On CUDA it has not been measured yet. Of two dtypes torch says what is wrong with them.
-    if input.device.type != "cpu" or not _same_dtype(input, kernel) or kernel.numel() == 0:
+    if check_method(method) != "auto":
+        return Choice(method, f"the layer's method is {method!r}", "asked")
+    if device_type != "cpu":
+        return Choice("conv", f"nothing has been measured on {device_type}", "default")
+    ndim, size = len(kernel_size), math.prod(kernel_size)
+    per_group = input_shape[1] // groups
+    if per_group == 0 or out_channels == 0 or size == 0:
+        return Choice("conv", "the kernel is empty", "default")
+    # The graph of an export serves inputs of other sizes too; a question about one restricts them.
+    points = _cpu_rule.LARGE_MAP if _is_exporting() else math.prod(input_shape[2:])
+    channels: _cpu_rule.Channels = "one" if per_group == 1 else "many"
+    if 1 < per_group <= _cpu_rule.FEW_CHANNELS:
+        channels = "few"
+    fills = False
+    if ndim == 1 and channels == "many":
+        step, margin = stride[0] if stride else 1, padding[0] if padding else 0
+        output = (input_shape[2] + 2 * margin - kernel_size[0]) // step + 1
+        fills = _batch_fills_vectors(input_shape, out_channels, groups, output, step, dtype)
+    term = _cpu_rule.find(
+        _cpu_rule.Facts(ndim, channels, size, cells / size, points, channels_last, training, fills)
+    )
+    what = f"{size} grid points, about {cells} of them not zero"
+    if term is None:
+        return Choice("conv", f"no term of the rule holds ({what})", "CPU rule")
+    return Choice("direct", f"{term.name} ({what})", "CPU rule")
+
+
+def _batch_fills_vectors(
+    input_shape: Sequence[int],
+    out_channels: int,
+    groups: int,
+    output: int,
+    stride: int,
+    dtype: torch.dtype,
+) -> bool:
+    """Whether the library takes the images of the batch as the lanes of its vectors.
+
+    While torch compiles this counts as no: the answer would bind the graph to the batch.
+    """
+    if is_tracing() or output < 0:
         return False
-    ndim = kernel.ndim - 2
-    size = math.prod(kernel.shape[2:])
-    batch = input.shape[0] if input.ndim == kernel.ndim else 1
-    points = math.prod(input.shape[-ndim:])
-    if _is_exporting():
-        # The graph serves inputs of other sizes too, and a question about one would restrict them.
-        batch, points = 1, _MAP
-    per_group = kernel.shape[1]
-    large_map = points >= _MAP
-    training = torch.is_grad_enabled() and kernel.requires_grad
-    if ndim == 1:
-        if per_group <= 4:
-            return size >= ((9 if per_group == 1 else 3) if large_map else 25)
-        if _fills_vectors(batch, points):
-            return size >= 9 and cells * 10 <= size * (8 if size >= 25 else 3)
-        return size >= 25 and (cells * 4 <= size or large_map)
-    channels_last = memory_format(input) != torch.contiguous_format
-    if per_group > 4:
-        # torch multiplies matrices here, at several times the speed of a direct convolution.
-        if size < (25 if channels_last and large_map else 49):
-            return False
-        if ndim == 2 and size >= (225 if large_map else 900) and not channels_last:
-            return True
-        moderate = ndim == 2 and (large_map or (training and size >= 225))
-        return cells * 10 <= size * (3 if moderate else 1)
-    if per_group > 1:
-        if large_map:
-            return size >= (25 if channels_last else 9)
-        if training and not channels_last:
-            return size >= 25
-        return size >= (225 if training else 900) or (size >= 49 and cells * 2 <= size)
-    if training:
-        return size >= (81 if channels_last and not large_map else 25)
-    # Inference is what torch's depthwise kernels are fast at.
-    if channels_last:
-        if size >= 225:
-            return large_map and cells * 2 <= size
-        return ndim == 2 and (size >= 81 if large_map else size >= 169 and points >= _SMALL_MAP)
-    return size >= 225 or (size >= 49 and large_map)
-
-
-def _same_dtype(input: Tensor, kernel: Tensor) -> bool:
-    """Whether a convolution gets both in one dtype, perhaps from autocast."""
-    if input.dtype == kernel.dtype:
-        return True
-    # Autocast leaves float64 alone.
-    return torch.is_autocast_enabled(input.device.type) and (
-        input.dtype != torch.float64 and kernel.dtype != torch.float64
+    batch, in_channels, _ = input_shape
+    return _C.takes_batch_as_lanes(
+        DTYPE_INDEX[dtype], batch, in_channels, out_channels, groups, output, stride
     )
 
 
-def _fills_vectors(batch: int, points: int) -> bool:
-    """Whether a batch fills vectors of 16 as well as the rows of its images would.
+def is_tracing() -> bool:
+    """Whether torch compiles, exports or traces: a graph is made that serves other calls, too."""
+    return bool(torch.compiler.is_compiling() or torch._C._get_tracing_state())
 
-    It then takes their place: aligned, and with cells that share what they load. The condition is
-    that of ``batch_as_columns`` in src/cpu/conv/conv_plan.cpp.
-    """
-    return batch * (-(-points // 16)) >= points * (-(-batch // 16))
+
+def convolution_dtype(input: Tensor, weight: Tensor) -> torch.dtype | None:
+    """The dtype in which both meet in a convolution, perhaps autocast's; None if they do not."""
+    device = input.device.type
+    casts = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    if casts and torch.float64 not in (input.dtype, weight.dtype):
+        return torch.get_autocast_dtype(device)
+    return input.dtype if input.dtype == weight.dtype else None

@@ -7,15 +7,39 @@ gradients. It runs on every device and dtype that torch supports, and can be dif
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from DCLS._spec import NORM_EPS, resolve_sigma_min
+from DCLS._spec import NORM_EPS, SIGMA_VERSIONS, check_version, resolve_sigma_min
 
 __all__ = ["construct_kernel", "im2col", "im2col_conv", "taps"]
+
+
+def _v0(x: Tensor, p: Tensor) -> Tensor:
+    low = p.floor().detach()
+    fraction = p - low
+    outside = (p - p).detach()  # 0, or NaN for a NaN position
+    return torch.where(x == low, 1 - fraction, torch.where(x == low + 1, fraction, outside))
+
+
+class _Version(NamedTuple):
+    """A version as its paper writes it."""
+
+    #: (grid points, positions[, widths]) to taps.
+    taps: Callable[..., Tensor]
+    normalised: bool = True
+
+
+_VERSIONS: Final = {
+    "v0": _Version(_v0, normalised=False),
+    "v1": _Version(lambda x, p: (1 - (x - p).abs()).relu()),
+    "max": _Version(lambda x, p, sigma: (sigma - (x - p).abs()).relu()),
+    "gauss": _Version(lambda x, p, sigma: (-0.5 * ((x - p) / sigma) ** 2).exp()),
+}
 
 
 def taps(
@@ -25,31 +49,28 @@ def taps(
 
     Args:
         P: positions along the axis in grid steps, 0 at the centre ``size // 2``; any shape.
-        SIG: widths of the same shape for ``max`` and ``gauss``, else None.
+        SIG: widths of the same shape if the version has a width, else None.
         size: number of grid points of the axis.
-        version: ``v0``, ``v1``, ``max`` or ``gauss``.
+        version: one of ``DCLS.VERSIONS``.
         sigma_min: added to ``|SIG|``; None for the version's own.
 
     Returns:
         The taps, of shape ``P.shape + (size,)``, not normalised.
+
+    Raises:
+        ValueError: ``version`` is no version.
+        KeyError: it has no formula here.
     """
     x = torch.arange(size, dtype=P.dtype, device=P.device)
     # P - P is 0 for a finite position and NaN otherwise: a diverged position poisons its element
     # in every version, where the formulas alone would let an infinite one vanish silently.
     poison = (P - P).detach().unsqueeze(-1)
-    p = P.unsqueeze(-1) + size // 2
-    if version == "v0":
-        low = p.floor().detach()
-        fraction = p - low
-        return torch.where(x == low, 1 - fraction, torch.where(x == low + 1, fraction, poison))
-    delta = x - (p + poison)
-    if version == "v1":
-        return (1 - delta.abs()).relu()
+    p = P.unsqueeze(-1) + size // 2 + poison
+    if check_version(version) not in SIGMA_VERSIONS:
+        return _VERSIONS[version].taps(x, p)
     assert SIG is not None
     sigma = (SIG.abs() + resolve_sigma_min(version, sigma_min)).unsqueeze(-1)
-    if version == "max":
-        return (sigma - delta.abs()).relu()
-    return (-0.5 * (delta / sigma) ** 2).exp()
+    return _VERSIONS[version].taps(x, p, sigma)
 
 
 def construct_kernel(
@@ -64,14 +85,14 @@ def construct_kernel(
     """Builds the dense kernel. Arguments and result as ``DCLS.functional.construct_kernel``.
 
     The kernel is the sum over the elements of ``weight`` times the outer product of the taps of
-    all axes, which is divided, but for ``v0``, by its sum over the grid plus 1e-7.
+    all axes, which is divided, except in ``v0``, by its sum over the grid plus 1e-7.
     """
     axes = [
         taps(P[axis], None if SIG is None else SIG[axis], size, version, sigma_min)
         for axis, size in enumerate(dilated_kernel_size)
     ]
     scale = weight
-    if version != "v0":
+    if _VERSIONS[version].normalised:
         grid_sum = torch.stack([tap.sum(-1) for tap in axes]).prod(0)
         scale = weight / (grid_sum + NORM_EPS)
     letters = "xyz"[: len(axes)]

@@ -6,27 +6,30 @@
 #include <limits>
 #include <string>
 
+#include "api/check_args.hpp"
 #include "core/checks.hpp"
 #include "cpu/cpu_backend.hpp"
 #include "cuda/cuda_backend.hpp"
 #include "interpolation/interpolation.hpp"
 
 namespace dcls {
-namespace {
 
-enum class Weight { kRead, kNotRead };
-
-void check(const ConstructArgs& args, const Execution& where, Weight weight = Weight::kRead) {
+void api::check_construct(const ConstructArgs& args, const Execution& where, Weight weight) {
   using validate::require;
   validate::check_execution(where);
-  validate::check_enum("dtype", static_cast<int>(args.dtype), 4);
-  validate::check_enum("version", static_cast<int>(args.version), 4);
+  validate::check_enum("dtype", static_cast<int>(args.dtype), kDTypeCount);
+  validate::check_enum("version", static_cast<int>(args.version), kVersionCount);
   validate::check_range("ndim", args.ndim, 1, kMaxDims);
   validate::Product cells("the number of cells of all kernels");
+  int rows_taken = 0;
   for (int d = 0; d < args.ndim; ++d) {
     validate::check_range("size[" + std::to_string(d) + "]", args.size[d], 1, kMaxAxisSize);
     cells.times(args.size[d]);
+    validate::check_range("position_row[" + std::to_string(d) + "]", args.position_row[d], 0,
+                          args.ndim - 1);
+    rows_taken |= 1 << args.position_row[d];
   }
+  require(rows_taken == (1 << args.ndim) - 1, "position_row must be a permutation");
   constexpr std::int64_t kMax = std::numeric_limits<std::int64_t>::max();
   validate::check_range("rows", args.rows, 0, kMax);
   validate::check_range("elements", args.elements, 0, kMax);
@@ -37,37 +40,34 @@ void check(const ConstructArgs& args, const Execution& where, Weight weight = We
       .times(args.ndim)
       .times(8);
   const bool has_elements = args.rows > 0 && args.elements > 0;
-  const bool has_sigma = interp::has_sigma(args.version);
   require(!has_elements || weight == Weight::kNotRead || args.weight != nullptr,
           "weight must not be null");
   require(!has_elements || args.position != nullptr, "position must not be null");
-  if (has_sigma) {
+  if (interp::has_width(args.version)) {
     require(!has_elements || args.sigma != nullptr, "sigma must not be null for this version");
     require(std::isfinite(args.sigma_min) && args.sigma_min > 0,
             "sigma_min must be finite and positive, got " + std::to_string(args.sigma_min));
   } else {
-    require(args.sigma == nullptr, "sigma must be null for versions v0 and v1");
+    require(args.sigma == nullptr, "sigma must be null for a version without widths");
   }
 }
 
-}  // namespace
-
 void construct(const ConstructArgs& args, void* kernel, const Execution& where) {
-  check(args, where);
+  api::check_construct(args, where);
   if (args.rows == 0) return;
   validate::require(kernel != nullptr, "kernel must not be null");
   if (where.device == DeviceType::kCuda) {
     cuda::construct(args, kernel, where);
   } else {
-    cpu::construct(args, kernel, where.num_threads);
+    cpu::construct(args, kernel, nullptr, where.num_threads);
   }
 }
 
 void construct_backward(const ConstructArgs& args, const void* grad_kernel,
                         const ConstructGrads& grads, const Execution& where) {
-  check(args, where);
-  validate::require(grads.sigma == nullptr || interp::has_sigma(args.version),
-                    "grads.sigma must be null for versions v0 and v1");
+  api::check_construct(args, where);
+  validate::require(grads.sigma == nullptr || interp::has_width(args.version),
+                    "grads.sigma must be null for a version without widths");
   if (args.rows == 0 || args.elements == 0) return;
   if (grads.weight == nullptr && grads.position == nullptr && grads.sigma == nullptr) return;
   validate::require(grad_kernel != nullptr, "grad_kernel must not be null");
@@ -79,13 +79,13 @@ void construct_backward(const ConstructArgs& args, const void* grad_kernel,
 }
 
 void construct_support(const ConstructArgs& args, std::uint8_t* support, const Execution& where) {
-  check(args, where, Weight::kNotRead);
+  api::check_construct(args, where, api::Weight::kNotRead);
   if (args.rows == 0) return;
   validate::require(support != nullptr, "support must not be null");
   if (where.device == DeviceType::kCuda) {
     cuda::construct_support(args, support, where);
   } else {
-    cpu::construct_support(args, support, where.num_threads);
+    cpu::construct(args, nullptr, support, where.num_threads);
   }
 }
 

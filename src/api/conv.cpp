@@ -5,18 +5,19 @@
 #include <limits>
 #include <string>
 
+#include "api/check_args.hpp"
 #include "core/checks.hpp"
+#include "core/conv_geometry.hpp"
 #include "cpu/cpu_backend.hpp"
 #include "cuda/cuda_backend.hpp"
 
 namespace dcls {
-namespace {
 
-void check(const ConvArgs& args, const Execution& where) {
+void api::check_conv(const ConvArgs& args, const Execution& where) {
   using validate::check_range;
   using validate::require;
   validate::check_execution(where);
-  validate::check_enum("dtype", static_cast<int>(args.dtype), 4);
+  validate::check_enum("dtype", static_cast<int>(args.dtype), kDTypeCount);
   validate::check_enum("layout", static_cast<int>(args.layout), 2);
   check_range("ndim", args.ndim, 1, kMaxDims);
   constexpr std::int64_t kMax = std::numeric_limits<std::int64_t>::max();
@@ -46,20 +47,7 @@ void check(const ConvArgs& args, const Execution& where) {
   }
 }
 
-bool is_empty(const std::int64_t (&size)[kMaxDims], int ndim) {
-  for (int d = 0; d < ndim; ++d) {
-    if (size[d] == 0) return true;
-  }
-  return false;
-}
-
-bool no_input(const ConvArgs& args) {
-  return args.batch == 0 || args.in_channels == 0 || is_empty(args.input_size, args.ndim);
-}
-
-bool no_output(const ConvArgs& args) {
-  return args.batch == 0 || args.out_channels == 0 || is_empty(args.output_size, args.ndim);
-}
+namespace {
 
 void check_workspace(const ConvArgs& args, ConvPass pass, const void* workspace,
                      const Execution& where) {
@@ -70,17 +58,22 @@ void check_workspace(const ConvArgs& args, ConvPass pass, const void* workspace,
 }  // namespace
 
 std::size_t direct_conv_workspace(const ConvArgs& args, ConvPass pass, const Execution& where) {
-  check(args, where);
+  api::check_conv(args, where);
   validate::check_enum("pass", static_cast<int>(pass), 3);
   if (where.device == DeviceType::kCpu) return 0;
   return cuda::direct_conv_workspace(args, pass, where);
 }
 
+bool direct_conv_takes_batch_as_lanes(const ConvArgs& args) {
+  api::check_conv(args, Execution{});
+  return cpu::batch_as_columns(args);
+}
+
 void direct_conv(const ConvArgs& args, const void* input, const void* kernel, const void* bias,
                  void* output, void* workspace, const Execution& where) {
-  check(args, where);
-  if (no_output(args)) return;
-  validate::require(input != nullptr || no_input(args), "input must not be null");
+  api::check_conv(args, where);
+  if (geometry::no_output(args)) return;
+  validate::require(input != nullptr || geometry::no_input(args), "input must not be null");
   validate::require(kernel != nullptr || args.in_channels == 0, "kernel must not be null");
   validate::require(output != nullptr, "output must not be null");
   check_workspace(args, ConvPass::kForward, workspace, where);
@@ -93,9 +86,10 @@ void direct_conv(const ConvArgs& args, const void* input, const void* kernel, co
 
 void direct_conv_backward_input(const ConvArgs& args, const void* grad_output, const void* kernel,
                                 void* grad_input, void* workspace, const Execution& where) {
-  check(args, where);
-  if (no_input(args)) return;
-  validate::require(grad_output != nullptr || no_output(args), "grad_output must not be null");
+  api::check_conv(args, where);
+  if (geometry::no_input(args)) return;
+  validate::require(grad_output != nullptr || geometry::no_output(args),
+                    "grad_output must not be null");
   validate::require(kernel != nullptr || args.out_channels == 0, "kernel must not be null");
   validate::require(grad_input != nullptr, "grad_input must not be null");
   check_workspace(args, ConvPass::kBackwardInput, workspace, where);
@@ -109,10 +103,11 @@ void direct_conv_backward_input(const ConvArgs& args, const void* grad_output, c
 void direct_conv_backward_kernel(const ConvArgs& args, const void* grad_output, const void* input,
                                  const std::uint8_t* support, void* grad_kernel, void* workspace,
                                  const Execution& where) {
-  check(args, where);
+  api::check_conv(args, where);
   if (args.out_channels == 0 || args.in_channels == 0) return;
-  validate::require(grad_output != nullptr || no_output(args), "grad_output must not be null");
-  validate::require(input != nullptr || no_input(args), "input must not be null");
+  validate::require(grad_output != nullptr || geometry::no_output(args),
+                    "grad_output must not be null");
+  validate::require(input != nullptr || geometry::no_input(args), "input must not be null");
   validate::require(grad_kernel != nullptr, "grad_kernel must not be null");
   check_workspace(args, ConvPass::kBackwardKernel, workspace, where);
   if (where.device == DeviceType::kCuda) {

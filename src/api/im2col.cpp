@@ -26,8 +26,8 @@ std::string item(const char* name, int d) {
 void check_elements(const Im2colArgs& args, const Execution& where) {
   using validate::require;
   validate::check_execution(where);
-  validate::check_enum("dtype", static_cast<int>(args.dtype), 4);
-  validate::check_enum("version", static_cast<int>(args.version), 4);
+  validate::check_enum("dtype", static_cast<int>(args.dtype), kDTypeCount);
+  validate::check_enum("version", static_cast<int>(args.version), kVersionCount);
   validate::check_range("ndim", args.ndim, 1, kMaxDims);
   validate::check_range("channels", args.channels, 0, kMost);
   validate::check_range("elements", args.elements, 0, kMost);
@@ -43,12 +43,12 @@ void check_elements(const Im2colArgs& args, const Execution& where) {
       .times(3 * 8);
   const bool has_elements = args.channels > 0 && args.elements > 0;
   require(!has_elements || args.position != nullptr, "position must not be null");
-  if (interp::has_sigma(args.version)) {
+  if (interp::has_width(args.version)) {
     require(!has_elements || args.sigma != nullptr, "sigma must not be null for this version");
     require(std::isfinite(args.sigma_min) && args.sigma_min > 0,
             "sigma_min must be finite and positive, got " + std::to_string(args.sigma_min));
   } else {
-    require(args.sigma == nullptr, "sigma must be null for versions v0 and v1");
+    require(args.sigma == nullptr, "sigma must be null for a version without widths");
   }
 }
 
@@ -128,8 +128,8 @@ void im2col_backward(const Im2colArgs& args, const void* grad_columns, const Im2
                      void* workspace, const Execution& where) {
   using validate::require;
   check(args, where);
-  require(!grads.sigma || interp::has_sigma(args.version),
-          "grads.sigma must be false for versions v0 and v1");
+  require(!grads.sigma || interp::has_width(args.version),
+          "grads.sigma must be false for a version without widths");
   check_parts("grads.parts", args, grads.parts);
   if (args.batch == 0 || args.channels == 0 || !has_input(args)) return;
   if (grads.input == nullptr && (grads.sums == nullptr || args.elements == 0)) return;
@@ -154,8 +154,8 @@ void im2col_finish(const Im2colArgs& args, const void* sums, std::int64_t parts,
                    void* grad_position, void* grad_sigma, void* workspace, const Execution& where) {
   using validate::require;
   check_elements(args, where);
-  require(grad_sigma == nullptr || interp::has_sigma(args.version),
-          "grad_sigma must be null for versions v0 and v1");
+  require(grad_sigma == nullptr || interp::has_width(args.version),
+          "grad_sigma must be null for a version without widths");
   check_parts("parts", args, parts);
   if (args.channels == 0 || args.elements == 0) return;
   if (grad_position == nullptr && grad_sigma == nullptr) return;

@@ -1,9 +1,11 @@
 #include "dcls/runtime.hpp"
 
+#include "core/dispatch.hpp"
 #include "cpu/runtime/features.hpp"
 #include "cuda/cuda_backend.hpp"
 #include "dcls/types.hpp"
 #include "dcls/version.hpp"
+#include "interpolation/interpolation.hpp"
 
 namespace dcls {
 
@@ -28,6 +30,28 @@ BuildInfo build_info() {
   info.simd = cpu::simd_name(cpu::simd_level());
   info.simd_compiled = cpu::compiled_simd_levels();
   return info;
+}
+
+std::vector<VersionInfo> versions() {
+  std::vector<VersionInfo> all;
+  for (int i = 0; i < kVersionCount; ++i) {
+    interp::visit(static_cast<Version>(i), [&](auto version) {
+      using I = interp::Interpolation<version.value>;
+      all.push_back({I::kName, I::kNormalised, I::kHasWidth, I::kSmallestWidth, I::kMostTaps});
+    });
+  }
+  return all;
+}
+
+std::vector<DTypeInfo> dtypes() {
+  std::vector<DTypeInfo> all;
+  for (int i = 0; i < kDTypeCount; ++i) {
+    visit_dtype(static_cast<DType>(i), [&](auto traits) {
+      using Traits = decltype(traits);
+      all.push_back({Traits::kName, static_cast<int>(sizeof(typename Traits::Storage))});
+    });
+  }
+  return all;
 }
 
 CudaStatus cuda_status() { return cuda::status(); }

@@ -55,6 +55,23 @@ void register_conv(py::module_& m) {
         return direct_conv_workspace(args, static_cast<ConvPass>(pass), where);
       },
       "problem"_a, "conv_pass"_a, "where"_a);
+  m.def(
+      "takes_batch_as_lanes",
+      [](int dtype, std::int64_t batch, std::int64_t in_channels, std::int64_t out_channels,
+         std::int64_t groups, std::int64_t output_size, std::int64_t stride) {
+        ConvArgs args;
+        args.dtype = static_cast<DType>(dtype);
+        args.ndim = 1;
+        args.batch = batch;
+        args.in_channels = in_channels;
+        args.out_channels = out_channels;
+        args.groups = groups;
+        args.output_size[0] = output_size;
+        args.stride[0] = stride;
+        return direct_conv_takes_batch_as_lanes(args);
+      },
+      "dtype"_a, "batch"_a, "in_channels"_a, "out_channels"_a, "groups"_a, "output_size"_a,
+      "stride"_a);
   const auto release = py::call_guard<py::gil_scoped_release>();
   m.def(
       "direct_conv",

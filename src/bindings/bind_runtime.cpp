@@ -18,6 +18,17 @@ void register_runtime(py::module_& m) {
                     "cuda_architectures"_a = info.cuda_architectures, "openmp"_a = info.openmp,
                     "simd"_a = info.simd, "simd_compiled"_a = info.simd_compiled);
   });
+  py::class_<VersionInfo>(m, "VersionInfo")
+      .def_readonly("name", &VersionInfo::name)
+      .def_readonly("normalised", &VersionInfo::normalised)
+      .def_readonly("has_width", &VersionInfo::has_width)
+      .def_readonly("smallest_width", &VersionInfo::smallest_width)
+      .def_readonly("most_taps", &VersionInfo::most_taps);
+  m.def("versions", &versions);
+  py::class_<DTypeInfo>(m, "DTypeInfo")
+      .def_readonly("name", &DTypeInfo::name)
+      .def_readonly("bytes", &DTypeInfo::bytes);
+  m.def("dtypes", &dtypes);
   m.def("cuda_status", [] {
     const CudaStatus status = cuda_status();
     return py::dict("available"_a = status.available, "driver"_a = status.driver,

@@ -8,6 +8,7 @@ namespace dcls::bindings {
 void register_construct(pybind11::module_& m);
 void register_conv(pybind11::module_& m);
 void register_im2col(pybind11::module_& m);
+void register_layer(pybind11::module_& m);
 void register_runtime(pybind11::module_& m);
 
 }  // namespace dcls::bindings

@@ -59,4 +59,16 @@ DCLS_HD std::int64_t neighbour_step(const ConvArgs& args, int d) {
   return args.stride[d] % args.dilation[d] == 0 ? args.stride[d] / args.dilation[d] : 0;
 }
 
+/// Whether the input, or the output, of a convolution has no values.
+DCLS_HD bool no_input(const ConvArgs& args) {
+  std::int64_t points = args.batch != 0 && args.in_channels != 0 ? 1 : 0;
+  for (int d = 0; d < args.ndim; ++d) points = args.input_size[d] != 0 ? points : 0;
+  return points == 0;
+}
+DCLS_HD bool no_output(const ConvArgs& args) {
+  std::int64_t points = args.batch != 0 && args.out_channels != 0 ? 1 : 0;
+  for (int d = 0; d < args.ndim; ++d) points = args.output_size[d] != 0 ? points : 0;
+  return points == 0;
+}
+
 }  // namespace dcls::geometry

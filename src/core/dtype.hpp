@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "core/macros.hpp"
+#include "dcls/types.hpp"
 
 #if defined(__CUDACC__)
 #include <cuda_bf16.h>
@@ -22,18 +23,6 @@ struct Half {
 struct BFloat16 {
   std::uint16_t bits;
 };
-
-/// The type in which a storage type is computed and accumulated.
-template <typename Storage>
-struct ComputeType {
-  using type = float;
-};
-template <>
-struct ComputeType<double> {
-  using type = double;
-};
-template <typename Storage>
-using Compute = typename ComputeType<Storage>::type;
 
 namespace numeric {
 
@@ -119,4 +108,34 @@ DCLS_HD void store(Half* to, float value) { to->bits = float_to_half_bits(value)
 DCLS_HD void store(BFloat16* to, float value) { to->bits = float_to_bfloat16_bits(value); }
 
 }  // namespace numeric
+
+/// The type in which a storage type is computed and accumulated: what numeric::load makes of it.
+template <typename Storage>
+using Compute = decltype(numeric::load(Storage()));
+
+/// What a dtype is: a specialisation for each, with the type stored, for which there are
+/// numeric::load and numeric::store, and the name that torch gives it.
+template <DType kDType>
+struct DTypeTraits;
+template <>
+struct DTypeTraits<DType::kFloat32> {
+  using Storage = float;
+  static constexpr const char* kName = "float32";
+};
+template <>
+struct DTypeTraits<DType::kFloat64> {
+  using Storage = double;
+  static constexpr const char* kName = "float64";
+};
+template <>
+struct DTypeTraits<DType::kFloat16> {
+  using Storage = Half;
+  static constexpr const char* kName = "float16";
+};
+template <>
+struct DTypeTraits<DType::kBFloat16> {
+  using Storage = BFloat16;
+  static constexpr const char* kName = "bfloat16";
+};
+
 }  // namespace dcls

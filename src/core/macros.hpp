@@ -9,3 +9,10 @@
 #else
 #define DCLS_HD static inline __attribute__((always_inline))
 #endif
+
+// The same for a static function of a class, which has no linkage of its own to choose.
+#if defined(__CUDACC__)
+#define DCLS_HD_STATIC static DCLS_HD
+#else
+#define DCLS_HD_STATIC DCLS_HD
+#endif

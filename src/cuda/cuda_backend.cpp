@@ -8,9 +8,21 @@
 #include "cuda/conv/conv_launch.hpp"
 #include "cuda/conv/conv_make_plan.hpp"
 #include "cuda/im2col/im2col_launch.hpp"
+#include "cuda/layer/layer_launch.hpp"
 #include "interpolation/tap_table.hpp"
 
 namespace dcls::cuda {
+namespace {
+
+/// A launch of the forward pass, or of the gradient of the input, if there is anything to write.
+void convolve(const ConvArgs& args, const ConvPlan& plan, ConvPass pass, const ConvLists& lists,
+              const void* source, const void* bias, void* target, const Execution& where) {
+  if (plan.channel_blocks * plan.phases * plan.tiles == 0) return;
+  const auto launch = args.ndim == 1 ? launch_conv_listed<true> : launch_conv_listed<false>;
+  launch(plan, pass, args.dtype, lists, source, bias, target, where);
+}
+
+}  // namespace
 
 void construct(const ConstructArgs& args, void* kernel, const Execution& where) {
   dispatch_ndim(args.ndim, [&](auto ndim) { launch_construct<ndim()>(args, kernel, where); });
@@ -52,10 +64,52 @@ void direct_conv_backward_kernel(const ConvArgs& args, const void* grad_output, 
   launch(args, grad_output, input, support, grad_kernel, workspace, where);
 }
 
+std::size_t layer_saved(const LayerArgs& args, const Execution&) { return LayerPlan(args).saved(); }
+
+std::size_t layer_workspace(const LayerArgs& args, LayerPass pass, const Execution&) {
+  return LayerPlan(args).workspace(pass);
+}
+
+void layer_forward(const LayerArgs& args, const void* input, const void* bias, void* output,
+                   void* saved, void* workspace, const Execution& where) {
+  const LayerPlan plan(args);
+  const LayerPrepare prepare = plan.prepare(saved, workspace);
+  if (prepare.blocks() > 0) {
+    dispatch_ndim(args.construct.ndim,
+                  [&](auto ndim) { launch_layer_prepare<ndim()>(prepare, where); });
+  }
+  convolve(args.conv, plan.forward(), ConvPass::kForward, plan.forward_lists(workspace), input,
+           bias, output, where);
+}
+
+void layer_backward(const LayerArgs& args, const void* grad_output, const void* input,
+                    const LayerGrads& grads, const void* saved, void* workspace,
+                    const Execution& where) {
+  const LayerPlan plan(args);
+  if (grads.input != nullptr) {
+    convolve(args.conv, plan.input(), ConvPass::kBackwardInput, plan.input_lists(saved),
+             grad_output, nullptr, grads.input, where);
+  }
+  const LayerFinish finish = plan.finish(grads, saved, workspace);
+  if (finish.blocks() == 0) return;
+  if (plan.kernel().splits > 0) {
+    const auto launch =
+        args.conv.ndim == 1 ? launch_conv_partial<true> : launch_conv_partial<false>;
+    launch(plan.kernel(), args.conv.dtype,
+           finish.of_kernel() ? plan.kernel_lists(saved) : ConvLists{}, grad_output, input,
+           finish.partial, finish.bias != nullptr ? plan.bias_sums(workspace) : nullptr, where);
+  }
+  dispatch_ndim(args.construct.ndim,
+                [&](auto ndim) { launch_layer_finish<ndim()>(finish, where); });
+}
+
 std::int64_t im2col_workspace(const Im2colArgs& args) {
   const TapLayout layout = tap_table::longest_layout(args);
-  return args.dtype == DType::kFloat64 ? tap_table::bytes<double>(layout, args.ndim)
-                                       : tap_table::bytes<float>(layout, args.ndim);
+  std::int64_t bytes = 0;
+  dispatch_compute(args.dtype, [&](auto tag) {
+    bytes = tap_table::bytes<typename decltype(tag)::type>(layout, args.ndim);
+  });
+  return bytes;
 }
 
 void im2col(const Im2colArgs& args, void* columns, void* workspace, const Execution& where) {

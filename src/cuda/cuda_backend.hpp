@@ -10,6 +10,7 @@
 #include "dcls/construct.hpp"
 #include "dcls/conv.hpp"
 #include "dcls/im2col.hpp"
+#include "dcls/layer.hpp"
 #include "dcls/runtime.hpp"
 
 namespace dcls::cuda {
@@ -32,6 +33,14 @@ void direct_conv_backward_input(const ConvArgs& args, const void* grad_output, c
 void direct_conv_backward_kernel(const ConvArgs& args, const void* grad_output, const void* input,
                                  const std::uint8_t* support, void* grad_kernel, void* workspace,
                                  const Execution& where);
+
+std::size_t layer_saved(const LayerArgs& args, const Execution& where);
+std::size_t layer_workspace(const LayerArgs& args, LayerPass pass, const Execution& where);
+void layer_forward(const LayerArgs& args, const void* input, const void* bias, void* output,
+                   void* saved, void* workspace, const Execution& where);
+void layer_backward(const LayerArgs& args, const void* grad_output, const void* input,
+                    const LayerGrads& grads, const void* saved, void* workspace,
+                    const Execution& where);
 
 std::int64_t im2col_workspace(const Im2colArgs& args);
 void im2col(const Im2colArgs& args, void* columns, void* workspace, const Execution& where);

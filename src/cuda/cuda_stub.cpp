@@ -38,6 +38,17 @@ void direct_conv_backward_kernel(const ConvArgs&, const void*, const void*, cons
   fail();
 }
 
+std::size_t layer_saved(const LayerArgs&, const Execution&) { fail(); }
+std::size_t layer_workspace(const LayerArgs&, LayerPass, const Execution&) { fail(); }
+void layer_forward(const LayerArgs&, const void*, const void*, void*, void*, void*,
+                   const Execution&) {
+  fail();
+}
+void layer_backward(const LayerArgs&, const void*, const void*, const LayerGrads&, const void*,
+                    void*, const Execution&) {
+  fail();
+}
+
 std::int64_t im2col_workspace(const Im2colArgs&) { fail(); }
 void im2col(const Im2colArgs&, void*, void*, const Execution&) { fail(); }
 void im2col_backward(const Im2colArgs&, const void*, const Im2colGrads&, void*, const Execution&) {

@@ -66,7 +66,8 @@ template <int D, typename T>
 DCLS_HD TapRange& range(const TapTable<T>& table, std::int64_t element, int d) {
   return table.ranges[element * D + d];
 }
-/// 1 / (grid sum + 1e-7), or 1 for v0; NaN if the position or width on any axis is not finite.
+/// 1 / (grid sum + 1e-7), or 1 where not normalised; NaN if the position or width on any axis is
+/// not finite.
 template <int D, typename T>
 DCLS_HD T& scale(const TapTable<T>& table, std::int64_t element) {
   return table.factors[element * factors_of(D)];
@@ -126,7 +127,7 @@ DCLS_HD void fill(const Im2colArgs& args, const TapTable<T>& table, std::int64_t
   T poison = T(0);
   for (int d = 0; d < D; ++d) {
     const interp::Element<T> e = element_of<T>(args, element, d);
-    interp::dispatch_version(args.version, [&](auto version) {
+    interp::visit(args.version, [&](auto version) {
       sums[d] = fill_axis<version.value>(e, args.size[d], table.layout.cap[d],
                                          axis(table, element, d), &range<D>(table, element, d));
     });
@@ -138,18 +139,12 @@ DCLS_HD void fill(const Im2colArgs& args, const TapTable<T>& table, std::int64_t
   factors[0] = interp::inverse_norm<T, D>(sums, interp::is_normalised(args.version)) + poison;
 }
 
-/// Grid points that an axis stores if they may be all of the support of any element.
-DCLS_HD std::int64_t largest_cap(Version version, std::int64_t size) {
-  // The support of v0 and v1 is floor(p) - 1 to floor(p) + 2.
-  return interp::has_sigma(version) || size < 4 ? size : 4;
-}
-
 /// The layout with room for any support, for where the widths are not known.
 DCLS_HD TapLayout longest_layout(const Im2colArgs& args) {
   TapLayout layout{};
   layout.elements = args.channels * args.elements;
   for (int d = 0; d < args.ndim; ++d) {
-    layout.cap[d] = largest_cap(args.version, args.size[d]);
+    layout.cap[d] = interp::largest_support(args.version, args.size[d]);
     layout.values += 3 * layout.cap[d];
   }
   return layout;

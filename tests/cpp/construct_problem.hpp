@@ -86,6 +86,12 @@ struct Results {
   std::vector<std::uint8_t> support;
 };
 
+inline double smallest_width(Version version) {
+  double width = 0;
+  interp::visit(version, [&](auto v) { width = interp::Interpolation<v.value>::kSmallestWidth; });
+  return width;
+}
+
 struct ConstructProblem {
   ConstructArgs args;  // without pointers
   std::vector<double> weight, position, sigma, grad_kernel;
@@ -104,8 +110,8 @@ struct ConstructProblem {
     for (std::size_t d = 0; d < size.size(); ++d) args.size[d] = size[d];
     args.rows = rows;
     args.elements = elements;
-    const bool has_sigma = interp::has_sigma(version);
-    args.sigma_min = has_sigma ? (version == Version::kMax ? 1.0 : 0.27) : 0.0;
+    const bool has_width = interp::has_width(version);
+    args.sigma_min = smallest_width(version);
 
     std::mt19937 engine(seed);
     std::normal_distribution<double> normal;
@@ -128,7 +134,7 @@ struct ConstructProblem {
       const double step = std::exp2(std::floor(std::log2(std::abs(value) + 1e-9)) - 7);
       value = std::round(value / step) * step;
     }
-    if (has_sigma) sigma = draw(args.ndim * pairs);
+    if (has_width) sigma = draw(args.ndim * pairs);
     grad_kernel = draw(rows * cells());
   }
 
@@ -197,6 +203,8 @@ void check_results(const ConstructProblem& problem, const Results& got) {
   CHECK(got.support == problem.on_cpu<Storage>().support);
 }
 
-inline constexpr Version kVersions[] = {Version::kV0, Version::kV1, Version::kMax, Version::kGauss};
+#define DCLS_LISTED(enumerator) Version::enumerator,
+inline constexpr Version kVersions[] = {DCLS_FOR_EACH_VERSION(DCLS_LISTED)};
+#undef DCLS_LISTED
 
 }  // namespace dcls::test

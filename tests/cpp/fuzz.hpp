@@ -22,6 +22,7 @@
 #include <string>
 #include <vector>
 
+#include "core/dispatch.hpp"
 #include "dcls/runtime.hpp"
 
 namespace dcls::fuzz {
@@ -127,12 +128,14 @@ class Buffer {
   std::unique_ptr<unsigned char[]> data_;
 };
 
-inline std::size_t value_bytes(DType dtype) {
-  return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2;
-}
-
 inline bool between(std::int64_t value, std::int64_t low, std::int64_t high) {
   return value >= low && value <= high;
+}
+
+inline bool is_dtype(DType dtype) { return between(static_cast<int>(dtype), 0, kDTypeCount - 1); }
+inline std::size_t value_bytes(DType dtype) { return is_dtype(dtype) ? storage_bytes(dtype) : 2; }
+inline bool is_version(Version version) {
+  return between(static_cast<int>(version), 0, kVersionCount - 1);
 }
 
 /// The product of numbers, or -1 if it, or one of them, is not from 0 to kMostValues.

@@ -5,6 +5,7 @@
 #include "core/dtype.hpp"
 #include "dcls/construct.hpp"
 #include "fuzz.hpp"
+#include "interpolation/interpolation.hpp"
 
 using namespace dcls;
 using namespace dcls::fuzz;
@@ -13,13 +14,12 @@ namespace {
 
 /// What the documentation of the API refuses, written down a second time.
 bool is_valid_construct(const ConstructArgs& args, const Execution& where) {
-  if (!between(static_cast<int>(args.version), 0, 3) ||
-      !between(static_cast<int>(args.dtype), 0, 3) || !is_valid(where)) {
+  if (!is_version(args.version) || !is_dtype(args.dtype) || !is_valid(where)) {
     return false;
   }
   const bool needed = args.rows > 0 && args.elements > 0;
   if (needed && (args.weight == nullptr || args.position == nullptr)) return false;
-  if (args.version == Version::kV0 || args.version == Version::kV1) return args.sigma == nullptr;
+  if (!interp::has_width(args.version)) return args.sigma == nullptr;
   if (needed && args.sigma == nullptr) return false;
   return args.sigma_min > 0 && args.sigma_min <= std::numeric_limits<double>::max();
 }
@@ -28,8 +28,8 @@ void run(const std::uint8_t* data, std::size_t size) {
   ++counts.runs;
   Reader reader(data, size);
   ConstructArgs args;
-  args.version = static_cast<Version>(reader.integer(0, 3));
-  args.dtype = static_cast<DType>(reader.integer(0, 3));
+  args.version = static_cast<Version>(reader.integer(0, kVersionCount - 1));
+  args.dtype = static_cast<DType>(reader.integer(0, kDTypeCount - 1));
   args.ndim = static_cast<int>(reader.integer(1, 3));
   for (std::int64_t& length : args.size) length = reader.integer(1, 12);
   args.rows = reader.integer(0, 5);
@@ -56,7 +56,7 @@ void run(const std::uint8_t* data, std::size_t size) {
   Buffer weight(pairs, bytes), position(places, bytes), sigma(places, bytes);
   Buffer kernel(grid, bytes), grad_kernel(grid, bytes);
   Buffer grad_weight(pairs, bytes), grad_position(places, bytes), grad_sigma(places, bytes);
-  const bool has_sigma = args.version == Version::kMax || args.version == Version::kGauss;
+  const bool has_sigma = is_version(args.version) && interp::has_width(args.version);
   const std::uint8_t nulls = reader.byte() % 16;  // one in 16 of each
   if (nulls != 1) args.weight = weight.fill(reader).data();
   if (nulls != 2) args.position = position.fill(reader).data();

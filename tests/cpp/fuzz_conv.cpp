@@ -11,9 +11,9 @@ namespace {
 
 /// What the documentation of the API refuses of sizes that are small, written down a second time.
 bool is_valid_conv(const ConvArgs& args, const Execution& where) {
-  if (!between(static_cast<int>(args.dtype), 0, 3) ||
-      !between(static_cast<int>(args.layout), 0, 1) || !is_valid(where) || args.groups < 1 ||
-      args.in_channels % args.groups != 0 || args.out_channels % args.groups != 0) {
+  if (!is_dtype(args.dtype) || !between(static_cast<int>(args.layout), 0, 1) || !is_valid(where) ||
+      args.groups < 1 || args.in_channels % args.groups != 0 ||
+      args.out_channels % args.groups != 0) {
     return false;
   }
   constexpr std::int64_t kFar = std::int64_t{1} << 31;
@@ -31,7 +31,7 @@ void run(const std::uint8_t* data, std::size_t size) {
   ++counts.runs;
   Reader reader(data, size);
   ConvArgs args;
-  args.dtype = static_cast<DType>(reader.integer(0, 3));
+  args.dtype = static_cast<DType>(reader.integer(0, kDTypeCount - 1));
   args.layout = static_cast<Layout>(reader.integer(0, 1));
   args.ndim = static_cast<int>(reader.integer(1, 3));
   args.batch = reader.integer(0, 3);

@@ -6,6 +6,7 @@
 #include "core/dtype.hpp"
 #include "dcls/im2col.hpp"
 #include "fuzz.hpp"
+#include "interpolation/interpolation.hpp"
 
 using namespace dcls;
 using namespace dcls::fuzz;
@@ -15,14 +16,13 @@ namespace {
 constexpr std::int64_t kMost = std::numeric_limits<std::int64_t>::max();
 
 bool has_sigma(const Im2colArgs& args) {
-  return args.version == Version::kMax || args.version == Version::kGauss;
+  return is_version(args.version) && interp::has_width(args.version);
 }
 
 /// What the documentation of the API refuses of sizes that are small, written down a second time;
 /// first what im2col_finish reads.
 bool has_valid_elements(const Im2colArgs& args, const Execution& where) {
-  if (!between(static_cast<int>(args.version), 0, 3) ||
-      !between(static_cast<int>(args.dtype), 0, 3) || !is_valid(where)) {
+  if (!is_version(args.version) || !is_dtype(args.dtype) || !is_valid(where)) {
     return false;
   }
   for (int d = 0; d < args.ndim; ++d) {
@@ -66,8 +66,8 @@ void run(const std::uint8_t* data, std::size_t size) {
   ++counts.runs;
   Reader reader(data, size);
   Im2colArgs args;
-  args.version = static_cast<Version>(reader.integer(0, 3));
-  args.dtype = static_cast<DType>(reader.integer(0, 3));
+  args.version = static_cast<Version>(reader.integer(0, kVersionCount - 1));
+  args.dtype = static_cast<DType>(reader.integer(0, kDTypeCount - 1));
   args.ndim = static_cast<int>(reader.integer(1, 3));
   args.batch = reader.integer(0, 3);
   args.channels = reader.integer(0, 3);

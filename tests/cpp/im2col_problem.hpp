@@ -52,8 +52,8 @@ struct Im2colProblem {
     args.elements = shape.elements;
     args.channel_stride = points;
     args.batch_stride = points * shape.channels;
-    const bool has_sigma = interp::has_sigma(version);
-    args.sigma_min = has_sigma ? (version == Version::kMax ? 1.0 : 0.27) : 0.0;
+    const bool has_width = interp::has_width(version);
+    args.sigma_min = smallest_width(version);
 
     std::mt19937 engine(seed);
     std::normal_distribution<double> normal;
@@ -72,7 +72,7 @@ struct Im2colProblem {
       if (i % 7 == 0) position[i] = std::round(position[i]);
       if (i % 23 == 5) position[i] *= 64;
     }
-    if (has_sigma) sigma = draw(args.ndim * pairs);
+    if (has_width) sigma = draw(args.ndim * pairs);
     grad_columns = draw(shape.batch * pairs * outputs);
   }
 

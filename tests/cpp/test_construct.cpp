@@ -12,6 +12,17 @@ using namespace dcls::test;
 
 namespace {
 
+/// The tap of a version at the distance `a` from the position.
+double tap(Version version, double a, double sigma) {
+  switch (version) {
+    case Version::kV0:
+    case Version::kV1: return std::max(0.0, 1 - a);
+    case Version::kMax: return std::max(0.0, sigma - a);
+    case Version::kGauss: return std::exp(-a * a / (2 * sigma * sigma));
+  }
+  throw std::logic_error("no formula for this version");
+}
+
 /// The formula as the papers write it, one element and one cell at a time.
 std::vector<double> by_the_formula(const ConstructProblem& problem) {
   const ConstructArgs& a = problem.args;
@@ -28,18 +39,14 @@ std::vector<double> by_the_formula(const ConstructProblem& problem) {
         const double p = problem.position[at] + static_cast<double>(a.size[d] / 2);
         const double delta = static_cast<double>(rest % a.size[d]) - p;
         rest /= a.size[d];
-        if (a.version == Version::kV0 || a.version == Version::kV1) {
-          product *= std::max(0.0, 1 - std::abs(delta));
-        } else {
-          const double sigma = std::abs(problem.sigma[at]) + a.sigma_min;
-          product *= a.version == Version::kMax ? std::max(0.0, sigma - std::abs(delta))
-                                                : std::exp(-delta * delta / (2 * sigma * sigma));
-        }
+        const bool wide = interp::has_width(a.version);
+        const double sigma = wide ? std::abs(problem.sigma[at]) + a.sigma_min : 0;
+        product *= tap(a.version, std::abs(delta), sigma);
       }
       phi[static_cast<std::size_t>(cell)] = product;
       sum += product;
     }
-    const double norm = a.version == Version::kV0 ? 1.0 : sum + 1e-7;
+    const double norm = interp::is_normalised(a.version) ? sum + 1e-7 : 1.0;
     for (std::int64_t cell = 0; cell < cells; ++cell) {
       kernel[static_cast<std::size_t>(index / a.elements * cells + cell)] +=
           problem.weight[static_cast<std::size_t>(index)] * phi[static_cast<std::size_t>(cell)] /

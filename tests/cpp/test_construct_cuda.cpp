@@ -1,11 +1,14 @@
 // The CUDA kernels of the construct operator, run on the host, against the CPU back end.
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
 #include "check.hpp"
 #include "construct_problem.hpp"
 #include "core/dispatch.hpp"
-#include "cuda/construct/construct_kernels.cuh"
+#include "cuda/construct/construct_backward.cuh"
+#include "cuda/construct/construct_forward.cuh"
 #include "cuda/construct/construct_support.cuh"
 #include "cuda_host/schedules.hpp"
 
@@ -138,6 +141,34 @@ TEST(only_the_gradients_asked_for) {
   for (const double value : some.sigma) CHECK(value != value);
 }
 
+TEST(rows_of_positions_in_any_order) {
+  const ConstructProblem problem(Version::kGauss, {3, 4, 5}, 5, 3);
+  const Results expected = on_host_cuda<double, 3>(problem);
+  const std::size_t row = problem.weight.size();
+  for (const auto& order : std::vector<std::vector<int>>{{1, 2, 0}, {2, 1, 0}, {0, 2, 1}}) {
+    ConstructProblem permuted = problem;
+    const auto move = [&](const std::vector<double>& from, std::vector<double>& to, bool back) {
+      for (std::size_t d = 0; d < order.size(); ++d) {
+        const auto other = static_cast<std::size_t>(order[d]);
+        std::copy_n(from.begin() + static_cast<std::ptrdiff_t>((back ? other : d) * row), row,
+                    to.begin() + static_cast<std::ptrdiff_t>((back ? d : other) * row));
+      }
+    };
+    move(problem.position, permuted.position, false);
+    move(problem.sigma, permuted.sigma, false);
+    std::copy(order.begin(), order.end(), permuted.args.position_row);
+    const Results got = on_host_cuda<double, 3>(permuted);
+    CHECK_SAME_BITS(got.kernel, expected.kernel);
+    CHECK_SAME_BITS(got.weight, expected.weight);
+    CHECK_SAME_BITS(got.support, expected.support);
+    std::vector<double> position(got.position.size()), sigma(got.sigma.size());
+    move(got.position, position, true);
+    move(got.sigma, sigma, true);
+    CHECK_SAME_BITS(position, expected.position);
+    CHECK_SAME_BITS(sigma, expected.sigma);
+  }
+}
+
 TEST(bitwise_equal_in_every_order_of_threads) {
   for (const Version version : {Version::kV1, Version::kGauss}) {
     const ConstructProblem problem(version, {18, 19}, 4, 3);
@@ -218,7 +249,7 @@ TEST(past_2_to_the_31_cells) {
 TEST(all_instantiated_kernels_were_run) {
   // The list of src/cuda/construct/construct_launch.cuh: every dtype in every number of dimensions.
   for (int ndim = 1; ndim <= kMaxDims; ++ndim) {
-    for (int dtype = 0; dtype < 4; ++dtype) {
+    for (int dtype = 0; dtype < kDTypeCount; ++dtype) {
       dispatch_ndim(ndim, [&](auto n) {
         dispatch_dtype(static_cast<DType>(dtype), [&](auto tag) {
           using Storage = typename decltype(tag)::type;

@@ -100,7 +100,7 @@ void kernel_gradient(const HowToRun& how, const ConvArgs& args, const Storage* g
         plan, input, grad_output, static_cast<const std::int32_t*>(lists.counts.data()),
         static_cast<const cuda::Unit*>(lists.units.data()),
         static_cast<const std::uint32_t*>(lists.packed.data()),
-        cuda::conv_tile_bytes(plan, args.dtype), lists.partial.data());
+        cuda::conv_tile_bytes(plan, args.dtype), lists.partial.data(), static_cast<T*>(nullptr));
     lists.partial.check();
   }
   host_cuda::launch(how.launch, cuda::conv_kernel_finish<Storage>,
@@ -258,7 +258,7 @@ TEST(zero_cells_are_not_visited_and_nan_cells_are) {
 TEST(plans_fit) {
   // Every block has threads, shared memory that any GPU gives, and a workspace that is not absurd.
   const auto check_plan = [](ConvArgs args) {
-    for (int dtype = 0; dtype < 4; ++dtype) {
+    for (int dtype = 0; dtype < kDTypeCount; ++dtype) {
       args.dtype = static_cast<DType>(dtype);
       for (const ConvPass pass :
            {ConvPass::kForward, ConvPass::kBackwardInput, ConvPass::kBackwardKernel}) {
@@ -379,7 +379,7 @@ TEST(past_2_to_the_31_values) {
 
 TEST(all_instantiated_kernels_were_run) {
   // The list of src/cuda/conv/conv_launch.cuh.
-  for (int dtype = 0; dtype < 4; ++dtype) {
+  for (int dtype = 0; dtype < kDTypeCount; ++dtype) {
     dispatch_dtype(static_cast<DType>(dtype), [&](auto tag) {
       using Storage = typename decltype(tag)::type;
       using T = Compute<Storage>;

@@ -197,7 +197,7 @@ TEST(past_2_to_the_31_values) {
 TEST(all_instantiated_kernels_were_run) {
   // The list of src/cuda/im2col/im2col_launch.cuh: every dtype in every number of dimensions.
   for (int ndim = 1; ndim <= kMaxDims; ++ndim) {
-    for (int dtype = 0; dtype < 4; ++dtype) {
+    for (int dtype = 0; dtype < kDTypeCount; ++dtype) {
       dispatch_ndim(ndim, [&](auto n) {
         dispatch_dtype(static_cast<DType>(dtype), [&](auto tag) {
           using Storage = typename decltype(tag)::type;

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from layers import LAYERS, VERSIONS, Layer, assert_close, layer_id
+from layers import LAYERS, Layer, assert_close, layer_id
+from support import VERSIONS
 from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune
 

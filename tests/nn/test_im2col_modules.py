@@ -8,6 +8,7 @@ import io
 import pytest
 import torch
 import torch.nn.functional as F
+from support import SIGMA_VERSIONS, VERSIONS
 from torch import nn
 from torch.nn.utils import parametrize
 
@@ -15,7 +16,6 @@ import DCLS
 import DCLS.construct.modules as construct
 from DCLS.im2col.modules import Dcls1d, Dcls2d, Dcls3d
 
-VERSIONS = ("v0", "v1", "max", "gauss")
 CLASSES = {1: Dcls1d, 2: Dcls2d, 3: Dcls3d}
 SIZES = {1: (6,), 2: (5, 4), 3: (3, 4, 5)}
 
@@ -104,7 +104,7 @@ def test_parameters(ndim, version):
     module = CLASSES[ndim](4, 6, 3, dilated_kernel_size=SIZES[ndim], groups=2, version=version)
     shapes = {name: tuple(p.shape) for name, p in module.named_parameters()}
     want = {"weight": (6, 2, 3), "P": (ndim, 4, 3), "bias": (6,)}
-    if version in ("max", "gauss"):
+    if version in SIGMA_VERSIONS:
         want["SIG"] = (ndim, 4, 3)
         width = 0.23 if version == "gauss" else 0
         assert module.SIG.eq(width).all()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import itertools
 import json
 import pickle
 from pathlib import Path
@@ -11,11 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 from layers import LAYERS, Layer
+from support import VERSIONS
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import DCLS
 import DCLS.construct.modules as modules
-from DCLS import Dcls1d, Dcls2d, DclsTranspose2d
+from DCLS import Dcls1d, Dcls2d, DclsTranspose2d, _cpu_rule
 from DCLS import method as rule
 from DCLS.construct.modules import ConstructKernel2d
 
@@ -30,7 +33,7 @@ def gradients(module: nn.Module, x: Tensor, cotangent: Tensor) -> list[Tensor]:
     return [output, *torch.autograd.grad(output, inputs, cotangent)]
 
 
-@pytest.mark.parametrize("version", ["v0", "v1", "max", "gauss"])
+@pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("layer", CONVOLUTIONS, ids=str)
 def test_methods_agree(layer: Layer, version: str, device: str) -> None:
     torch.manual_seed(0)
@@ -64,7 +67,8 @@ class Calls(TorchDispatchMode):
 def calls_direct(module: nn.Module, x: Tensor) -> bool:
     with Calls() as calls:
         module(x)
-    return torch.ops.dcls.direct_conv.default in calls.operators
+    ours = {torch.ops.dcls.direct_conv.default, torch.ops.dcls.layer.default}
+    return bool(ours & set(calls.operators))
 
 
 def test_method_decides() -> None:
@@ -93,34 +97,129 @@ def test_auto_follows_the_rule() -> None:
     assert not calls_direct(sparse, x)
 
 
+def depthwise(version: str = "v1", elements: int = 34) -> Dcls2d:
+    return Dcls2d(8, 8, elements, dilated_kernel_size=17, padding=8, groups=8, version=version)
+
+
 def test_auto_asks_for_what_is_measured() -> None:
-    kernel = torch.randn(8, 1, 17, 17)
-    plain = torch.randn(1, 8, 20, 20)
-    assert rule.prefers_direct(plain, kernel, 100)
-    assert not rule.prefers_direct(plain.half(), kernel, 100)
-    assert not rule.prefers_direct(plain.to("meta"), kernel, 100)
-    assert not rule.prefers_direct(plain, kernel[:0], 100)
+    module, plain = depthwise(), torch.randn(1, 8, 20, 20)
+    assert module.explain(plain).method == "direct"
+    assert module.explain(plain[0]).method == "direct"
+    assert module.explain(plain.half()) == (
+        "conv",
+        "the dtypes of input and parameters differ",
+        "default",
+    )
+    choice = depthwise().to("meta").explain(plain.to("meta"))
+    assert choice == ("conv", "nothing has been measured on meta", "default")
+    empty = {"out_channels": 0, "groups": 1, "kernel_size": (17, 17), "cells": 4, "training": True}
+    assert rule.choose(input_shape=(1, 0, 20, 20), **empty).reason == "the kernel is empty"
+    assert module.explain(plain[:, :3]).method == "conv"
 
 
 def test_auto_sees_the_dtype_that_autocast_gives() -> None:
-    kernel = torch.randn(8, 1, 17, 17)
-    plain = torch.randn(1, 8, 20, 20)
+    module, plain = depthwise(), torch.randn(1, 8, 20, 20)
     with torch.autocast("cpu", torch.bfloat16):
-        assert rule.prefers_direct(plain, kernel, 100)
-        assert rule.prefers_direct(plain.bfloat16(), kernel, 100)
-        assert not rule.prefers_direct(plain.double(), kernel, 100)
-    assert not rule.prefers_direct(plain.bfloat16(), kernel, 100)
+        assert module.explain(plain).method == "direct"
+        assert module.explain(plain.bfloat16()).method == "direct"
+        assert module.explain(plain.double()).method == "conv"
+    assert module.explain(plain.bfloat16()).method == "conv"
 
 
 def test_auto_sees_the_layout_that_the_convolution_runs_in() -> None:
     """A slice is copied: only an input that is channels last counts as such."""
-    kernel = torch.randn(8, 1, 17, 17)
-    plain = torch.randn(2, 8, 20, 20)
-    few = 100
+    module, plain = depthwise(), torch.randn(2, 8, 20, 20)
     with torch.no_grad():
-        assert rule.prefers_direct(plain, kernel, few)
-        assert rule.prefers_direct(torch.randn(2, 8, 20, 29)[..., 3:23], kernel, few)
-        assert not rule.prefers_direct(plain.to(memory_format=torch.channels_last), kernel, few)
+        assert module.explain(plain).method == "direct"
+        assert module.explain(torch.randn(2, 8, 20, 29)[..., 3:23]).method == "direct"
+        assert module.explain(plain.to(memory_format=torch.channels_last)).method == "conv"
+
+
+@pytest.mark.parametrize("layer", LAYERS, ids=str)
+def test_what_explain_says_is_what_is_done(layer: Layer) -> None:
+    """Whatever asks: the layer itself, its rule, or its kind."""
+    for method in ("auto", "direct", "conv"):
+        if layer.transposed and method != "auto":
+            continue
+        module = layer.make(version="v1") if layer.transposed else layer.make(method=method)
+        x = layer.input(module, 2)
+        for enabled in (True, False):
+            with torch.set_grad_enabled(enabled):
+                choice = module.explain(x)
+                assert (choice.method == "direct") == calls_direct(module, x)
+        assert choice.reason
+        assert choice.source == ("layer" if layer.transposed else "CPU rule") or method != "auto"
+        if method != "auto":
+            assert choice == (method, f"the layer's method is {method!r}", "asked")
+
+
+def test_im2col_layers_explain_themselves() -> None:
+    choice = DCLS.im2col.Dcls2d(4, 4, 3, dilated_kernel_size=9).explain(torch.randn(1, 4, 12, 12))
+    assert (choice.method, choice.source) == ("im2col", "layer")
+    with pytest.raises(TypeError, match="input must be a Tensor"):
+        Dcls1d(1, 1, 1).explain([1.0])
+
+
+def test_a_known_width_counts() -> None:
+    """A schedule starts with gaussians that fill the kernel: torch multiplies matrices faster."""
+    module = Dcls1d(128, 128, 1, dilated_kernel_size=25)
+    x = torch.randn(16, 128, 100)
+    assert module.known_width is None
+    assert module.explain(x).method == "direct"
+    module.known_width = 12.0
+    assert module.explain(x).method == "conv"
+    assert "25 of them not zero" in module.explain(x).reason
+    module.known_width = 0.23
+    assert module.explain(x).method == "direct"
+    assert "known_width" not in module.state_dict()
+
+
+def test_each_choice_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    module, x = depthwise(), torch.randn(1, 8, 20, 20)
+    with caplog.at_level("DEBUG", logger="DCLS"):
+        module(x)
+    (record,) = caplog.records
+    assert record.name == "DCLS"
+    choice = module.explain(x)
+    assert record.getMessage().startswith("Dcls2d(8, 8, ")
+    assert record.getMessage().endswith(f": {choice.method}: {choice.reason}")
+    caplog.clear()
+    module(x)  # at the default level nothing is said
+    assert not caplog.records
+
+
+def test_every_term_of_the_rule_can_hold() -> None:
+    """Each is the first that holds for some layer: none is hidden by those before it."""
+    found = set()
+    for ndim, channels, size, filled, points, last, training, fills in itertools.product(
+        (1, 2, 3),
+        ("one", "few", "many"),
+        (3, 9, 25, 49, 81, 169, 225, 900),
+        (0.05, 0.25, 0.3, 0.5, 0.8, 1.0),
+        (100, 200, 784),
+        (False, True),
+        (False, True),
+        (False, True),
+    ):
+        facts = _cpu_rule.Facts(ndim, channels, size, filled, points, last, training, fills)
+        term = _cpu_rule.find(facts)
+        if term is not None:
+            found.add(term.name)
+    assert found == {term.name for term in _cpu_rule.TERMS}
+    assert len(found) == len(_cpu_rule.TERMS)
+
+
+def test_the_rule_asks_the_library_about_the_lanes() -> None:
+    """One condition: what the plan of the convolution does is what the rule reckons with."""
+    for batch, length, expected in [(16, 100, True), (3, 100, False), (16, 17, True), (1, 1, True)]:
+        assert (
+            rule._batch_fills_vectors((batch, 8, length), 8, 1, length, 1, torch.float32)
+            == expected
+        )
+    # Eight lanes of float64; a stride keeps the points of a row apart.
+    assert rule._batch_fills_vectors((8, 8, 100), 8, 1, 100, 1, torch.float64)
+    assert not rule._batch_fills_vectors((8, 8, 100), 8, 1, 100, 1, torch.float32)
+    assert not rule._batch_fills_vectors((16, 8, 100), 8, 1, 50, 2, torch.float32)
 
 
 def test_the_measured_choices_are_those_of_the_rule() -> None:
@@ -132,19 +231,24 @@ def test_the_measured_choices_are_those_of_the_rule() -> None:
         conv_cases = importlib.import_module("conv_cases")
     measured = json.loads((BENCHMARKS / "results" / "conv-rule-cpu.json").read_text())
     assert measured["complete"]
+    held = set()
     for result in measured["results"]:
         case = conv_cases.Case.parse(result["case"])
-        training = result["pass"] != "forward"
-        last = result["layout"] == "channels_last"
-        layout = {2: torch.channels_last, 3: torch.channels_last_3d}.get(len(case.size))
-        x = torch.empty(case.batch, case.channels, *case.size)
-        x = x.to(memory_format=layout) if last else x
-        shape = (case.channels, case.channels // case.groups, *case.kernel)
-        kernel = torch.empty(shape, requires_grad=training)
-        cells = rule.expected_cells(case.version, case.elements, (), case.kernel)
-        with torch.set_grad_enabled(training):
-            direct = rule.prefers_direct(x, kernel, cells)
-        assert ("direct" if direct else "conv") == result["chosen"], result
+        choice = rule.choose(
+            input_shape=(case.batch, case.channels, *case.size),
+            out_channels=case.channels,
+            groups=case.groups,
+            kernel_size=case.kernel,
+            cells=rule.expected_cells(case.version, case.elements, (), case.kernel),
+            training=result["pass"] != "forward",
+            padding=[size // 2 for size in case.kernel],
+            channels_last=result["layout"] == "channels_last",
+        )
+        assert choice.method == result["chosen"], result
+        held.add(choice.reason.partition(" (")[0])
+    rests_on_the_grid = {t.name for t in _cpu_rule.TERMS if t.measured == "conv-rule-cpu"}
+    assert rests_on_the_grid <= held
+    assert len(rests_on_the_grid) == len(_cpu_rule.TERMS) - 4  # the others say what they rest on
 
 
 @pytest.mark.parametrize("name", ["Dcls1d", "Dcls2_1d"])
@@ -250,6 +354,7 @@ def test_inference_needs_no_support() -> None:
     module = Dcls2d(2, 2, 3, dilated_kernel_size=7, padding=3, groups=2, method="direct")
     asked = []
     module.DCK.support = lambda *_args: asked.append(1)
+    module.DCK.register_forward_pre_hook(lambda _module, _inputs: None)  # by separate operators
     x = torch.randn(1, 2, 8, 8)
     with torch.no_grad():
         module(x)

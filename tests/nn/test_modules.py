@@ -10,7 +10,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from layers import FORWARD, LAYERS, TRANSPOSED, VERSIONS, Layer, assert_close, layer_id
+from layers import FORWARD, LAYERS, TRANSPOSED, Layer, assert_close, layer_id
+from support import SIGMA_VERSIONS, VERSIONS
 from torch import nn
 
 import DCLS.construct
@@ -91,7 +92,7 @@ def test_output_and_gradients_are_those_of_the_oracle(layer: Layer, version: str
     assert_close(got, want)
     assert_close(x.grad, want_input)
     assert [name for name, _ in module.named_parameters()] == [
-        "weight", "P", *(["SIG"] * (version in ("max", "gauss"))), "bias"
+        "weight", "P", *(["SIG"] * (version in SIGMA_VERSIONS)), "bias"
     ]  # fmt: skip
     for name, parameter in module.named_parameters():
         assert_close(parameter.grad, twin.get_parameter(name).grad)
@@ -219,7 +220,7 @@ def assert_close_or_empty(got: torch.Tensor, want: torch.Tensor) -> None:
 
 def test_the_weights_of_a_non_square_kernel_stay_on_their_own_axis() -> None:
     # 0.1.1 centres by the sizes in the wrong order, so that a corner falls off the grid.
-    for version in ("v1", "max", "gauss", "v0"):
+    for version in VERSIONS:
         module = modules.Dcls2d(1, 1, 1, dilated_kernel_size=(3, 9), version=version)
         with torch.no_grad():
             module.weight.fill_(1)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from layers import LAYERS, TRANSPOSED, Layer, layer_id
+from support import VERSIONS
 
 import DCLS.construct.modules as modules
 from DCLS.construct.modules import Dcls2d, DclsTranspose2d
@@ -236,7 +237,7 @@ def test_wrong_inputs_are_refused() -> None:
 
 @layers
 def test_a_diverged_position_gives_nan_in_its_own_row(layer: Layer) -> None:
-    for version in ("v0", "v1", "max", "gauss"):
+    for version in VERSIONS:
         for bad in (torch.nan, torch.inf, -torch.inf):
             module = layer.make(version=version)
             with torch.no_grad():

@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from layers import LAYERS, Layer, assert_close, layer_id
+from support import NORMALISED, SIGMA_VERSIONS, VERSIONS
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -26,7 +27,7 @@ def limits(layer: Layer, version: str) -> list[tuple[int, int]]:
 
 
 @layers
-@pytest.mark.parametrize("version", ["v0", "v1", "max", "gauss"])
+@pytest.mark.parametrize("version", VERSIONS)
 def test_initial_values(layer: Layer, version: str) -> None:
     torch.manual_seed(5)
     module = layer.make(8, 12, 6, groups=2, version=version).requires_grad_(False)
@@ -44,7 +45,7 @@ def test_initial_values(layer: Layer, version: str) -> None:
         elif high > 1:
             assert row.mean().abs() < 0.2
             assert row.std() == pytest.approx(0.5, rel=0.2)
-    if version in ("max", "gauss"):
+    if version in SIGMA_VERSIONS:
         assert torch.equal(module.SIG, torch.full_like(module.P, 0.23 * (version == "gauss")))
     else:
         assert module.SIG is None
@@ -94,7 +95,7 @@ def test_clamping_shrinks_no_position_on_the_grid_and_keeps_nan() -> None:
     torch.testing.assert_close(module.P.detach(), want, equal_nan=True)
 
 
-@pytest.mark.parametrize("version", ["v1", "max", "gauss"])
+@pytest.mark.parametrize("version", NORMALISED)
 def test_an_element_at_the_limits_of_an_even_kernel_is_not_lost(version: str) -> None:
     module = Dcls1d(1, 1, 2, dilated_kernel_size=4, version=version)
     with torch.no_grad():

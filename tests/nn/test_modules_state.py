@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import itertools
 import pickle
 from collections import OrderedDict
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from layers import LAYERS, Layer, assert_close, layer_id
+from support import SIGMA_VERSIONS, VERSIONS
 from torch import Tensor, nn
 
 import DCLS.construct.modules as modules
@@ -27,7 +29,7 @@ def test_setting_the_version_of_either_sets_both(layer: Layer) -> None:
     module = layer.make(version="gauss", dtype=torch.float64)
     x = layer.input(module, 1)
     for change in (module, module.DCK):
-        for version in ("max", "v0", "v1", "gauss"):
+        for version in reversed(VERSIONS):
             change.version = version
             assert module.version == module.DCK.version == version
             assert f"version={version}" in module.extra_repr()
@@ -126,9 +128,9 @@ def test_elements_follow_the_axis_order_of_the_version() -> None:
 
 @layers
 def test_state_dicts_hold_the_parameters_alone(layer: Layer) -> None:
-    for version, bias in (("gauss", True), ("max", False), ("v1", True), ("v0", False)):
+    for version, bias in itertools.product(VERSIONS, (True, False)):
         module = layer.make(version=version, bias=bias)
-        names = ["weight", "P"] + ["SIG"] * (version in ("gauss", "max")) + ["bias"] * bias
+        names = ["weight", "P"] + ["SIG"] * (version in SIGMA_VERSIONS) + ["bias"] * bias
         module(layer.input(module, 1))
         assert list(module.state_dict()) == names
         assert list(module.buffers()) == []

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from layers import LAYERS, Layer, assert_close, layer_id
+from support import VERSIONS
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -124,7 +125,7 @@ class Own(_DclsNd):
         )
 
 
-@pytest.mark.parametrize("version", ["v0", "v1", "max", "gauss"])
+@pytest.mark.parametrize("version", VERSIONS)
 def test_a_subclass_of_the_base_trains_as_the_layer_does(version: str) -> None:
     torch.manual_seed(3)
     own = Own(4, 7, version).double()

@@ -139,7 +139,7 @@ BAD = {
     "version: unknown": (
         change(version="v2"),
         ValueError,
-        r"version must be one of v0, v1, max, gauss, got 'v2'",
+        rf"version must be one of {', '.join(VERSIONS)}, got 'v2'",
     ),
     "version: not a str": (change(version=1), TypeError, r"version must be a str .*got int"),
     "sigma_min: zero": (

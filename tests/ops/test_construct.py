@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from support import (
+    NORMALISED,
     SIGMA_VERSIONS,
     TOLERANCE,
     VERSIONS,
@@ -36,6 +37,7 @@ SIZES = [
 ]
 
 
+@pytest.mark.sanitizer
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
@@ -43,6 +45,7 @@ def test_matches_oracle(version, size, dtype, device):
     assert_matches_oracle(make_problem(version, size, dtype=dtype, device=device), TOLERANCE[dtype])
 
 
+@pytest.mark.sanitizer
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("size", [(9,), (7, 8), (3, 4, 5)], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
@@ -69,6 +72,7 @@ def test_any_number_of_elements(version, elements, device):
     assert_matches_oracle(problem, TOLERANCE[torch.float64])
 
 
+@pytest.mark.sanitizer
 @pytest.mark.parametrize("version", VERSIONS)
 def test_kernels_larger_than_a_cuda_tile(version, device):
     """1024 cells are a tile: on one axis, over two, and with one very long axis."""
@@ -135,7 +139,7 @@ def test_v1_and_max_subgradients_are_zero_at_the_kinks(device):
     assert torch.autograd.grad(kernel.sum(), SIG)[0].item() == 0
 
 
-@pytest.mark.parametrize("version", ["v1", "max", "gauss"])
+@pytest.mark.parametrize("version", NORMALISED)
 def test_normalised_elements_sum_to_their_weight(version, device):
     problem = make_problem(version, (9, 9), elements=1, device=device)
     with torch.no_grad():

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from support import VERSIONS
 
 pytest.importorskip("sklearn")
 pytest.importorskip("tqdm")
 
 import DCLS
 from DCLS import _C, cli
-from DCLS._spec import VERSIONS
 from DCLS.demo import settings, train
 
 

@@ -12,12 +12,12 @@ from torch import Tensor
 from DCLS import _C
 from DCLS._spec import VERSIONS
 
-_DTYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
+DTYPE_INDEX = {getattr(torch, info.name): index for index, info in enumerate(_C.dtypes())}
 _VERSION_INDEX = {version: index for index, version in enumerate(VERSIONS)}
 _CPU, _CUDA = 0, 1
 
 #: Element types that the native library computes.
-DTYPES = frozenset(_DTYPES)
+DTYPES = frozenset(DTYPE_INDEX)
 
 
 def _address(tensor: Tensor | None) -> int:
@@ -39,12 +39,15 @@ def _problem(
     size: Sequence[int],
     version: str,
     sigma_min: float,
+    axis_order: Sequence[int] | None = None,
 ) -> _C.ConstructProblem:
+    order = range(len(size)) if axis_order is None else axis_order
     # From P, because a support has no weight.
     return _C.ConstructProblem(
         _VERSION_INDEX[version],
-        _DTYPES[P.dtype],
+        DTYPE_INDEX[P.dtype],
         list(size),
+        [order.index(axis) for axis in range(len(size))],
         math.prod(P.shape[1:-1]),
         P.shape[-1],
         sigma_min,
@@ -115,6 +118,11 @@ _FORWARD, _BACKWARD_INPUT, _BACKWARD_KERNEL = 0, 1, 2
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
+def is_channels_last(input: Tensor) -> bool:
+    """Whether a convolution of ``input`` runs in the channels-last layout."""
+    return memory_format(input) != torch.contiguous_format
+
+
 def memory_format(input: Tensor) -> torch.memory_format:
     """The layout in which a convolution of ``input`` runs, and in which it leaves its output."""
     channels_last = _CHANNELS_LAST.get(input.ndim)
@@ -140,7 +148,7 @@ def _run_conv(
 ) -> None:
     """Runs one pass on contiguous ``tensors``, in the order in which it takes them."""
     problem = _C.ConvProblem(
-        _DTYPES[kernel.dtype],
+        DTYPE_INDEX[kernel.dtype],
         int(layout != torch.contiguous_format),
         input_shape[0],
         input_shape[1],

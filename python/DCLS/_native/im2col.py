@@ -1,4 +1,4 @@
-"""Im2col's part of ``DCLS._native``: tensors to addresses, whole problems or pieces of them."""
+"""Tensors to addresses for im2col: whole problems, or pieces of them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from DCLS import _C
-from DCLS._native.dense import _DTYPES, _VERSION_INDEX, _address, _execution
+from DCLS._native.dense import _VERSION_INDEX, DTYPE_INDEX, _address, _execution
 from DCLS._native.pieces import Piece, cut
 
 #: Into how many parts a batch's sums for the gradients of positions are cut at most. A fixed
@@ -92,7 +92,7 @@ class Columns:
         )
         return _C.Im2colProblem(
             version=_VERSION_INDEX[spec.version],
-            dtype=_DTYPES[self.input.dtype],
+            dtype=DTYPE_INDEX[self.input.dtype],
             size=list(spec.size),
             stride=list(spec.stride),
             padding=padding,

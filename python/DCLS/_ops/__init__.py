@@ -14,6 +14,7 @@ from DCLS._ops.construct import (
 from DCLS._ops.conv import direct_conv, direct_conv_backward
 from DCLS._ops.im2col import im2col, im2col_backward
 from DCLS._ops.im2col_conv import im2col_conv, im2col_conv_backward
+from DCLS._ops.layer import layer, layer_backward
 
 __all__ = [
     "construct_kernel",
@@ -25,4 +26,6 @@ __all__ = [
     "im2col_backward",
     "im2col_conv",
     "im2col_conv_backward",
+    "layer",
+    "layer_backward",
 ]

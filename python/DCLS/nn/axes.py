@@ -13,12 +13,11 @@ from typing import Final
 import torch
 from torch import Tensor
 
-#: ``_AXIS_ORDER[ndim][version][i]`` is the kernel axis that ``P[i]`` and ``SIG[i]`` belong to.
-_AXIS_ORDER: Final[dict[int, dict[str, tuple[int, ...]]]] = {
-    1: {"v0": (0,), "v1": (0,), "max": (0,), "gauss": (0,)},
-    2: {"v0": (0, 1), "v1": (1, 0), "max": (1, 0), "gauss": (1, 0)},
-    3: {"v0": (0, 2, 1), "v1": (2, 1, 0), "max": (2, 1, 0), "gauss": (2, 1, 0)},
-}
+from DCLS._ops._rows import to_kernel_axes as to_kernel_axes
+
+#: ``_AXIS_ORDER[ndim][i]`` is the kernel axis that ``P[i]`` and ``SIG[i]`` belong to, but in v0.
+_AXIS_ORDER: Final[dict[int, tuple[int, ...]]] = {1: (0,), 2: (1, 0), 3: (2, 1, 0)}
+_V0_AXIS_ORDER: Final[dict[int, tuple[int, ...]]] = {1: (0,), 2: (0, 1), 3: (0, 2, 1)}
 
 
 def axis_order(ndim: int, version: str, *, dense_ndim: int = 0) -> tuple[int, ...]:
@@ -33,19 +32,7 @@ def axis_order(ndim: int, version: str, *, dense_ndim: int = 0) -> tuple[int, ..
     """
     if dense_ndim:
         return tuple(range(ndim))
-    return _AXIS_ORDER[ndim][version]
-
-
-def to_kernel_axes(rows: Tensor, order: Sequence[int]) -> Tensor:
-    """Reorders the rows of ``P`` or ``SIG`` so that row ``d`` belongs to kernel axis ``d``."""
-    if tuple(order) == tuple(range(len(order))):
-        return rows
-    # Not an index tensor: building one would copy it to the device at every forward, which blocks
-    # the stream and cannot be captured in a CUDA graph. Not a stack of the rows either: autocast on
-    # the CPU cannot promote float16. All other orders are a reversal and a rotation.
-    shift = (order.index(0) + 1) % len(order)
-    reversed_rows = rows.flip(0)
-    return reversed_rows.roll(shift, 0) if shift else reversed_rows
+    return (_V0_AXIS_ORDER if version == "v0" else _AXIS_ORDER)[ndim]
 
 
 def as_floats(rows: Tensor, dtype: torch.dtype) -> Tensor:

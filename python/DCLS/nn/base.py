@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
@@ -13,10 +14,20 @@ from torch.nn import Module, Parameter, init
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
+from DCLS._native.dense import is_channels_last
+from DCLS._ops import layer
 from DCLS._padding import same_padding
-from DCLS._spec import INITIAL_SIG, SIGMA_VERSIONS, check_version
+from DCLS._spec import INITIAL_SIG, SIGMA_VERSIONS, check_version, resolve_sigma_min
 from DCLS.functional import direct_conv
-from DCLS.method import check_method, expected_cells, prefers_direct
+from DCLS.method import (
+    Choice,
+    check_method,
+    choose,
+    convolution_dtype,
+    expected_cells,
+    is_tracing,
+    logger,
+)
 from DCLS.nn import arguments as _arguments
 from DCLS.nn.axes import axis_order, row_limits
 from DCLS.nn.builders import _ConstructKernel
@@ -61,6 +72,9 @@ class _DclsModule(Module):
     SIG: Tensor | None
     bias: Tensor | None
     DCK: Callable[..., Tensor]
+    #: ``abs(SIG)`` of the elements, for the choice of the method, where something on the host knows
+    #: it: a schedule that sets the widths. None: that of a new layer. It changes no result.
+    known_width: float | None = None
 
     def __init__(
         self,
@@ -127,7 +141,7 @@ class _DclsModule(Module):
 
     @property
     def version(self) -> str:
-        """The interpolation: ``v0``, ``v1``, ``max`` or ``gauss``; may be set at any time.
+        """The interpolation, one of ``DCLS.VERSIONS``; may be set at any time.
 
         It is that of ``DCK``: setting either sets both. A ``DCK`` that has no version of its own,
         as a subclass may build, leaves it to the module.
@@ -181,9 +195,12 @@ class _DclsModule(Module):
 
     def _position_limits(self) -> tuple[tuple[int, int], ...]:
         """Returns the lowest and highest position on the grid for each row of ``P``."""
+        return row_limits(self.dilated_kernel_size, self._row_axes())
+
+    def _row_axes(self) -> tuple[int, ...]:
+        """Returns the learnable axis that each row of ``P`` belongs to."""
         size = self.dilated_kernel_size
-        order = axis_order(len(size), self.version, dense_ndim=len(self.dense_kernel_size))
-        return row_limits(size, order)
+        return axis_order(len(size), self.version, dense_ndim=len(self.dense_kernel_size))
 
     def _edit(self, name: str, edit: Callable[[Tensor], object]) -> None:
         """Runs ``edit`` in place on a parameter, through its parametrization if it has one."""
@@ -256,23 +273,92 @@ class _DclsModule(Module):
         support = self.DCK.support(weight, P, SIG)
         return None if support is None else self._shape_kernel(support)
 
-    def _is_direct(self, input: Tensor, kernel: Tensor) -> bool:
-        """Whether to convolve with ``DCLS.functional.direct_conv``."""
+    def explain(self, input: Tensor) -> Choice:
+        """Says which way the layer would convolve ``input`` now, and why; computes nothing.
+
+        Gradient mode, autocast, the parameters' ``requires_grad`` and the input's layout count as
+        they are at the call.
+
+        Args:
+            input: ``(N, in_channels, *spatial)`` or ``(in_channels, *spatial)``.
+
+        Returns:
+            A ``DCLS.method.Choice``: method, reason and source.
+
+        Raises:
+            TypeError: ``input`` is no tensor.
+        """
+        if not isinstance(input, Tensor):
+            raise TypeError(f"input must be a Tensor, got {type(input).__name__}")
+        x, padding = self._pad(input)
+        return self._choose(x, padding, self.weight, self.P, self.SIG)
+
+    @staticmethod
+    def _any_requires_grad(tensors: Sequence[Tensor]) -> bool:
+        # A list: torch.compile cannot take a generator here.
+        return any([tensor.requires_grad for tensor in tensors])  # noqa: C419
+
+    def _pad(self, input: Tensor) -> tuple[Tensor, tuple[int, ...] | str]:
+        """Pads as ``padding_mode`` says; returns the padding that is left, of zeros."""
+        if self.padding_mode == "zeros":
+            return input, self.padding
+        padded = F.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)
+        return padded, (0,) * len(self.stride)
+
+    def _whole_kernel_size(self) -> tuple[int, ...]:
+        """Points of the dense kernel on each axis of the convolution."""
+        return (*self.dense_kernel_size, *self.dilated_kernel_size)
+
+    def _choose(
+        self,
+        x: Tensor,
+        padding: tuple[int, ...] | str,
+        weight: Tensor,
+        P: Tensor,
+        SIG: Tensor | None,
+        kernel: Tensor | None = None,
+    ) -> Choice:
+        """Chooses how to convolve ``x``, which is padded.
+
+        ``kernel`` is that of a ``DCK`` that is not ours, of which nothing is known beforehand.
+        """
         if self.method != "auto":
-            return self.method == "direct"
+            return Choice(self.method, f"the layer's method is {self.method!r}", "asked")
         ndim = len(self.stride)
-        if input.ndim not in (ndim + 1, ndim + 2) or input.shape[-ndim - 1] != self.in_channels:
-            return False  # torch's convolution says what is wrong, as it did in 0.1.1
-        cells = math.prod(kernel.shape[2:])
-        if isinstance(self.DCK, _ConstructKernel):
+        if x.ndim not in (ndim + 1, ndim + 2) or x.shape[-ndim - 1] != self.in_channels:
+            # Torch's convolution says what is wrong, as it did in 0.1.1.
+            return Choice("conv", "the input does not fit the layer", "default")
+        dtype = convolution_dtype(x, weight if kernel is None else kernel)
+        if dtype is None:
+            return Choice("conv", "the dtypes of input and parameters differ", "default")
+        if kernel is not None:
+            size: tuple[int, ...] = tuple(kernel.shape[2:])
+            cells, tensors = math.prod(size), [kernel]
+        else:
+            size = self._whole_kernel_size()
+            assert isinstance(self.DCK, _ConstructKernel)
             cells = expected_cells(
                 self.version,
                 self.kernel_count,
                 self.dense_kernel_size,
                 self.dilated_kernel_size,
                 self.DCK._sigma_min(self.version),
+                self.known_width,
             )
-        return prefers_direct(input, kernel, cells)
+            tensors = [weight, P] if SIG is None else [weight, P, SIG]
+        return choose(
+            input_shape=x.shape if x.ndim == ndim + 2 else (1, *x.shape),
+            out_channels=self.out_channels,
+            groups=self.groups,
+            kernel_size=size,
+            cells=cells,
+            training=torch.is_grad_enabled() and self._any_requires_grad(tensors),
+            dtype=dtype,
+            stride=self.stride,
+            padding=(0,) * ndim if isinstance(padding, str) else padding,
+            channels_last=is_channels_last(x),
+            device_type=x.device.type,
+        )
 
     def _conv_forward(
         self, input: Tensor, weight: Tensor, bias: Tensor | None, P: Tensor, SIG: Tensor | None
@@ -282,17 +368,81 @@ class _DclsModule(Module):
             raise NotImplementedError(
                 f"{type(self).__name__} must define _conv_forward: it is transposed"
             )
-        kernel = self._dense_kernel(weight, P, SIG)
-        x, padding = input, self.padding
-        if self.padding_mode != "zeros":
-            x = F.pad(x, self._reversed_padding_repeated_twice, mode=self.padding_mode)
-            padding = (0,) * len(self.stride)
-        if not self._is_direct(x, kernel):
+        x, padding = self._pad(input)
+        if not isinstance(self.DCK, _ConstructKernel):
+            kernel = self._dense_kernel(weight, P, SIG)
+            choice = self._choose(x, padding, weight, P, SIG, kernel)
+        else:
+            choice = self._choose(x, padding, weight, P, SIG)
+            if not torch.compiler.is_compiling() and logger.isEnabledFor(logging.DEBUG):
+                logger.debug("%s(%s): %s: %s", type(self).__name__, self.extra_repr(), *choice[:2])
+            if choice.method == "direct":
+                output = self._in_one_call(x, weight, bias, P, SIG, padding)
+                if output is not None:
+                    return output
+            kernel = self._dense_kernel(weight, P, SIG)
+        if choice.method != "direct":
             convolve = _CONV[len(self.stride)]
             return convolve(x, kernel, bias, self.stride, padding, groups=self.groups)
         trains = torch.is_grad_enabled() and kernel.requires_grad
         support = self._kernel_support(weight, P, SIG) if trains else None
         return direct_conv(x, kernel, bias, self.stride, padding, 1, self.groups, support)
+
+    def _in_one_call(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        P: Tensor,
+        SIG: Tensor | None,
+        padding: tuple[int, ...] | str,
+    ) -> Tensor | None:
+        """Builds the kernel and convolves by one operator, where nothing comes between the two.
+
+        Returns:
+            The output; None where it takes the separate operators: for a kernel that a subclass or
+            a hook changes, tensors of other classes or shapes than the layer's own, and while torch
+            traces or compiles, where separate operators can be fused with others.
+        """
+        builder = self.DCK
+        assert isinstance(builder, _ConstructKernel)
+        if is_tracing() or not builder.is_plain():
+            return None
+        if builder.dilated_kernel_size != self.dilated_kernel_size:
+            return None
+        version = self.version
+        SIG = SIG if version in SIGMA_VERSIONS else None
+        tensors = [t for t in (x, weight, P, SIG, bias) if t is not None]
+        if any(type(t) is not Tensor and type(t) is not Parameter for t in tensors):
+            return None
+        shape = (len(self.dilated_kernel_size), *weight.shape)
+        rows = [P] if SIG is None else [P, SIG]
+        if any(t.shape != shape or t.dtype != weight.dtype for t in rows):
+            return None
+        ndim = len(self.stride)
+        if isinstance(padding, str):
+            before = self._reversed_padding_repeated_twice[::-1]
+            if before[::2] != before[1::2]:
+                return None
+            padding = before[::2]
+        grad = torch.is_grad_enabled()
+        output: Tensor = layer(
+            x if x.ndim == ndim + 2 else x.unsqueeze(0),
+            weight,
+            P,
+            SIG,
+            bias,
+            self.dilated_kernel_size,
+            self._row_axes(),
+            version,
+            resolve_sigma_min(version, builder._sigma_min(version)),
+            self._whole_kernel_size(),
+            self.stride,
+            padding,
+            self.groups,
+            [grad and x.requires_grad, grad and self._any_requires_grad((weight, *rows))],
+        )
+        return output if x.ndim == ndim + 2 else output.squeeze(0)
 
     def forward(self, input: Tensor) -> Tensor:
         """Convolves ``input``, batched or not, as the ``torch.nn`` convolution of its dimension.

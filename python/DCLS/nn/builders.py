@@ -58,7 +58,7 @@ class _ConstructKernel(Module):
 
     @property
     def version(self) -> str:
-        """The interpolation: ``v0``, ``v1``, ``max`` or ``gauss``; may be set at any time."""
+        """The interpolation, one of ``DCLS.VERSIONS``; may be set at any time."""
         return self._own_version
 
     @version.setter
@@ -74,8 +74,8 @@ class _ConstructKernel(Module):
                 convolutions: ``(in_channels, out_channels / groups)``).
             P: positions in grid steps from the centre of their axis, ``(D, *lead, kernel_count)``
                 or a shape that broadcasts to it; integers are cast to the dtype of ``W``.
-            SIG: widths, shaped and cast as ``P``. ``v0`` and ``v1`` ignore it, ``max`` and
-                ``gauss`` need it; default None.
+            SIG: widths, shaped and cast as ``P``. Versions without a width ignore it, the others
+                need it; default None.
 
         Returns:
             The kernel, ``(*lead, *dilated_kernel_size)``, differentiable in all three.
@@ -100,10 +100,18 @@ class _ConstructKernel(Module):
             A bool tensor of the kernel's shape, without a gradient. None if a subclass or a hook
             makes of the kernel something that this class does not know.
         """
+        return self._build(W, P, SIG, return_support=True) if self.is_plain() else None
+
+    def is_plain(self) -> bool:
+        """Whether the kernel is what this class builds: no subclass and no hook changes it."""
         own = type(self).forward is _ConstructKernel.forward and "forward" not in self.__dict__
-        if not own or self._forward_hooks or self._forward_pre_hooks:
-            return None
-        return self._build(W, P, SIG, return_support=True)
+        hooks = (
+            self._forward_hooks
+            or self._forward_pre_hooks
+            or self._backward_hooks
+            or self._backward_pre_hooks
+        )
+        return own and not hooks
 
     def _build(self, W: Tensor, P: Tensor, SIG: Tensor | None, return_support: bool) -> Tensor:
         """Returns the kernel, or its support."""
@@ -228,7 +236,7 @@ class ConstructKernel1d(_ConstructKernel):
         groups: number of groups ``g``, which divides both.
         kernel_count: number of elements ``K`` of a kernel.
         dilated_kernel_size: number of grid points of each axis, an int or one for each axis.
-        version: ``v0``, ``v1``, ``max`` or ``gauss``.
+        version: one of ``DCLS.VERSIONS``.
 
     Attributes:
         version: the interpolation; may be set. That of a layer that has this as its ``DCK``, too.
@@ -289,7 +297,7 @@ class ConstructKernel3_1d(_ConstructKernelN_M):
         kernel_count: number of elements ``K`` of a kernel at each point of the dense axes.
         dense_kernel_size: number of grid points of the dense axes, which come first.
         dilated_kernel_size: number of grid points of the learnable axes, which come last.
-        version: ``v0``, ``v1``, ``max`` or ``gauss``.
+        version: one of ``DCLS.VERSIONS``.
 
     Attributes:
         version: the interpolation; may be set. That of a layer that has this as its ``DCK``, too.

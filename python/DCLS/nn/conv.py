@@ -72,8 +72,7 @@ class Dcls1d(_DclsConv):
         groups: number of groups ``g``, which divides both numbers of channels; default 1.
         bias: whether a learnable bias is added; default True.
         padding_mode: ``zeros`` (default), ``reflect``, ``replicate`` or ``circular``.
-        version: interpolation, ``v0``, ``v1``, ``max`` or ``gauss`` (default); may be changed
-            later.
+        version: interpolation, one of ``DCLS.VERSIONS``; default ``gauss``; may be changed later.
         method: how it convolves. ``direct`` visits only the cells of the kernel that are not zero
             (``DCLS.functional.direct_conv``), ``conv`` is torch's convolution with the dense
             kernel, ``auto`` takes the one that measured faster for such shapes, which may be
@@ -85,7 +84,7 @@ class Dcls1d(_DclsConv):
     Attributes:
         weight: weights of the elements, ``(O, I/g, K)``.
         P: their positions in grid steps from the centre ``S // 2``, ``(1, O, I/g, K)``.
-        SIG: their widths, shaped as ``P``; None for ``v0`` and ``v1``.
+        SIG: their widths, shaped as ``P``; None if the version has no width.
         bias: ``(O,)`` or None.
         DCK: the module that builds the dense kernel: ``m.DCK(m.weight, m.P, m.SIG)``.
         version: the interpolation; may be set, which sets that of ``DCK``, too.
@@ -258,6 +257,10 @@ class Dcls2dK1d(_DclsNd):
 
     def _shape_kernel(self, kernel: Tensor) -> Tensor:
         return kernel.unsqueeze(-1 - self.flat_dim)
+
+    def _whole_kernel_size(self) -> tuple[int, ...]:
+        (size,) = self.dilated_kernel_size
+        return (1, size) if self.flat_dim else (size, 1)
 
     def _describe(self) -> Iterator[str]:
         yield from super()._describe()

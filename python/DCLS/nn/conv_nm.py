@@ -76,8 +76,7 @@ class Dcls3_1d(_DclsConvN_M):
         groups: number of groups ``g``, which divides both numbers of channels; default 1.
         bias: whether a learnable bias is added; default True.
         padding_mode: ``zeros`` (default), ``reflect``, ``replicate`` or ``circular``.
-        version: interpolation, ``v0``, ``v1``, ``max`` or ``gauss`` (default); may be changed
-            later.
+        version: interpolation, one of ``DCLS.VERSIONS``; default ``gauss``; may be changed later.
         method: how it convolves. ``direct`` visits only the cells of the kernel that are not zero
             (``DCLS.functional.direct_conv``), ``conv`` is torch's convolution with the dense
             kernel, ``auto`` takes the one that measured faster for such shapes, which may be
@@ -90,7 +89,7 @@ class Dcls3_1d(_DclsConvN_M):
         weight: weights of the elements, ``(O, I/g, *dense_kernel_size, K)``.
         P: their positions in grid steps from the centre, one row for each learnable axis, in order:
             ``(1, O, I/g, *dense_kernel_size, K)``.
-        SIG: their widths, shaped as ``P``; None for ``v0`` and ``v1``.
+        SIG: their widths, shaped as ``P``; None if the version has no width.
         bias: ``(O,)`` or None.
         DCK: the module that builds the dense kernel: ``m.DCK(m.weight, m.P, m.SIG)``.
         version: the interpolation; may be set, which sets that of ``DCK``, too.

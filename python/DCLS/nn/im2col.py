@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from DCLS._spec import SIGMA_VERSIONS
 from DCLS.functional import construct_kernel, im2col_conv
-from DCLS.method import check_method
+from DCLS.method import Choice, check_method
 from DCLS.nn.axes import as_floats, row_limits
 from DCLS.nn.conv import _DclsConv
 
@@ -35,6 +36,9 @@ class _Im2colConv(_DclsConv):
                 f"method must be 'auto' for an im2col convolution, which builds no kernel, "
                 f"got {value!r}"
             )
+
+    def _choose(self, *_: Any) -> Choice:
+        return Choice("im2col", "an im2col layer builds no kernel", "layer")
 
     def _rows_shape(self, weight_shape: Sequence[int]) -> tuple[int, ...]:
         # All output channels share the positions.
@@ -125,8 +129,7 @@ class Dcls1d(_Im2colConv):
         groups: number of groups ``g``, which divides both numbers of channels; default 1.
         bias: whether a learnable bias is added; default True.
         padding_mode: ``zeros`` (default), ``reflect``, ``replicate`` or ``circular``.
-        version: interpolation, ``v0``, ``v1``, ``max`` or ``gauss`` (default); may be changed
-            later.
+        version: interpolation, one of ``DCLS.VERSIONS``; default ``gauss``; may be changed later.
         method: ``auto`` only, for there is no kernel to convolve with.
         device: where to create the parameters; None (default) for torch's own.
         dtype: float32, float64, float16 or bfloat16; None (default) for torch's own. ``P`` and
@@ -136,7 +139,7 @@ class Dcls1d(_Im2colConv):
         weight: weights of the elements, ``(O, I/g, K)``.
         P: their positions in grid steps from the centre ``S // 2``, ``(1, I, K)``. ``P[d]`` belongs
             to axis ``d``, whatever the version.
-        SIG: their widths, shaped as ``P``; None for ``v0`` and ``v1``.
+        SIG: their widths, shaped as ``P``; None if the version has no width.
         bias: ``(O,)`` or None.
         workspace: most bytes of columns held at a time; None for the default of
             ``DCLS.functional.im2col_conv``.

@@ -36,7 +36,7 @@ class _DclsNd(_DclsModule):
         groups: number of groups, which divides both numbers of channels.
         bias: whether there is a learnable bias.
         padding_mode: ``zeros``, ``reflect``, ``replicate`` or ``circular``.
-        version: ``v0``, ``v1``, ``max`` or ``gauss``.
+        version: one of ``DCLS.VERSIONS``.
         kernel_size: size of the kernel that is convolved with, where it is not
             ``dilated_kernel_size``; only ``padding='same'`` needs it. Default None.
         method: ``auto`` (default), ``direct`` or ``conv``: how it convolves, see ``Dcls1d``;

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from DCLS.method import Choice
 from DCLS.nn import arguments as _arguments
 from DCLS.nn.builders import (
     ConstructKernel1d,
@@ -63,6 +65,9 @@ class _DclsTranspose(_DclsNd):
             device=device,
             dtype=dtype,
         )
+
+    def _choose(self, *_: Any) -> Choice:
+        return Choice("conv", "a transposed convolution is always torch's own", "layer")
 
     def _conv_forward(
         self,
@@ -163,8 +168,7 @@ class DclsTranspose1d(_DclsTranspose):
         groups: number of groups ``g``, which divides both numbers of channels; default 1.
         bias: whether a learnable bias is added; default True.
         padding_mode: ``zeros`` only.
-        version: interpolation, ``v0``, ``v1``, ``max`` or ``gauss`` (default); may be changed
-            later.
+        version: interpolation, one of ``DCLS.VERSIONS``; default ``gauss``; may be changed later.
         device: where to create the parameters; None (default) for torch's own.
         dtype: float32, float64, float16 or bfloat16; None (default) for torch's own.
 
@@ -172,7 +176,7 @@ class DclsTranspose1d(_DclsTranspose):
         weight: weights of the elements, ``(I, O/g, K)``.
         P: their positions in grid steps from the centre ``S // 2``, ``(1, I, O/g, K)``, with the
             rows of the ``Dcls1d`` of that dimension.
-        SIG: their widths, shaped as ``P``; None for ``v0`` and ``v1``.
+        SIG: their widths, shaped as ``P``; None if the version has no width.
         bias: ``(O,)`` or None.
         DCK: the module that builds the dense kernel: ``m.DCK(m.weight, m.P, m.SIG)``.
         version: the interpolation; may be set, which sets that of ``DCK``, too.

@@ -116,7 +116,7 @@ void backward_rows(const ConstructArgs& args, const Storage* grad_kernel,
       interp::finish_gradient<T, D>(c, sums, numeric::load(weight[index]), normalised);
       if (grad_weight != nullptr) numeric::store(grad_weight + index, c.value);
       for (int d = 0; d < D; ++d) {
-        const std::int64_t at = d * plane + index;
+        const std::int64_t at = args.position_row[d] * plane + index;
         if (grad_position != nullptr) numeric::store(grad_position + at, c.d_position[d]);
         if (grad_sigma != nullptr) {
           const T slope = interp::sigma_slope<T>(numeric::load(sigma[at]));

@@ -30,9 +30,9 @@ void for_rows(const ConstructArgs& args, int num_threads, Function&& function) {
 
 }  // namespace
 
-void construct(const ConstructArgs& args, void* kernel, int num_threads) {
+void construct(const ConstructArgs& args, void* kernel, std::uint8_t* support, int num_threads) {
   for_rows(args, num_threads, [&](const ConstructKernels& simd, auto begin, auto end, void* own) {
-    simd.forward(args, kernel, begin, end, own);
+    simd.forward(args, kernel, support, begin, end, own);
   });
 }
 
@@ -40,12 +40,6 @@ void construct_backward(const ConstructArgs& args, const void* grad_kernel,
                         const ConstructGrads& grads, int num_threads) {
   for_rows(args, num_threads, [&](const ConstructKernels& simd, auto begin, auto end, void* own) {
     simd.backward(args, grad_kernel, grads, begin, end, own);
-  });
-}
-
-void construct_support(const ConstructArgs& args, std::uint8_t* support, int num_threads) {
-  for_rows(args, num_threads, [&](const ConstructKernels& simd, auto begin, auto end, void* own) {
-    simd.support(args, support, begin, end, own);
   });
 }
 

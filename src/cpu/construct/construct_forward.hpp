@@ -41,30 +41,6 @@ DCLS_HD void add_element(const Workspace<T, D>& w, T scale) {
   }
 }
 
-template <typename Storage, int D>
-void forward_rows(const ConstructArgs& args, Storage* kernel, std::int64_t begin, std::int64_t end,
-                  void* scratch) {
-  using T = Compute<Storage>;
-  const Storage* const weight = static_cast<const Storage*>(args.weight);
-  const bool normalised = interp::is_normalised(args.version);
-  const std::int64_t width = args.size[D - 1];
-  Workspace<T, D> w = make_workspace<T, D>(args, scratch);
-  for (std::int64_t row = begin; row < end; ++row) {
-    for (std::int64_t i = 0; i < w.lines * w.pitch; ++i) w.row[i] = T(0);
-    for (std::int64_t k = 0; k < args.elements; ++k) {
-      const std::int64_t index = row * args.elements + k;
-      Tap<T> sums[D];
-      fill_taps<kValue, Storage>(args, index, w, sums);
-      add_element(w, numeric::load(weight[index]) * interp::inverse_norm(sums, normalised));
-    }
-    Storage* out = kernel + row * w.lines * width;
-    for (std::int64_t line = 0; line < w.lines; ++line, out += width) {
-      const T* const from = w.row + line * w.pitch;
-      store_row(from, out, width);
-    }
-  }
-}
-
 /// Marks the cells where at most one axis lacks a tap, and has a derivative there: the derivative
 /// of a product has one factor differentiated. `lacking` counts the axes before kAxis.
 template <int kAxis, typename T, int D>
@@ -84,24 +60,45 @@ DCLS_HD void mark_element(const Workspace<T, D>& w, const std::int64_t (&pitch)[
   }
 }
 
+/// Builds the kernels of the rows [begin, end), and marks their support; either may be null.
 template <typename Storage, int D>
-void support_rows(const ConstructArgs& args, std::uint8_t* support, std::int64_t begin,
-                  std::int64_t end, void* scratch) {
+void forward_rows(const ConstructArgs& args, Storage* kernel, std::uint8_t* support,
+                  std::int64_t begin, std::int64_t end, void* scratch) {
   using T = Compute<Storage>;
+  const Storage* const weight = static_cast<const Storage*>(args.weight);
+  const bool normalised = interp::is_normalised(args.version);
+  const std::int64_t width = args.size[D - 1];
   Workspace<T, D> w = make_workspace<T, D>(args, scratch);
-  std::int64_t pitch[D];
+  std::int64_t pitch[D];  // of the support
   std::int64_t cells = 1;
   for (int d = D - 1; d >= 0; --d) {
     pitch[d] = cells;
     cells *= args.size[d];
   }
   for (std::int64_t row = begin; row < end; ++row) {
-    std::uint8_t* const own = support + row * cells;
-    memset(own, 0, static_cast<std::size_t>(cells));
+    std::uint8_t* const marks = support == nullptr ? nullptr : support + row * cells;
+    if (marks != nullptr) memset(marks, 0, static_cast<std::size_t>(cells));
+    if (kernel != nullptr) {
+      for (std::int64_t i = 0; i < w.lines * w.pitch; ++i) w.row[i] = T(0);
+    }
     for (std::int64_t k = 0; k < args.elements; ++k) {
+      const std::int64_t index = row * args.elements + k;
       Tap<T> sums[D];
-      fill_taps<kSigma, Storage>(args, row * args.elements + k, w, sums);
-      mark_element<0>(w, pitch, 0, own);
+      if (marks == nullptr) {
+        fill_taps<kValue, Storage>(args, index, w, sums);
+      } else {
+        fill_taps<kSigma, Storage>(args, index, w, sums);
+        mark_element<0>(w, pitch, 0, marks);
+      }
+      if (kernel != nullptr) {
+        add_element(w, numeric::load(weight[index]) * interp::inverse_norm(sums, normalised));
+      }
+    }
+    if (kernel == nullptr) continue;
+    Storage* out = kernel + row * cells;
+    for (std::int64_t line = 0; line < w.lines; ++line, out += width) {
+      const T* const from = w.row + line * w.pitch;
+      store_row(from, out, width);
     }
   }
 }

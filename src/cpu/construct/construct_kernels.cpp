@@ -14,17 +14,17 @@
 namespace dcls::cpu::DCLS_SIMD_NAMESPACE {
 namespace {
 
-void forward(const ConstructArgs& args, void* kernel, std::int64_t begin, std::int64_t end,
-             void* scratch) {
+void forward(const ConstructArgs& args, void* kernel, std::uint8_t* support, std::int64_t begin,
+             std::int64_t end, void* scratch) {
   const FlushDenormals flush;
   dispatch_dtype(args.dtype, [&](auto tag) {
     using Storage = typename decltype(tag)::type;
     dispatch_ndim(args.ndim, [&](auto ndim) {
       Storage* const to = static_cast<Storage*>(kernel);
       if (interp::has_two_taps(args.version)) {
-        return pairs::forward_rows<Storage, ndim()>(args, to, begin, end, scratch);
+        return pairs::forward_rows<Storage, ndim()>(args, to, support, begin, end, scratch);
       }
-      forward_rows<Storage, ndim()>(args, to, begin, end, scratch);
+      forward_rows<Storage, ndim()>(args, to, support, begin, end, scratch);
     });
   });
 }
@@ -49,20 +49,6 @@ void backward(const ConstructArgs& args, const void* grad_kernel, const Construc
   });
 }
 
-void support(const ConstructArgs& args, std::uint8_t* marks, std::int64_t begin, std::int64_t end,
-             void* scratch) {
-  const FlushDenormals flush;
-  dispatch_dtype(args.dtype, [&](auto tag) {
-    using Storage = typename decltype(tag)::type;
-    dispatch_ndim(args.ndim, [&](auto ndim) {
-      if (interp::has_two_taps(args.version)) {
-        return pairs::support_rows<Storage, ndim()>(args, marks, begin, end);
-      }
-      support_rows<Storage, ndim()>(args, marks, begin, end, scratch);
-    });
-  });
-}
-
 std::int64_t scratch_bytes(const ConstructArgs& args) {
   std::int64_t bytes = 0;
   dispatch_dtype(args.dtype, [&](auto tag) {
@@ -76,6 +62,6 @@ std::int64_t scratch_bytes(const ConstructArgs& args) {
 
 }  // namespace
 
-const ConstructKernels construct_kernels = {&forward, &backward, &support, &scratch_bytes};
+const ConstructKernels construct_kernels = {&forward, &backward, &scratch_bytes};
 
 }  // namespace dcls::cpu::DCLS_SIMD_NAMESPACE

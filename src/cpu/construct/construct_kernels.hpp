@@ -9,14 +9,13 @@
 namespace dcls::cpu {
 
 struct ConstructKernels {
-  /// Kernels, gradients and supports of the rows [begin, end). `scratch` has scratch_bytes(args)
-  /// bytes, aligned to 64, for this thread alone.
-  void (*forward)(const ConstructArgs& args, void* kernel, std::int64_t begin, std::int64_t end,
-                  void* scratch);
+  /// Kernels and supports of the rows [begin, end), either of which may be null. `scratch` has
+  /// scratch_bytes(args) bytes, aligned to 64, for this thread alone.
+  void (*forward)(const ConstructArgs& args, void* kernel, std::uint8_t* support,
+                  std::int64_t begin, std::int64_t end, void* scratch);
+  /// Gradients of the elements of the rows [begin, end).
   void (*backward)(const ConstructArgs& args, const void* grad_kernel, const ConstructGrads& grads,
                    std::int64_t begin, std::int64_t end, void* scratch);
-  void (*support)(const ConstructArgs& args, std::uint8_t* support, std::int64_t begin,
-                  std::int64_t end, void* scratch);
   std::int64_t (*scratch_bytes)(const ConstructArgs& args);
 };
 

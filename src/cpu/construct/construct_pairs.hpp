@@ -1,11 +1,12 @@
 #pragma once
 
-// The construct operator for v0 and v1, whose elements have two taps on an axis: many elements are
+// The construct operator for versions whose elements have two taps on an axis: many elements are
 // evaluated side by side, then each visits its 2^D corners. Only for files compiled per instruction
 // set.
 
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <type_traits>
@@ -84,14 +85,16 @@ void fill(const ConstructArgs& args, const Grid<D>& grid, std::int64_t first, in
   T position[kCount];
   T poison[kCount] = {};
   for (int d = 0; d < D; ++d) {
-    load_row(from + d * plane + first, position, count);
+    load_row(from + args.position_row[d] * plane + first, position, count);
     for (int i = count; i < kCount; ++i) position[i] = T(0);
     for (int i = 0; i < kCount; ++i) poison[i] += position[i] - position[i];
-    if (args.version == Version::kV0) {
-      fill_axis<Version::kV0>(b, d, position, args.size[d], grid.pitch[d]);
-    } else {
-      fill_axis<Version::kV1>(b, d, position, args.size[d], grid.pitch[d]);
-    }
+    interp::visit(args.version, [&](auto v) {
+      if constexpr (interp::kHasTwoTaps<v.value>) {
+        fill_axis<v.value>(b, d, position, args.size[d], grid.pitch[d]);
+      } else {
+        abort();
+      }
+    });
   }
   b.all_finite = true;
   for (int i = 0; i < kCount; ++i) {
@@ -144,14 +147,29 @@ DCLS_HD void for_elements(const ConstructArgs& args, std::int64_t begin, std::in
   }
 }
 
+/// Marks the corner of an element where at most one axis lacks a tap, and has a derivative there.
+template <typename T, int D>
+DCLS_HD void mark_corner(const Block<T, D>& b, int i, int bits, std::uint8_t* cell) {
+  int lacking = 0;
+  for (int d = 0; d < D; ++d) {
+    const int tap = bits >> d & 1;
+    const int without = b.d_position[d][tap][i] != T(0) ? 1 : 2;
+    lacking += b.value[d][tap][i] != T(0) ? 0 : without;
+  }
+  *cell = static_cast<std::uint8_t>(*cell | (lacking <= 1 ? 1 : 0));
+}
+
+/// Builds the kernels of the rows [begin, end), and marks their support; either may be null.
 template <typename Storage, int D>
-void forward_rows(const ConstructArgs& args, Storage* kernel, std::int64_t begin, std::int64_t end,
-                  void* scratch) {
+void forward_rows(const ConstructArgs& args, Storage* kernel, std::uint8_t* support,
+                  std::int64_t begin, std::int64_t end, void* scratch) {
   using T = Compute<Storage>;
   const Grid<D> grid(args);
+  const std::size_t cells = static_cast<std::size_t>(grid.cells);
   if (args.elements == 0) {  // no row is started
-    memset(kernel + begin * grid.cells, 0,
-           static_cast<std::size_t>((end - begin) * grid.cells) * sizeof(Storage));
+    const std::size_t all = static_cast<std::size_t>(end - begin) * cells;
+    if (kernel != nullptr) memset(kernel + begin * grid.cells, 0, all * sizeof(Storage));
+    if (support != nullptr) memset(support + begin * grid.cells, 0, all);
     return;
   }
   constexpr bool kInPlace = std::is_same_v<Storage, T>;
@@ -163,14 +181,24 @@ void forward_rows(const ConstructArgs& args, Storage* kernel, std::int64_t begin
       args, begin, end,
       [&](std::int64_t first, int count) {
         fill<Storage>(args, grid, first, count, b);
+        if (kernel == nullptr) return;
         load_row(weight + first, scale, count);
         for (int i = 0; i < count; ++i) scale[i] *= interp::inverse_norm(b.sums[i], normalised);
       },
       [&](int i, std::int64_t row, bool starts, bool ends) {
+        if (support != nullptr) {
+          std::uint8_t* const marks = support + row * grid.cells;
+          if (starts) memset(marks, 0, cells);
+          if (!b.finite[i]) memset(marks, 1, cells);
+          for_corners<D>(b, i, [&](int bits, std::int64_t offset) {
+            mark_corner(b, i, bits, marks + offset);
+          });
+        }
+        if (kernel == nullptr) return;
         Storage* const out = kernel + row * grid.cells;
         T* values = static_cast<T*>(scratch);
         if constexpr (kInPlace) values = out;
-        if (starts) memset(values, 0, static_cast<std::size_t>(grid.cells) * sizeof(T));
+        if (starts) memset(values, 0, cells * sizeof(T));
         for_corners<D>(b, i, [&](int bits, std::int64_t offset) {
           T value = scale[i];
           for (int d = 0; d < D; ++d) value *= b.value[d][bits >> d & 1][i];
@@ -185,7 +213,7 @@ void forward_rows(const ConstructArgs& args, Storage* kernel, std::int64_t begin
       });
 }
 
-/// The gradients of kernels of v0 and v1, which have no widths.
+/// The gradients of kernels whose elements have no widths.
 template <typename Storage, int D>
 void backward_rows(const ConstructArgs& args, const Storage* grad_kernel,
                    const ConstructGrads& grads, std::int64_t begin, std::int64_t end) {
@@ -224,39 +252,9 @@ void backward_rows(const ConstructArgs& args, const Storage* grad_kernel,
         interp::finish_gradient<T, D>(c, b.sums[i], numeric::load(weight[index]), normalised);
         if (grad_weight != nullptr) numeric::store(grad_weight + index, c.value);
         for (int d = 0; d < D && grad_position != nullptr; ++d) {
-          numeric::store(grad_position + d * plane + index, c.d_position[d]);
+          const std::int64_t at = args.position_row[d] * plane + index;
+          numeric::store(grad_position + at, c.d_position[d]);
         }
-      });
-}
-
-/// Marks the cells where at most one axis lacks a tap, and has a derivative there.
-template <typename Storage, int D>
-void support_rows(const ConstructArgs& args, std::uint8_t* support, std::int64_t begin,
-                  std::int64_t end) {
-  using T = Compute<Storage>;
-  const Grid<D> grid(args);
-  if (args.elements == 0) {
-    memset(support + begin * grid.cells, 0, static_cast<std::size_t>((end - begin) * grid.cells));
-    return;
-  }
-  Block<T, D> b;
-  for_elements(
-      args, begin, end,
-      [&](std::int64_t first, int count) { fill<Storage>(args, grid, first, count, b); },
-      [&](int i, std::int64_t row, bool starts, bool) {
-        std::uint8_t* const own = support + row * grid.cells;
-        const std::size_t cells = static_cast<std::size_t>(grid.cells);
-        if (starts) memset(own, 0, cells);
-        if (!b.finite[i]) memset(own, 1, cells);
-        for_corners<D>(b, i, [&](int bits, std::int64_t offset) {
-          int lacking = 0;
-          for (int d = 0; d < D; ++d) {
-            const int tap = bits >> d & 1;
-            const int without = b.d_position[d][tap][i] != T(0) ? 1 : 2;
-            lacking += b.value[d][tap][i] != T(0) ? 0 : without;
-          }
-          own[offset] = static_cast<std::uint8_t>(own[offset] | (lacking <= 1 ? 1 : 0));
-        });
       });
 }
 

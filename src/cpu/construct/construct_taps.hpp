@@ -4,6 +4,7 @@
 // compiled per instruction set.
 
 #include <cstdint>
+#include <cstdlib>
 
 #include "core/dtype.hpp"
 #include "cpu/simd/vectors.hpp"
@@ -120,15 +121,18 @@ DCLS_HD void fill_taps(const ConstructArgs& args, std::int64_t index, Workspace<
   const bool normalised = interp::is_normalised(args.version);
   Element<T> elements[D];
   for (int d = 0; d < D; ++d) {
-    const T raw_sigma = sigma != nullptr ? numeric::load(sigma[d * plane + index]) : T(0);
-    elements[d] = interp::make_element<T>(numeric::load(position[d * plane + index]), raw_sigma,
+    const std::int64_t at = args.position_row[d] * plane + index;
+    const T raw_sigma = sigma != nullptr ? numeric::load(sigma[at]) : T(0);
+    elements[d] = interp::make_element<T>(numeric::load(position[at]), raw_sigma,
                                           static_cast<T>(args.sigma_min), args.size[d]);
   }
   interp::spread_nan(elements);
   for (int d = 0; d < D; ++d) {
-    interp::dispatch_version(args.version, [&](auto v) {
-      if constexpr (!interp::has_two_taps(v.value)) {
+    interp::visit(args.version, [&](auto v) {
+      if constexpr (!interp::kHasTwoTaps<v.value>) {
         fill_axis<kOrder, v.value>(w.axis[d], elements[d], args.size[d]);
+      } else {
+        abort();  // in construct_pairs.hpp
       }
     });
     sums[d] = {};

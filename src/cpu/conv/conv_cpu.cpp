@@ -1,6 +1,7 @@
 #include <cstring>
 #include <memory>
 
+#include "core/dispatch.hpp"
 #include "cpu/conv/conv_kernels.hpp"
 #include "cpu/conv/conv_plan.hpp"
 #include "cpu/cpu_backend.hpp"
@@ -55,17 +56,15 @@ void direct_conv_backward_kernel(const ConvArgs& args, const void* grad_output, 
                                  const std::uint8_t* support, void* grad_kernel, int num_threads) {
   PlannedConv planned(args, ConvPass::kBackwardKernel);
   const std::int64_t cells = planned.kernel_cells();
-  const std::int64_t compute_bytes = args.dtype == DType::kFloat64 ? 8 : 4;
-  const bool half = args.dtype == DType::kFloat16 || args.dtype == DType::kBFloat16;
-  const std::size_t bytes = static_cast<std::size_t>(cells * (half ? 2 : compute_bytes));
+  const std::size_t bytes = static_cast<std::size_t>(cells) * storage_bytes(args.dtype);
   std::memset(grad_kernel, 0, bytes);  // the cells that are not listed
   planned.list_cells(support, num_threads);
   const ConvPlan& plan = planned.plan();
   // Of float or double, and zero in the cells that are not listed.
   std::unique_ptr<double[]> partial;
   if (plan.splits > 1) {
-    const std::int64_t partial_bytes = plan.splits * cells * compute_bytes;
-    partial.reset(new double[static_cast<std::size_t>(partial_bytes / 8 + 1)]());
+    const std::size_t values = static_cast<std::size_t>(plan.splits * cells);
+    partial.reset(new double[values * compute_bytes(args.dtype) / sizeof(double) + 1]());
   }
   for_units(planned, planned.contract_units(), num_threads,
             [&](const ConvKernels& simd, auto begin, auto end, void* own) {
@@ -76,6 +75,19 @@ void direct_conv_backward_kernel(const ConvArgs& args, const void* grad_output, 
   parallel_for(cells, 1 << 14, useful_threads(cells, 1 << 14, num_threads),
                [&](std::int64_t begin, std::int64_t end, int) {
                  kernels().reduce(plan, partial.get(), grad_kernel, cells, begin, end);
+               });
+}
+
+void direct_conv_backward_bias(const ConvArgs& args, const void* grad_output, void* grad_bias,
+                               int num_threads) {
+  std::int64_t points = args.batch;
+  for (int d = 0; d < args.ndim; ++d) points *= args.output_size[d];
+  constexpr std::int64_t kWork = 1 << 17;  // values
+  // Whole cache lines of channels, which the channels-last layout has side by side.
+  const std::int64_t grain = (kWork / (points + 1) / kMostLanes + 1) * kMostLanes;
+  parallel_for(args.out_channels, grain, useful_threads(args.out_channels, grain, num_threads),
+               [&](std::int64_t begin, std::int64_t end, int) {
+                 kernels().backward_bias(args, grad_output, grad_bias, begin, end);
                });
 }
 

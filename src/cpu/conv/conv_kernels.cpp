@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "core/dispatch.hpp"
+#include "cpu/conv/conv_backward_bias.hpp"
 #include "cpu/conv/conv_backward_kernel.hpp"
 #include "cpu/conv/conv_forward.hpp"
 #include "cpu/conv/conv_mark.hpp"
@@ -43,8 +44,19 @@ void reduce(const ConvPlan& plan, const void* partial, void* grad_kernel, std::i
   });
 }
 
+void backward_bias(const ConvArgs& args, const void* grad_output, void* grad_bias,
+                   std::int64_t begin, std::int64_t end) {
+  const FlushDenormals flush;
+  dispatch_dtype(args.dtype, [&](auto tag) {
+    using Storage = typename decltype(tag)::type;
+    bias_channels(args, static_cast<const Storage*>(grad_output), static_cast<Storage*>(grad_bias),
+                  begin, end);
+  });
+}
+
 }  // namespace
 
-const ConvKernels conv_kernels = {&correlate, &contract, &reduce, &mark_weights, &mark_support};
+const ConvKernels conv_kernels = {&correlate,     &contract,     &reduce,
+                                  &backward_bias, &mark_weights, &mark_support};
 
 }  // namespace dcls::cpu::DCLS_SIMD_NAMESPACE

@@ -114,6 +114,9 @@ struct ConvKernels {
   /// grad_kernel[i] = the sum of partial[0 ... splits)[i], for the cells [begin, end).
   void (*reduce)(const ConvPlan& plan, const void* partial, void* grad_kernel, std::int64_t cells,
                  std::int64_t begin, std::int64_t end);
+  /// The sums of `grad_output` over batch and points, of the channels [begin, end).
+  void (*backward_bias)(const ConvArgs& args, const void* grad_output, void* grad_bias,
+                        std::int64_t begin, std::int64_t end);
   /// Sets bits[c / 64] for the cells c of [begin, end), `begin` a multiple of 64: a bit is 1 if the
   /// kernel's cell is not zero. All cells that share a word are in one range.
   void (*mark_weights)(DType dtype, const void* kernel, std::int64_t begin, std::int64_t end,

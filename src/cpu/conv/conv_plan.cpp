@@ -3,6 +3,8 @@
 #include <algorithm>
 
 #include "core/conv_geometry.hpp"
+#include "core/dispatch.hpp"
+#include "cpu/cpu_backend.hpp"
 
 namespace dcls::cpu {
 namespace {
@@ -41,25 +43,6 @@ std::int64_t at_least_one(std::int64_t value) { return std::max<std::int64_t>(1,
 /// How many things of `each` bytes fit a budget: at least one, at most `most`.
 std::int64_t fitting(std::int64_t budget, std::int64_t each, std::int64_t most) {
   return at_least_one(std::min(budget / at_least_one(each), most));
-}
-
-/// Whether the images of a batch take the place of the columns, and the spatial axes those of
-/// slices and rows. All loads are then aligned, cells that are neighbours on the last axis, as
-/// interpolated ones are, share them, and small maps fill the vectors. But the planes have to be
-/// transposed. By measurement (AVX-512, kernels of 17x17 and 25, batches of 8 to 64).
-bool batch_as_columns(const ConvArgs& args) {
-  const int last = args.ndim - 1;
-  if (args.ndim == kMaxDims || args.stride[last] != 1) return false;
-  const std::int64_t lanes = kRowBytes / (args.dtype == DType::kFloat64 ? 8 : 4);
-  const std::int64_t columns = args.output_size[last];
-  // How full the vectors are, times a common factor.
-  const std::int64_t as_columns = args.batch * round_up(columns, lanes);
-  const std::int64_t as_images = columns * round_up(args.batch, lanes);
-  if (args.ndim == 1 && args.in_channels > args.groups) return as_columns >= as_images;
-  if (args.layout != Layout::kChannelsLast && columns <= lanes) {
-    return 10 * as_columns >= 11 * as_images;
-  }
-  return 2 * as_columns >= 3 * as_images;
 }
 
 /// `phases` is null for the side that is not split. `lead` axes of size 1 come before the spatial
@@ -104,6 +87,25 @@ AxisCells make_cells(const ConvArgs& args, ConvPass pass, int d) {
 }
 
 }  // namespace
+
+/// Whether the images of a batch take the place of the columns, and the spatial axes those of
+/// slices and rows. All loads are then aligned, cells that are neighbours on the last axis, as
+/// interpolated ones are, share them, and small maps fill the vectors. But the planes have to be
+/// transposed. By measurement (AVX-512, kernels of 17x17 and 25, batches of 8 to 64).
+bool batch_as_columns(const ConvArgs& args) {
+  const int last = args.ndim - 1;
+  if (args.ndim == kMaxDims || args.stride[last] != 1) return false;
+  const std::int64_t lanes = kRowBytes / static_cast<std::int64_t>(compute_bytes(args.dtype));
+  const std::int64_t columns = args.output_size[last];
+  // How full the vectors are, times a common factor.
+  const std::int64_t as_columns = args.batch * round_up(columns, lanes);
+  const std::int64_t as_images = columns * round_up(args.batch, lanes);
+  if (args.ndim == 1 && args.in_channels > args.groups) return as_columns >= as_images;
+  if (args.layout != Layout::kChannelsLast && columns <= lanes) {
+    return 10 * as_columns >= 11 * as_images;
+  }
+  return 2 * as_columns >= 3 * as_images;
+}
 
 PlannedConv::PlannedConv(const ConvArgs& args, ConvPass pass)
     : pass_(pass),

@@ -7,6 +7,7 @@
 #include <memory>
 #include <vector>
 
+#include "core/dispatch.hpp"
 #include "cpu/conv/conv_kernels.hpp"
 
 namespace dcls::cpu {
@@ -56,7 +57,7 @@ class PlannedConv {
   void choose_tiles();
   void choose_correlation_blocks();
   void choose_contraction_blocks(std::int64_t listed_cells);
-  std::int64_t value_bytes() const { return plan_.dtype == DType::kFloat64 ? 8 : 4; }
+  std::int64_t value_bytes() const { return static_cast<std::int64_t>(compute_bytes(plan_.dtype)); }
 
   std::int64_t whole_lines(std::int64_t block, const Side& side) const;
   std::int64_t choose_group_block(std::int64_t source_bytes, std::int64_t dest_bytes) const;

@@ -24,12 +24,11 @@ DCLS_HD void dispatch(const Im2colArgs& args, Function&& function) {
     dispatch_ndim(args.ndim, [&](auto ndim) { function(tag, ndim); });
   });
 }
-/// Calls function(number of dimensions) with the type computed in: the table knows no other.
+/// With the type computed in: the table knows no other.
 template <typename Function>
-DCLS_HD void dispatch_compute(const Im2colArgs& args, Function&& function) {
+DCLS_HD void dispatch_table(const Im2colArgs& args, Function&& function) {
   dispatch_ndim(args.ndim, [&](auto ndim) {
-    if (args.dtype == DType::kFloat64) return function(TypeTag<double>{}, ndim);
-    return function(TypeTag<float>{}, ndim);
+    dispatch_compute(args.dtype, [&](auto tag) { function(tag, ndim); });
   });
 }
 template <typename Function>
@@ -42,12 +41,12 @@ DCLS_HD void dispatch_order(const Im2colGrads& grads, Function&& function) {
 void make_layout(const Im2colArgs& args, TapLayout* layout) {
   const FlushDenormals flush;
   *layout = {args.channels * args.elements, 0, {0, 0, 0}};
-  dispatch_compute(args, [&](auto tag, auto ndim) {
+  dispatch_table(args, [&](auto tag, auto ndim) {
     using T = typename decltype(tag)::type;
     for (int d = 0; d < ndim(); ++d) {
-      const std::int64_t most = tap_table::largest_cap(args.version, args.size[d]);
+      const std::int64_t most = interp::largest_support(args.version, args.size[d]);
       std::int64_t cap = 1;
-      interp::dispatch_version(args.version, [&](auto version) {
+      interp::visit(args.version, [&](auto version) {
         for (std::int64_t element = 0; element < layout->elements && cap < most; ++element) {
           const interp::Element<T> e = tap_table::element_of<T>(args, element, d);
           if (e.p != e.p || e.sigma != e.sigma) continue;
@@ -63,7 +62,7 @@ void make_layout(const Im2colArgs& args, TapLayout* layout) {
 
 std::int64_t table_bytes(const Im2colArgs& args, const TapLayout& layout) {
   std::int64_t bytes = 0;
-  dispatch_compute(args, [&](auto tag, auto ndim) {
+  dispatch_table(args, [&](auto tag, auto ndim) {
     bytes = tap_table::bytes<typename decltype(tag)::type>(layout, ndim());
   });
   return bytes;
@@ -72,7 +71,7 @@ std::int64_t table_bytes(const Im2colArgs& args, const TapLayout& layout) {
 void fill(const Im2colArgs& args, const TapLayout& layout, void* table, std::int64_t begin,
           std::int64_t end) {
   const FlushDenormals flush;
-  dispatch_compute(args, [&](auto tag, auto ndim) {
+  dispatch_table(args, [&](auto tag, auto ndim) {
     using T = typename decltype(tag)::type;
     const TapTable<T> view = tap_table::view<T, ndim()>(layout, table);
     for (std::int64_t e = begin; e < end; ++e) tap_table::fill<T, ndim()>(args, view, e);
@@ -107,7 +106,7 @@ void finish(const Im2colArgs& args, const TapLayout& layout, void* table, const 
             std::int64_t parts, void* grad_position, void* grad_sigma, std::int64_t begin,
             std::int64_t end) {
   const FlushDenormals flush;
-  dispatch_compute(args, [&](auto tag, auto ndim) {
+  dispatch_table(args, [&](auto tag, auto ndim) {
     using T = typename decltype(tag)::type;
     const TapTable<T> view = tap_table::view<T, ndim()>(layout, table);
     for (std::int64_t e = begin; e < end; ++e) {

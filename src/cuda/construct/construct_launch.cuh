@@ -1,7 +1,8 @@
 #pragma once
 
 #include "core/dispatch.hpp"
-#include "cuda/construct/construct_kernels.cuh"
+#include "cuda/construct/construct_backward.cuh"
+#include "cuda/construct/construct_forward.cuh"
 #include "cuda/construct/construct_launch.hpp"
 #include "cuda/construct/construct_support.cuh"
 #include "cuda/runtime/launch.cuh"

@@ -4,25 +4,13 @@
 
 #include <cstdint>
 
-#include "cuda/construct/construct_kernels.cuh"
-#include "interpolation/interpolation.hpp"
+#include "cuda/construct/construct_elements.cuh"
 
 namespace dcls::cuda {
 
 inline constexpr int kSupportThreads = 256;
 
-/// Axes on which an element has no tap at grid index `x`: 0 with a tap, 1 with a derivative only, 2
-/// with neither.
-template <typename T>
-__device__ __forceinline__ int lacking(Version version, const Element<T>& e, T x) {
-  Tap<T> tap{};
-  interp::dispatch_version(version, [&](auto v) { tap = interp::evaluate<v.value>(e, x); });
-  if (tap.value != T(0)) return 0;
-  return tap.d_position != T(0) || tap.d_sigma != T(0) ? 1 : 2;
-}
-
-/// `cells` counts those of all rows. A cell is marked where an element lacks a tap on one axis at
-/// most, and has a derivative there.
+/// `cells` counts those of all rows.
 template <typename Storage, int D>
 __global__ void __launch_bounds__(kSupportThreads)
     construct_support_cells(const ConstructArgs args, std::int64_t cells, std::uint8_t* support) {
@@ -43,12 +31,14 @@ __global__ void __launch_bounds__(kSupportThreads)
       Element<T> elements[D];
 #pragma unroll
       for (int d = 0; d < D; ++d) {
-        elements[d] = load_element<Storage>(args, d, args.size[d], row * args.elements + k);
+        elements[d] = load_element<Storage, D>(args, d, args.size[d], row * args.elements + k);
       }
       interp::spread_nan(elements);
       int missing = 0;
 #pragma unroll
-      for (int d = 0; d < D; ++d) missing += lacking(args.version, elements[d], x[d]);
+      for (int d = 0; d < D; ++d) {
+        missing += lacks_tap(evaluate_tap(args.version, elements[d], x[d]));
+      }
       marked = missing <= 1;
     }
     support[cell] = marked ? 1 : 0;

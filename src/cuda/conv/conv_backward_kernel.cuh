@@ -44,6 +44,8 @@ struct KernelBlock : TargetBlock {
   std::int64_t row;                  ///< of the kernel, of the first channels
   std::int64_t source_channel;
   std::int64_t stage, split;
+  bool leads;              ///< is the first of the blocks that read these gradients
+  bool any;                ///< cells, in shared memory because registers are few
   std::int64_t tile, end;  ///< the range of its split
   std::int64_t slab;       ///< of the kernel, of its stage
 
@@ -53,6 +55,7 @@ struct KernelBlock : TargetBlock {
     stage = item % plan.stages;
     item /= plan.stages;
     const std::int64_t n = item % plan.source_per_group;
+    leads = n == 0 && stage == 0;
     set_channels(plan, item / plan.source_per_group, *this);
     row = kernel_row(plan, channel, n);
     source_channel = channel / plan.target_per_group * plan.source_per_group + n;
@@ -69,18 +72,20 @@ struct KernelBlock : TargetBlock {
 };
 
 /// One split of the sums: a block takes the cells of one stage and a range of tiles, and writes
-/// partial[split][kernel row][cell].
+/// partial[split][kernel row][cell]. `counts` null stands for no cells. Where `bias` is not null,
+/// one block for each split and target channel writes bias[split][channel], the sum of the target.
 template <typename Storage, bool kLine>
 __global__ void __launch_bounds__(kConvKernelThreads, kConvKernelBlocks<Compute<Storage>>)
     conv_kernel_partial(const ConvPlan plan, const Storage* source, const Storage* target,
                         const std::int32_t* counts, const Unit* units, const std::uint32_t* cells,
-                        std::size_t tile_bytes, Compute<Storage>* partial) {
+                        std::size_t tile_bytes, Compute<Storage>* partial, Compute<Storage>* bias) {
   using T = Compute<Storage>;
   using P = Patch<kLine>;
   __shared__ std::int64_t places[kMostPlanes];
   __shared__ KernelBlock block;
   __shared__ StageCells place;
-  static_assert(sizeof(places) + sizeof(block) + sizeof(place) <= kConvStatic);
+  __shared__ T bias_sums[kConvKernelThreads / kWarp];
+  static_assert(sizeof(places) + sizeof(block) + sizeof(place) + sizeof(bias_sums) <= kConvStatic);
   T* const shared = dynamic_shared<T>();
   const PatchPlace own(plan);
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
@@ -101,22 +106,24 @@ __global__ void __launch_bounds__(kConvKernelThreads, kConvKernelBlocks<Compute<
     const std::int64_t first_list = block.row * plan.stages + block.stage;
     const std::int64_t list_step = plan.row_slot * plan.stages;
     bool any = false;
-    for (int slot = 0; slot < block.channels; ++slot) {
+    for (int slot = 0; counts != nullptr && slot < block.channels; ++slot) {
       any = any || counts[first_list + slot * list_step] > 0;
     }
-    if (!any) {
+    if (!any && (bias == nullptr || !block.leads)) {
       __syncthreads();  // before the next item's place
       continue;
     }
+    if (threadIdx.x == 0) block.any = any;
     const bool valid = own.slot < block.channels;
-    const std::int64_t list = first_list + (valid ? own.slot * list_step : 0);
+    const std::int64_t list = any ? first_list + (valid ? own.slot * list_step : 0) : 0;
     const Unit* const own_units = units + list * plan.stage_cells;
-    const int count = valid ? counts[list] : 0;
+    const int count = any && valid ? counts[list] : 0;
     const int cell_count = count == 0
                                ? 0
                                : own_units[count - 1].first() +
                                      own_units[count - 1].rows() * own_units[count - 1].columns();
     for (int i = lane; i < cell_count; i += kWarp) own_sums[i] = T(0);
+    if (lane == 0) bias_sums[threadIdx.x / kWarp] = T(0);
 
     const Storage* const source_begin = source + block.source_channel * plan.source.channel;
     const Storage* const target_begin = target + block.channel * plan.target.channel;
@@ -139,6 +146,17 @@ __global__ void __launch_bounds__(kConvKernelThreads, kConvKernelBlocks<Compute<
         for (int c = 0; c < P::kColumns; ++c) {
           gradient[r][c] = own.active ? patch[r * pitch + c] : T(0);
         }
+      }
+      if (bias != nullptr && block.leads) {
+        T sum = T(0);
+#pragma unroll
+        for (int r = 0; r < P::kRows; ++r) {
+#pragma unroll
+          for (int c = 0; c < P::kColumns; ++c) sum += gradient[r][c];
+        }
+        sum = group_sum<kWarp>(sum);
+        if (lane == 0) bias_sums[threadIdx.x / kWarp] += sum;
+        if (!block.any) continue;
       }
       __syncthreads();
       place_source(plan, block.plane, block.length[0], place.z, places);
@@ -168,6 +186,11 @@ __global__ void __launch_bounds__(kConvKernelThreads, kConvKernelBlocks<Compute<
 
     __syncthreads();  // the sums of all warps are there
     const int slot_warps = plan.slot_threads / kWarp;
+    if (bias != nullptr && block.leads && valid && own.index == 0) {
+      T sum = T(0);
+      for (int w = 0; w < slot_warps; ++w) sum += bias_sums[own.slot * slot_warps + w];
+      bias[block.split * plan.target_channels + block.channel + own.slot] = sum;
+    }
     const std::int64_t row = block.row + (valid ? own.slot * plan.row_slot : 0);
     T* const to = partial + (block.split * plan.kernel_rows + row) * plan.cells + block.slab;
     const std::uint32_t* const own_cells = cells + list * plan.stage_cells;
@@ -187,31 +210,37 @@ __global__ void __launch_bounds__(kConvKernelThreads, kConvKernelBlocks<Compute<
 
 inline constexpr int kFinishThreads = 256;
 
-/// Adds the splits in order; 0 where nothing was asked for or nothing is read.
+/// The gradient of a cell, counted through all kernel rows: the splits added in order; 0 where
+/// nothing was asked for or nothing is read.
+template <typename T>
+__device__ __forceinline__ T reduced_cell(const ConvPlan& plan, const T* partial,
+                                          const std::uint8_t* support, std::int64_t cell) {
+  bool computed = support == nullptr || support[cell] != 0;
+  std::int64_t rest = cell;
+#pragma unroll
+  for (int d = 2; d >= 0; --d) {
+    computed = computed && reads_source(plan.axis[d], rest % plan.axis[d].kernel_size);
+    rest /= plan.axis[d].kernel_size;
+  }
+  T sum = T(0);
+  if (computed) {
+    for (std::int64_t split = 0; split < plan.splits; ++split) {
+      sum += partial[split * plan.kernel_rows * plan.cells + cell];
+    }
+  }
+  return sum;
+}
+
 template <typename Storage>
 __global__ void __launch_bounds__(kFinishThreads)
     conv_kernel_finish(const ConvPlan plan, const Compute<Storage>* partial,
                        const std::uint8_t* support, Storage* grad_kernel) {
-  using T = Compute<Storage>;
   const std::int64_t cells = plan.kernel_rows * plan.cells;
   const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * kFinishThreads;
   for (std::int64_t cell = static_cast<std::int64_t>(blockIdx.x) * kFinishThreads +
                            static_cast<std::int64_t>(threadIdx.x);
        cell < cells; cell += step) {
-    bool computed = support == nullptr || support[cell] != 0;
-    std::int64_t rest = cell;
-#pragma unroll
-    for (int d = 2; d >= 0; --d) {
-      computed = computed && reads_source(plan.axis[d], rest % plan.axis[d].kernel_size);
-      rest /= plan.axis[d].kernel_size;
-    }
-    T sum = T(0);
-    if (computed) {
-      for (std::int64_t split = 0; split < plan.splits; ++split) {
-        sum += partial[split * cells + cell];
-      }
-    }
-    numeric::store(grad_kernel + cell, sum);
+    numeric::store(grad_kernel + cell, reduced_cell(plan, partial, support, cell));
   }
 }
 

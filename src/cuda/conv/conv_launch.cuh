@@ -12,22 +12,6 @@
 
 namespace dcls::cuda {
 
-/// The parts of a workspace.
-struct ConvLists {
-  std::int32_t* counts;
-  Unit* units;
-  void* packed;
-  void* partial;
-
-  ConvLists(void* workspace, const ConvWorkspace& bytes) {
-    auto* at = static_cast<std::byte*>(workspace);
-    counts = reinterpret_cast<std::int32_t*>(at);
-    units = reinterpret_cast<Unit*>(at += bytes.counts);
-    packed = at += bytes.units;
-    partial = at += bytes.packed;
-  }
-};
-
 template <typename Cell, typename Packed>
 void launch_conv_list(const ConvPlan& plan, const Cell* cells, const ConvLists& lists,
                       const Execution& where) {
@@ -39,6 +23,21 @@ void launch_conv_list(const ConvPlan& plan, const Cell* cells, const ConvLists& 
 }
 
 template <bool kLine>
+void launch_conv_listed(const ConvPlan& plan, ConvPass pass, DType dtype, const ConvLists& lists,
+                        const void* source, const void* bias, void* target,
+                        const Execution& where) {
+  dispatch_dtype(dtype, [&](auto tag) {
+    using Storage = typename decltype(tag)::type;
+    launch("conv_correlate", where, &conv_correlate<Storage, kLine>,
+           grid_for(plan.channel_blocks * plan.phases * plan.tiles),
+           static_cast<unsigned>(plan.threads()), conv_shared_bytes(plan, pass, dtype), plan,
+           static_cast<const Storage*>(source), lists.counts, lists.units,
+           static_cast<const Compute<Storage>*>(lists.packed), static_cast<const Storage*>(bias),
+           static_cast<Storage*>(target));
+  });
+}
+
+template <bool kLine>
 void launch_conv_correlate(const ConvArgs& args, ConvPass pass, const void* source,
                            const void* kernel, const void* bias, void* target, void* workspace,
                            const Execution& where) {
@@ -46,14 +45,26 @@ void launch_conv_correlate(const ConvArgs& args, ConvPass pass, const void* sour
   const ConvLists lists(workspace, conv_workspace(plan, pass, args.dtype));
   dispatch_dtype(args.dtype, [&](auto tag) {
     using Storage = typename decltype(tag)::type;
+    launch_conv_list<Storage, Compute<Storage>>(plan, static_cast<const Storage*>(kernel), lists,
+                                                where);
+  });
+  launch_conv_listed<kLine>(plan, pass, args.dtype, lists, source, bias, target, where);
+}
+
+template <bool kLine>
+void launch_conv_partial(const ConvPlan& plan, DType dtype, const ConvLists& lists,
+                         const void* grad_output, const void* input, void* partial, void* bias,
+                         const Execution& where) {
+  dispatch_dtype(dtype, [&](auto tag) {
+    using Storage = typename decltype(tag)::type;
     using T = Compute<Storage>;
-    launch_conv_list<Storage, T>(plan, static_cast<const Storage*>(kernel), lists, where);
-    launch("conv_correlate", where, &conv_correlate<Storage, kLine>,
-           grid_for(plan.channel_blocks * plan.phases * plan.tiles),
-           static_cast<unsigned>(plan.threads()), conv_shared_bytes(plan, pass, args.dtype), plan,
-           static_cast<const Storage*>(source), lists.counts, lists.units,
-           static_cast<const T*>(lists.packed), static_cast<const Storage*>(bias),
-           static_cast<Storage*>(target));
+    launch("conv_kernel_partial", where, &conv_kernel_partial<Storage, kLine>,
+           grid_for(plan.channel_blocks * plan.source_per_group * plan.stages * plan.splits),
+           static_cast<unsigned>(plan.threads()),
+           conv_shared_bytes(plan, ConvPass::kBackwardKernel, dtype), plan,
+           static_cast<const Storage*>(input), static_cast<const Storage*>(grad_output),
+           lists.counts, lists.units, static_cast<const std::uint32_t*>(lists.packed),
+           conv_tile_bytes(plan, dtype), static_cast<T*>(partial), static_cast<T*>(bias));
   });
 }
 
@@ -63,22 +74,20 @@ void launch_conv_kernel(const ConvArgs& args, const void* grad_output, const voi
                         const Execution& where) {
   constexpr ConvPass kPass = ConvPass::kBackwardKernel;
   const ConvPlan plan = make_conv_plan(args, kPass);
-  const ConvLists lists(workspace, conv_workspace(plan, kPass, args.dtype));
+  const ConvWorkspace bytes = conv_workspace(plan, kPass, args.dtype);
+  const ConvLists lists(workspace, bytes);
+  void* const partial = static_cast<std::byte*>(workspace) + bytes.lists();
+  if (plan.splits > 0) {
+    launch_conv_list<std::uint8_t, std::uint32_t>(plan, support, lists, where);
+    launch_conv_partial<kLine>(plan, args.dtype, lists, grad_output, input, partial, nullptr,
+                               where);
+  }
   dispatch_dtype(args.dtype, [&](auto tag) {
     using Storage = typename decltype(tag)::type;
-    using T = Compute<Storage>;
-    if (plan.splits > 0) {
-      launch_conv_list<std::uint8_t, std::uint32_t>(plan, support, lists, where);
-      launch("conv_kernel_partial", where, &conv_kernel_partial<Storage, kLine>,
-             grid_for(plan.channel_blocks * plan.source_per_group * plan.stages * plan.splits),
-             static_cast<unsigned>(plan.threads()), conv_shared_bytes(plan, kPass, args.dtype),
-             plan, static_cast<const Storage*>(input), static_cast<const Storage*>(grad_output),
-             lists.counts, lists.units, static_cast<const std::uint32_t*>(lists.packed),
-             conv_tile_bytes(plan, args.dtype), static_cast<T*>(lists.partial));
-    }
     launch("conv_kernel_finish", where, &conv_kernel_finish<Storage>,
            grid_for(divide_up(plan.kernel_rows * plan.cells, kFinishThreads)), kFinishThreads, 0,
-           plan, static_cast<const T*>(lists.partial), support, static_cast<Storage*>(grad_kernel));
+           plan, static_cast<const Compute<Storage>*>(partial), support,
+           static_cast<Storage*>(grad_kernel));
   });
 }
 

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 
+#include "cuda/conv/conv_make_plan.hpp"
 #include "dcls/conv.hpp"
 
 namespace dcls::cuda {
@@ -16,5 +17,15 @@ template <bool kLine>
 void launch_conv_kernel(const ConvArgs& args, const void* grad_output, const void* input,
                         const std::uint8_t* support, void* grad_kernel, void* workspace,
                         const Execution& where);
+
+/// The parts of these that are one launch each, with lists that are there.
+template <bool kLine>
+void launch_conv_listed(const ConvPlan& plan, ConvPass pass, DType dtype, const ConvLists& lists,
+                        const void* source, const void* bias, void* target, const Execution& where);
+/// `partial` and `bias`, sums for each split, are those of conv_kernel_partial. plan.splits > 0.
+template <bool kLine>
+void launch_conv_partial(const ConvPlan& plan, DType dtype, const ConvLists& lists,
+                         const void* grad_output, const void* input, void* partial, void* bias,
+                         const Execution& where);
 
 }  // namespace dcls::cuda

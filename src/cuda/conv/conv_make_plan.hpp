@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <numeric>
 
+#include "core/dispatch.hpp"
 #include "cuda/conv/conv_tile_plan.hpp"
 
 namespace dcls::cuda {
@@ -14,12 +15,31 @@ namespace dcls::cuda {
 /// Bytes of the parts of a workspace: lists of units, and partial sums of the kernel's gradient.
 struct ConvWorkspace {
   std::size_t counts, units, packed, partial;
-  std::size_t total() const { return counts + units + packed + partial; }
+  std::size_t lists() const { return counts + units + packed; }
+  std::size_t total() const { return lists() + partial; }
 };
 
-inline std::size_t compute_bytes(DType dtype) { return dtype == DType::kFloat64 ? 8 : 4; }
-inline std::size_t storage_bytes(DType dtype) {
-  return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2;
+struct Unit;  // conv_units.cuh
+
+/// The lists of a pass in device memory.
+struct ConvLists {
+  std::int32_t* counts = nullptr;
+  Unit* units = nullptr;
+  void* packed = nullptr;
+
+  ConvLists() = default;
+  ConvLists(void* memory, const ConvWorkspace& bytes) {
+    if (memory == nullptr) return;
+    auto* const at = static_cast<std::byte*>(memory);
+    counts = reinterpret_cast<std::int32_t*>(at);
+    units = reinterpret_cast<Unit*>(at + bytes.counts);
+    packed = at + bytes.counts + bytes.units;
+  }
+};
+
+/// A size in bytes, such that what lies behind it in memory is aligned.
+inline std::size_t aligned_bytes(std::int64_t count, std::size_t size) {
+  return (static_cast<std::size_t>(count) * size + 255) / 256 * 256;
 }
 
 inline std::size_t conv_sums_bytes(const ConvPlan& plan, DType dtype) {
@@ -227,16 +247,13 @@ inline ConvPlan make_conv_plan(const ConvArgs& args, ConvPass pass) {
 }
 
 inline ConvWorkspace conv_workspace(const ConvPlan& plan, ConvPass pass, DType dtype) {
-  const auto bytes = [](std::int64_t count, std::size_t size) {
-    return (static_cast<std::size_t>(count) * size + 255) / 256 * 256;
-  };
   const std::int64_t lists = plan.kernel_rows * plan.stages;
   ConvWorkspace w{};
-  w.counts = bytes(lists, sizeof(std::int32_t));
-  w.units = bytes(lists * plan.stage_cells, 2 * sizeof(std::int32_t));
-  w.packed = bytes(lists * plan.stage_cells, compute_bytes(dtype));
+  w.counts = aligned_bytes(lists, sizeof(std::int32_t));
+  w.units = aligned_bytes(lists * plan.stage_cells, 2 * sizeof(std::int32_t));
+  w.packed = aligned_bytes(lists * plan.stage_cells, compute_bytes(dtype));
   if (pass == ConvPass::kBackwardKernel) {
-    w.partial = bytes(plan.splits * plan.kernel_rows * plan.cells, compute_bytes(dtype));
+    w.partial = aligned_bytes(plan.splits * plan.kernel_rows * plan.cells, compute_bytes(dtype));
   }
   return w;
 }

@@ -44,97 +44,106 @@ __device__ __forceinline__ std::uint32_t pack_cell(const std::uint8_t*, int y, i
   return static_cast<std::uint32_t>(y) << 16 | static_cast<std::uint32_t>(x);
 }
 
-/// Lists the cells of each (kernel row, stage): one warp each, one lane for each column. Columns
-/// are cut into vertical runs, and equal runs of neighbouring columns are joined. `cells` null
-/// stands for all set. counts[list] units, of room for stage_cells.
+/// Lists the cells of one stage of kernel row `row`: by one warp, one lane for each column. Columns
+/// are cut into vertical runs, and equal runs of neighbouring columns are joined. `cells` are those
+/// of the row; null stands for all set. Writes counts[list] units, of room for stage_cells.
 template <typename Cell, typename Packed>
-__global__ void __launch_bounds__(kListThreads)
-    conv_list_units(const ConvPlan plan, const Cell* cells, std::int32_t* counts, Unit* units,
-                    Packed* packed) {
+__device__ __forceinline__ void list_stage(const ConvPlan& plan, std::int64_t row,
+                                           std::int64_t stage, const Cell* cells,
+                                           std::int32_t* counts, Unit* units, Packed* packed) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const unsigned below = (1u << lane) - 1u;
-  const std::int64_t lists = plan.kernel_rows * plan.stages;
+  const std::int64_t list = row * plan.stages + stage;
   const std::int64_t width = plan.axis[2].kernel_size;
-  const std::int64_t slab = plan.axis[1].kernel_size * width;
-  const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * (kListThreads / kWarp);
   const bool vertical = plan.axis[1].shift_step == 1;
   const bool horizontal = plan.axis[2].shift_step == 1;
   // A far step leads to no other cell of the stage: of such, a stage has one.
   const int pitch_y =
       plan.axis[1].chunk > 1 ? static_cast<int>(plan.axis[1].shift_step) * plan.pitch : 0;
   const int pitch_x = static_cast<int>(plan.axis[2].shift_step);
+  const StageIndex at = stage_index(plan, stage);
+  const StageAxis ay = stage_axis(plan.axis[1], plan.mirrored, at.class_y, at.chunk_y);
+  const StageAxis ax = stage_axis(plan.axis[2], plan.mirrored, at.class_x, at.chunk_x);
+  const Cell* const slab =
+      cells == nullptr ? nullptr : cells + at.z * plan.axis[1].kernel_size * width;
+  Unit* const own_units = units + list * plan.stage_cells;
+  Packed* const own_packed = packed + list * plan.stage_cells;
+  const int height = ax.count > 0 ? ay.count : 0;
+  int unit_count = 0;
+  int cell_count = 0;
+  for (int x0 = 0; x0 < ax.count; x0 += kWarp) {
+    const int x = x0 + lane;
+    const bool inside = x < ax.count;
+    const std::int64_t column = inside ? ax.first + x * ax.step : 0;
+    const auto cell_at = [&](int y) { return slab + (ay.first + y * ay.step) * width + column; };
+    int length = 0;  // of the run that ends above y
+    for (int y0 = 0; y0 <= height; y0 += kWarp) {
+      unsigned set = 0;  // of 32 cells of the column, loaded together
+#pragma unroll 8
+      for (int i = 0; i < kWarp && y0 + i < height; ++i) {
+        if (inside && (slab == nullptr || is_set(*cell_at(y0 + i)))) set |= 1u << i;
+      }
+      for (int i = 0; i < kWarp && y0 + i <= height; ++i) {
+        const int y = y0 + i;
+        const bool here = (set >> i & 1u) != 0;
+        const bool ends = length > 0 && (!here || length == kUnitRows || !vertical);
+        if (__any_sync(kFullWarp, ends ? 1 : 0)) {
+          // In a chain of equal runs, each second one joins the one before it.
+          const int left = __shfl_up_sync(kFullWarp, ends ? length : 0, 1);
+          const bool joins = ends && horizontal && lane > 0 && left == length;
+          const unsigned joined = __ballot_sync(kFullWarp, joins ? 1 : 0);
+          const unsigned starts = __ballot_sync(kFullWarp, ends && !joins ? 1 : 0);
+          bool leads = false;
+          if (ends) leads = (lane - highest_bit(starts & (below | 1u << lane))) % 2 == 0;
+          const unsigned leaders = __ballot_sync(kFullWarp, leads ? 1 : 0);
+          const bool wide = leads && lane < kWarp - 1 && (joined >> (lane + 1) & 1u) != 0;
+          const int columns = wide ? 2 : 1;
+          const int size = leads ? length * columns : 0;
+          int before = 0;  // cells of the leaders to the left
+          int all = 0;
+#pragma unroll
+          for (int bit = 0; bit < 4; ++bit) {
+            const unsigned have = __ballot_sync(kFullWarp, size >> bit & 1);
+            before += count_bits(have & below) << bit;
+            all += count_bits(have) << bit;
+          }
+          if (leads) {
+            const int first = cell_count + before;
+            const int top = y - length;
+            own_units[unit_count + count_bits(leaders & below)] = {
+                top * pitch_y + x * pitch_x,
+                static_cast<std::uint32_t>(length | columns << 4 | first << 8)};
+            for (int c = 0; c < columns; ++c) {
+              for (int r = 0; r < length; ++r) {
+                const Cell* const cell = slab == nullptr ? nullptr : cell_at(top + r) + c * ax.step;
+                own_packed[first + c * length + r] =
+                    pack_cell(cell, top + r, x + c, static_cast<Packed*>(nullptr));
+              }
+            }
+          }
+          unit_count += count_bits(leaders);
+          cell_count += all;
+        }
+        length = here ? (ends ? 1 : length + 1) : 0;
+      }
+    }
+  }
+  if (lane == 0) counts[list] = unit_count;
+}
+
+/// Lists the cells of each (kernel row, stage). `cells` null stands for all set.
+template <typename Cell, typename Packed>
+__global__ void __launch_bounds__(kListThreads)
+    conv_list_units(const ConvPlan plan, const Cell* cells, std::int32_t* counts, Unit* units,
+                    Packed* packed) {
+  const std::int64_t lists = plan.kernel_rows * plan.stages;
+  const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * (kListThreads / kWarp);
   for (std::int64_t list =
            static_cast<std::int64_t>(blockIdx.x) * (kListThreads / kWarp) + threadIdx.x / kWarp;
        list < lists; list += step) {
-    const StageIndex at = stage_index(plan, list % plan.stages);
-    const StageAxis ay = stage_axis(plan.axis[1], plan.mirrored, at.class_y, at.chunk_y);
-    const StageAxis ax = stage_axis(plan.axis[2], plan.mirrored, at.class_x, at.chunk_x);
-    const Cell* const row =
-        cells == nullptr ? nullptr : cells + list / plan.stages * plan.cells + at.z * slab;
-    Unit* const own_units = units + list * plan.stage_cells;
-    Packed* const own_packed = packed + list * plan.stage_cells;
-    const int height = ax.count > 0 ? ay.count : 0;
-    int unit_count = 0;
-    int cell_count = 0;
-    for (int x0 = 0; x0 < ax.count; x0 += kWarp) {
-      const int x = x0 + lane;
-      const bool inside = x < ax.count;
-      const std::int64_t column = inside ? ax.first + x * ax.step : 0;
-      const auto cell_at = [&](int y) { return row + (ay.first + y * ay.step) * width + column; };
-      int length = 0;  // of the run that ends above y
-      for (int y0 = 0; y0 <= height; y0 += kWarp) {
-        unsigned set = 0;  // of 32 cells of the column, loaded together
-#pragma unroll 8
-        for (int i = 0; i < kWarp && y0 + i < height; ++i) {
-          if (inside && (row == nullptr || is_set(*cell_at(y0 + i)))) set |= 1u << i;
-        }
-        for (int i = 0; i < kWarp && y0 + i <= height; ++i) {
-          const int y = y0 + i;
-          const bool here = (set >> i & 1u) != 0;
-          const bool ends = length > 0 && (!here || length == kUnitRows || !vertical);
-          if (__any_sync(kFullWarp, ends ? 1 : 0)) {
-            // In a chain of equal runs, each second one joins the one before it.
-            const int left = __shfl_up_sync(kFullWarp, ends ? length : 0, 1);
-            const bool joins = ends && horizontal && lane > 0 && left == length;
-            const unsigned joined = __ballot_sync(kFullWarp, joins ? 1 : 0);
-            const unsigned starts = __ballot_sync(kFullWarp, ends && !joins ? 1 : 0);
-            bool leads = false;
-            if (ends) leads = (lane - highest_bit(starts & (below | 1u << lane))) % 2 == 0;
-            const unsigned leaders = __ballot_sync(kFullWarp, leads ? 1 : 0);
-            const bool wide = leads && lane < kWarp - 1 && (joined >> (lane + 1) & 1u) != 0;
-            const int columns = wide ? 2 : 1;
-            const int size = leads ? length * columns : 0;
-            int before = 0;  // cells of the leaders to the left
-            int all = 0;
-#pragma unroll
-            for (int bit = 0; bit < 4; ++bit) {
-              const unsigned have = __ballot_sync(kFullWarp, size >> bit & 1);
-              before += count_bits(have & below) << bit;
-              all += count_bits(have) << bit;
-            }
-            if (leads) {
-              const int first = cell_count + before;
-              const int top = y - length;
-              own_units[unit_count + count_bits(leaders & below)] = {
-                  top * pitch_y + x * pitch_x,
-                  static_cast<std::uint32_t>(length | columns << 4 | first << 8)};
-              for (int c = 0; c < columns; ++c) {
-                for (int r = 0; r < length; ++r) {
-                  const Cell* const cell =
-                      row == nullptr ? nullptr : cell_at(top + r) + c * ax.step;
-                  own_packed[first + c * length + r] =
-                      pack_cell(cell, top + r, x + c, static_cast<Packed*>(nullptr));
-                }
-              }
-            }
-            unit_count += count_bits(leaders);
-            cell_count += all;
-          }
-          length = here ? (ends ? 1 : length + 1) : 0;
-        }
-      }
-    }
-    if (lane == 0) counts[list] = unit_count;
+    const std::int64_t row = list / plan.stages;
+    list_stage(plan, row, list % plan.stages, cells == nullptr ? nullptr : cells + row * plan.cells,
+               counts, units, packed);
   }
 }
 

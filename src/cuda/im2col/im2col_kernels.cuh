@@ -7,7 +7,7 @@
 #include <cstdint>
 
 #include "core/dtype.hpp"
-#include "cuda/construct/construct_kernels.cuh"
+#include "cuda/construct/construct_elements.cuh"
 #include "cuda/runtime/primitives.cuh"
 #include "dcls/im2col.hpp"
 #include "interpolation/interpolation.hpp"

@@ -54,14 +54,12 @@ template <int D>
 void launch_im2col_finish(const Im2colArgs& args, const void* sums, std::int64_t parts,
                           void* grad_position, void* grad_sigma, void* workspace,
                           const Execution& where) {
-  const auto run = [&](auto tag) {
+  dispatch_compute(args.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     const TapLayout layout = launch_taps<T, D>(args, workspace, where);
     launch("im2col_finish", where, &im2col_finish<T, D>, grid_for(blocks_of(layout.elements)),
            kIm2colThreads, 0, args, layout, workspace, sums, parts, grad_position, grad_sigma);
-  };
-  if (args.dtype == DType::kFloat64) return run(TypeTag<double>{});
-  run(TypeTag<float>{});
+  });
 }
 
 }  // namespace dcls::cuda

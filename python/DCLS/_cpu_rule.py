@@ -1,0 +1,255 @@
+"""What ``method="auto"`` knows of CPUs: a table of terms, each of which rests on measurements.
+
+A term describes layers on which the direct convolution was at least as fast as torch's. Where no
+term holds, torch's convolution is taken. All terms were measured on one machine (AVX-512, two
+threads, float32). A term names the file of ``benchmarks/results`` that it rests on: most are
+``conv-rule-cpu``, which ``python benchmarks/bench_conv.py --rule --threads 2`` writes and a test
+replays.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal, NamedTuple
+
+#: Points of an input from which on the padding of its planes no longer weighs: 28 x 28.
+LARGE_MAP: Final = 784
+
+#: Below 14 x 14, most of what a direct convolution reads is padding.
+SMALL_MAP: Final = 196
+
+#: Input channels of a group: one, up to 4, or more. With more, torch multiplies matrices.
+Channels = Literal["one", "few", "many"]
+FEW_CHANNELS: Final = 4
+
+
+class Facts(NamedTuple):
+    """What the rule looks at."""
+
+    ndim: int
+    channels: Channels
+    #: Grid points of the kernel of one pair of channels.
+    size: int
+    #: Which part of them an element is expected to touch, from 0 to 1.
+    filled: float
+    #: Points of the input.
+    points: int
+    channels_last: bool
+    #: Whether a gradient of the kernel is wanted.
+    training: bool
+    #: Whether the images of the batch fill vectors as well as their rows do (1-D only).
+    batch_fills_vectors: bool
+
+
+class Term(NamedTuple):
+    """Layers for which the direct convolution is taken; None admits every value."""
+
+    name: str
+    ndim: tuple[int, ...]
+    channels: Channels
+    #: Grid points of the kernel, from the first number on and below the second.
+    size: tuple[int, float]
+    filled: float = 1.0
+    points: tuple[int, float] = (0, float("inf"))
+    channels_last: bool | None = None
+    training: bool | None = None
+    batch_fills_vectors: bool | None = None
+    #: What it rests on.
+    measured: str = "conv-rule-cpu"
+
+    def holds(self, facts: Facts) -> bool:
+        """Whether the term describes the layer."""
+        return (
+            facts.ndim in self.ndim
+            and facts.channels == self.channels
+            and self.size[0] <= facts.size < self.size[1]
+            and facts.filled <= self.filled
+            and self.points[0] <= facts.points < self.points[1]
+            and self.channels_last in (None, facts.channels_last)
+            and self.training in (None, facts.training)
+            and self.batch_fills_vectors in (None, facts.batch_fills_vectors)
+        )
+
+
+_ANY: Final = float("inf")
+_LARGE: Final = (LARGE_MAP, _ANY)
+_NOT_LARGE: Final = (0, LARGE_MAP)
+_PLANES: Final = (2, 3)
+
+#: The first term that holds is the reason that ``explain`` gives.
+TERMS: Final[tuple[Term, ...]] = (
+    # One axis.
+    Term("depthwise line", (1,), "one", (9, _ANY), points=_LARGE),
+    Term("line, few channels a group", (1,), "few", (3, _ANY), points=_LARGE),
+    Term("short depthwise line", (1,), "one", (25, _ANY)),
+    Term("short line, few channels a group", (1,), "few", (25, _ANY)),
+    Term(
+        "dense line, the batch fills vectors",
+        (1,),
+        "many",
+        (25, _ANY),
+        0.8,
+        batch_fills_vectors=True,
+        measured="conv-cpu: Dcls1d(256, 256, dilated_kernel_size=25)",
+    ),
+    Term(
+        "small dense line, the batch fills vectors",
+        (1,),
+        "many",
+        (9, 25),
+        0.3,
+        batch_fills_vectors=True,
+        measured="extrapolated from size 25, which conv-cpu has",
+    ),
+    Term("long dense line", (1,), "many", (25, _ANY), points=_LARGE, batch_fills_vectors=False),
+    Term("sparse dense line", (1,), "many", (25, _ANY), 0.25, batch_fills_vectors=False),
+    # Two or three axes, many channels a group.
+    Term(
+        "dense planes, large kernel",
+        (2,),
+        "many",
+        (225, _ANY),
+        points=_LARGE,
+        channels_last=False,
+        measured="extrapolated from 13x13: on larger kernels torch takes over a minute",
+    ),
+    Term("dense planes, very large kernel", (2,), "many", (900, _ANY), channels_last=False),
+    Term("dense planes, few cells", (2,), "many", (49, _ANY), 0.3, points=_LARGE),
+    Term(
+        "dense planes, few cells, channels last",
+        (2,),
+        "many",
+        (25, _ANY),
+        0.3,
+        points=_LARGE,
+        channels_last=True,
+    ),
+    Term("dense planes in training, few cells", (2,), "many", (225, _ANY), 0.3, training=True),
+    Term("dense planes, very few cells", _PLANES, "many", (49, _ANY), 0.1),
+    Term(
+        "dense planes, very few cells, channels last",
+        _PLANES,
+        "many",
+        (25, _ANY),
+        0.1,
+        points=_LARGE,
+        channels_last=True,
+        measured="extrapolated from 7x7",
+    ),
+    # Two or three axes, up to four channels a group.
+    Term("grouped planes", _PLANES, "few", (9, _ANY), points=_LARGE, channels_last=False),
+    Term(
+        "grouped planes, channels last",
+        _PLANES,
+        "few",
+        (25, _ANY),
+        points=_LARGE,
+        channels_last=True,
+    ),
+    Term(
+        "small grouped planes in training",
+        _PLANES,
+        "few",
+        (25, _ANY),
+        points=_NOT_LARGE,
+        channels_last=False,
+        training=True,
+    ),
+    Term(
+        "small grouped planes in training, large kernel",
+        _PLANES,
+        "few",
+        (225, _ANY),
+        points=_NOT_LARGE,
+        training=True,
+    ),
+    Term("small grouped planes, very large kernel", _PLANES, "few", (900, _ANY), points=_NOT_LARGE),
+    Term(
+        "small grouped planes, half of the cells",
+        _PLANES,
+        "few",
+        (49, _ANY),
+        0.5,
+        points=_NOT_LARGE,
+    ),
+    # Two or three axes, depthwise.
+    Term(
+        "depthwise planes in training",
+        _PLANES,
+        "one",
+        (25, _ANY),
+        channels_last=False,
+        training=True,
+    ),
+    Term(
+        "large depthwise planes in training, channels last",
+        _PLANES,
+        "one",
+        (25, _ANY),
+        points=_LARGE,
+        channels_last=True,
+        training=True,
+    ),
+    Term(
+        "small depthwise planes in training, channels last",
+        _PLANES,
+        "one",
+        (81, _ANY),
+        points=_NOT_LARGE,
+        channels_last=True,
+        training=True,
+    ),
+    # Inference is what torch's depthwise kernels are fast at.
+    Term(
+        "depthwise planes, large kernel",
+        _PLANES,
+        "one",
+        (225, _ANY),
+        channels_last=False,
+        training=False,
+    ),
+    Term(
+        "large depthwise planes",
+        _PLANES,
+        "one",
+        (49, _ANY),
+        points=_LARGE,
+        channels_last=False,
+        training=False,
+    ),
+    Term(
+        "depthwise planes, large kernel, channels last",
+        _PLANES,
+        "one",
+        (225, _ANY),
+        0.5,
+        points=_LARGE,
+        channels_last=True,
+        training=False,
+    ),
+    Term(
+        "large depthwise planes, channels last",
+        (2,),
+        "one",
+        (81, 225),
+        points=_LARGE,
+        channels_last=True,
+        training=False,
+    ),
+    Term(
+        "small depthwise planes, channels last",
+        (2,),
+        "one",
+        (169, 225),
+        points=(SMALL_MAP, LARGE_MAP),
+        channels_last=True,
+        training=False,
+    ),
+)
+
+
+def find(facts: Facts) -> Term | None:
+    """Returns the first term that holds, or None for torch's convolution."""
+    for term in TERMS:
+        if term.holds(facts):
+            return term
+    return None

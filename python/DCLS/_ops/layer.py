@@ -1,0 +1,430 @@
+"""The operators ``dcls::layer`` and ``dcls::layer_backward``: a whole layer in one call each way.
+
+They compute what ``construct_kernel`` and ``direct_conv`` compute one after the other. Derivatives
+beyond the first, forward mode and torch.func's transforms take that road.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from DCLS._native import layer as _native
+from DCLS._native.dense import memory_format
+from DCLS._native.layer import Spec
+from DCLS._ops._checks import check_device, check_dtype, check_like, check_widths
+from DCLS._ops._library import library, register
+from DCLS._ops._rows import to_kernel_axes, to_position_rows
+from DCLS._ops._transforms import register_autocast
+from DCLS._ops.construct import (
+    construct_kernel,
+    construct_kernel_backward,
+    construct_support,
+)
+from DCLS._ops.conv import direct_conv, direct_conv_backward
+from DCLS._spec import check_version
+
+__all__ = ["layer", "layer_backward"]
+
+_SPEC = (
+    "SymInt[] dilated_kernel_size, int[] axis_order, str version, float sigma_min, "
+    "SymInt[] kernel_size, SymInt[] stride, SymInt[] padding, SymInt groups"
+)
+library.define(
+    "layer(Tensor input, Tensor weight, Tensor P, Tensor? SIG, Tensor? bias, "
+    f"{_SPEC}, bool[2] saves) -> (Tensor, Tensor)"
+)
+library.define(
+    "layer_backward(Tensor grad_output, Tensor input, Tensor weight, Tensor P, Tensor? SIG, "
+    f"Tensor saved, {_SPEC}, bool[2] saves, bool[5] output_mask) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor)"
+)
+
+#: Places of the tensors among the arguments of ``layer``.
+_TENSORS = 5
+
+
+# ------------------------------------------------------------------------------------------ checks
+
+
+def _check(
+    input: Tensor, weight: Tensor, P: Tensor, SIG: Tensor | None, bias: Tensor | None, spec: Spec
+) -> list[int]:
+    """Checks what the native library cannot see; returns the shape of the output."""
+    check_version(spec.version)
+    check_dtype("input", input)
+    check_dtype("weight", weight)
+    check_widths(SIG, spec.version, spec.sigma_min)
+    ndim, learnable = input.ndim - 2, len(spec.dilated_kernel_size)
+    if not 1 <= ndim <= 3:
+        raise ValueError(
+            f"input must have shape (N, I, *spatial) with 1 to 3 axes, got {tuple(input.shape)}"
+        )
+    for name in ("kernel_size", "stride", "padding"):
+        if len(getattr(spec, name)) != ndim:
+            raise ValueError(f"{name} must have {ndim} entries, got {tuple(getattr(spec, name))}")
+    if sorted(spec.axis_order) != list(range(learnable)):
+        raise ValueError(
+            f"axis_order must be a permutation of the {learnable} learnable axes, "
+            f"got {tuple(spec.axis_order)}"
+        )
+    if weight.ndim < 3 or input.shape[1] != weight.shape[1] * spec.groups:
+        raise ValueError(
+            f"input must have {spec.groups} groups of as many channels as weight has in its second "
+            f"axis, got input {tuple(input.shape)} and weight {tuple(weight.shape)}"
+        )
+    if input.dtype != weight.dtype and (
+        weight.dtype != torch.float32 or input.dtype not in (torch.float16, torch.bfloat16)
+    ):
+        raise TypeError(
+            "weight must have the dtype of input, or float32 where that has 16 bits, "
+            f"got {weight.dtype} for {input.dtype}"
+        )
+    check_device("weight", weight, "input", input)
+    for name, tensor in (("P", P), ("SIG", SIG)):
+        if tensor is None:
+            continue
+        if tuple(tensor.shape) != (learnable, *weight.shape):
+            raise ValueError(
+                f"{name} must have shape (axes, *weight.shape) = {(learnable, *weight.shape)}, "
+                f"got {tuple(tensor.shape)}"
+            )
+        check_like(name, tensor, "weight", weight)
+    if bias is not None:
+        check_like("bias", bias, "input", input)
+        if tuple(bias.shape) != (weight.shape[0],):
+            raise ValueError(
+                f"bias must have shape (out_channels,) = ({weight.shape[0]},), "
+                f"got {tuple(bias.shape)}"
+            )
+    size = _native.output_size(input, spec)
+    if any(points < 0 for points in size):
+        raise ValueError(
+            f"kernel_size must fit the padded input, got {tuple(spec.kernel_size)} for an input of "
+            f"{tuple(input.shape[2:])} with padding {tuple(spec.padding)}"
+        )
+    return [input.shape[0], weight.shape[0], *size]
+
+
+def _empty(input: Tensor, shape: Sequence[int]) -> Tensor:
+    layout = memory_format(input)
+    return torch.empty(shape, dtype=input.dtype, device=input.device, memory_format=layout)
+
+
+# ---------------------------------------------------------------------------------- kernels, fakes
+
+
+def _problem(args: Sequence[Any], saves: Sequence[bool], shape: Sequence[int]) -> _native.Layer:
+    input, weight, P, SIG, spec = args
+    return _native.Layer(input, weight, P, SIG, shape[2:], spec, saves[0], saves[1])
+
+
+def _layer(
+    input: Tensor, weight: Tensor, P: Tensor, SIG: Tensor | None, bias: Tensor | None, *rest: Any
+) -> tuple[Tensor, Tensor]:
+    *numbers, saves = rest
+    spec = Spec(*numbers)
+    shape = _check(input, weight, P, SIG, bias, spec)
+    problem = _problem((input, weight, P, SIG, spec), saves, shape)
+    output, saved = _empty(input, shape), problem.new_saved()
+    problem.forward(bias, output, saved)
+    return output, saved
+
+
+def _layer_fake(
+    input: Tensor, weight: Tensor, P: Tensor, SIG: Tensor | None, bias: Tensor | None, *rest: Any
+) -> tuple[Tensor, Tensor]:
+    spec = Spec(*rest[:-1])
+    shape = _check(input, weight, P, SIG, bias, spec)
+    # How much the library saves is its own affair.
+    size = torch.library.get_ctx().new_dynamic_size()
+    return _empty(input, shape), input.new_empty(size, dtype=torch.uint8)
+
+
+def _new_grads(
+    tensors: Sequence[Tensor | None], bias_like: Tensor, mask: Sequence[bool]
+) -> list[Tensor]:
+    """Makes room for the gradients; those that ``mask`` does not want are empty."""
+    input, *elements = tensors
+    assert input is not None
+    grads = [_empty(input, input.shape) if mask[0] else input.new_empty(0)]
+    for tensor, wanted in zip(elements, mask[1:4], strict=True):
+        some = elements[0] if tensor is None else tensor
+        assert some is not None
+        present = wanted and tensor is not None
+        grads.append(some.new_empty(some.shape if present else 0))
+    grads.append(input.new_empty(bias_like.shape[0] if mask[4] else 0))
+    return grads
+
+
+def _check_backward(
+    grad_output: Tensor, input: Tensor, weight: Tensor, P: Tensor, SIG: Tensor | None, spec: Spec
+) -> list[int]:
+    shape = _check(input, weight, P, SIG, None, spec)
+    check_like("grad_output", grad_output, "input", input)
+    if list(grad_output.shape) != shape:
+        raise ValueError(f"grad_output must have shape {shape}, got {list(grad_output.shape)}")
+    return shape
+
+
+def _layer_backward(
+    grad_output: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    P: Tensor,
+    SIG: Tensor | None,
+    saved: Tensor,
+    *rest: Any,
+) -> tuple[Tensor, ...]:
+    *numbers, saves, mask = rest
+    spec = Spec(*numbers)
+    shape = _check_backward(grad_output, input, weight, P, SIG, spec)
+    problem = _problem((input, weight, P, SIG, spec), saves, shape)
+    expected = problem.saved_bytes()
+    if saved.dtype != torch.uint8 or saved.numel() != expected or not saved.is_contiguous():
+        raise ValueError(
+            f"saved must be what layer returned, {expected} contiguous bytes, got {saved.numel()} "
+            f"of {saved.dtype}"
+        )
+    grads = _new_grads((input, weight, P, SIG), weight, mask)
+    given = [
+        grad if wanted and grad.numel() else None for grad, wanted in zip(grads, mask, strict=True)
+    ]
+    problem.backward(grad_output, saved, given)
+    return tuple(grads)
+
+
+def _layer_backward_fake(
+    grad_output: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    P: Tensor,
+    SIG: Tensor | None,
+    saved: Tensor,  # noqa: ARG001
+    *rest: Any,
+) -> tuple[Tensor, ...]:
+    *numbers, _, mask = rest
+    _check_backward(grad_output, input, weight, P, SIG, Spec(*numbers))
+    return tuple(_new_grads((input, weight, P, SIG), weight, mask))
+
+
+# --------------------------------------------------------------------------- separate operators
+
+
+def _rows(P: Tensor, SIG: Tensor | None, spec: Spec) -> tuple[Tensor, Tensor | None]:
+    """P and SIG by axis of the kernel."""
+    order = spec.axis_order
+    return to_kernel_axes(P, order), None if SIG is None else to_kernel_axes(SIG, order)
+
+
+def _kernel_shape(input: Tensor, weight: Tensor, spec: Spec) -> list[int]:
+    return [weight.shape[0], input.shape[1] // spec.groups, *spec.kernel_size]
+
+
+def _conv_arguments(spec: Spec) -> tuple[Any, ...]:
+    return spec.stride, spec.padding, [1] * len(spec.stride), spec.groups
+
+
+def _separately(
+    input: Tensor, weight: Tensor, P: Tensor, SIG: Tensor | None, bias: Tensor | None, *rest: Any
+) -> Tensor:
+    """The output by ``construct_kernel`` and ``direct_conv``."""
+    *numbers, saves = rest
+    spec = Spec(*numbers)
+    rows = _rows(P, SIG, spec)
+    grid = (spec.dilated_kernel_size, spec.version, spec.sigma_min)
+    shape = _kernel_shape(input, weight, spec)
+    kernel = construct_kernel(weight, *rows, *grid).reshape(shape).to(input.dtype)
+    support = construct_support(*rows, *grid).reshape(shape) if saves[1] else None
+    output: Tensor = direct_conv(input, kernel, bias, support, *_conv_arguments(spec))
+    return output
+
+
+def _gradients(
+    grad_output: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    P: Tensor,
+    SIG: Tensor | None,
+    spec: Spec,
+    mask: Sequence[bool],
+) -> list[Tensor | None]:
+    """The gradients of all five tensors by the separate operators, which have derivatives."""
+    rows = _rows(P, SIG, spec)
+    grid = (spec.dilated_kernel_size, spec.version, spec.sigma_min)
+    shape = _kernel_shape(input, weight, spec)
+    kernel = construct_kernel(weight, *rows, *grid)
+    support = construct_support(*rows, *grid).reshape(shape)
+    of_elements = any(mask[1:4])
+    grad_input, grad_kernel, grad_bias = direct_conv_backward(
+        grad_output,
+        input,
+        kernel.reshape(shape).to(input.dtype),
+        support,
+        *_conv_arguments(spec),
+        [mask[0], of_elements, mask[4]],
+    )
+    grads: list[Tensor | None] = [grad_input, None, None, None, grad_bias]
+    if of_elements:
+        grad_kernel = grad_kernel.reshape(kernel.shape).to(weight.dtype)
+        element_mask = [mask[1], mask[2], mask[3] and SIG is not None]
+        grads[1:4] = construct_kernel_backward(grad_kernel, weight, *rows, *grid, element_mask)
+        for place in (2, 3):
+            grad = grads[place]
+            if grad is not None and element_mask[place - 1]:
+                grads[place] = to_position_rows(grad, spec.axis_order)
+    return [grad if wanted else None for grad, wanted in zip(grads, mask, strict=True)]
+
+
+# ---------------------------------------------------------------------------------------- autograd
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    input, weight, P, SIG, bias, *numbers, saves = inputs
+    ctx.save_for_backward(input, weight, P, SIG, output[1])
+    ctx.set_materialize_grads(False)
+    ctx.has_bias = bias is not None
+    ctx.numbers, ctx.saves = numbers, saves
+
+
+def _backward(ctx: Any, grad_output: Tensor | None, _: Any) -> tuple[Tensor | None, ...]:
+    nothing = (None,) * (len(ctx.numbers) + 1)
+    if grad_output is None:
+        return (*(None,) * _TENSORS, *nothing)
+    input, weight, P, SIG, saved = ctx.saved_tensors
+    tensors = (input, weight, P, SIG)
+    mask = list(ctx.needs_input_grad[:_TENSORS])
+    # A gradient that the forward pass did not know of, or whose own gradient is wanted.
+    unsaved = (mask[0] and not ctx.saves[0]) or (any(mask[1:4]) and not ctx.saves[1])
+    if unsaved or torch.is_grad_enabled():
+        grads = _gradients(grad_output, input, weight, P, SIG, Spec(*ctx.numbers), mask)
+        return (*grads, *nothing)
+    call = layer_backward if _is_watched(input.device) else _layer_backward
+    results = call(grad_output, *tensors, saved, *ctx.numbers, ctx.saves, mask)
+    wanted = (grad if needed else None for grad, needed in zip(results, mask, strict=True))
+    return (*wanted, *nothing)
+
+
+def _setup_double_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:  # noqa: ARG001
+    *tensors, _saved = inputs[:6]
+    ctx.save_for_backward(*tensors)
+    ctx.numbers, ctx.mask = inputs[6:-2], inputs[-1]
+    ctx.set_materialize_grads(False)
+
+
+def _double_backward(ctx: Any, *grad_grads: Tensor | None) -> tuple[Tensor | None, ...]:
+    grad_output, input, weight, P, SIG = tensors = ctx.saved_tensors
+    places = [i for i, needed in enumerate(ctx.needs_input_grad[:_TENSORS]) if needed]
+    with torch.enable_grad():
+        spec = Spec(*ctx.numbers)
+        grads = _gradients(grad_output, input, weight, P, SIG, spec, ctx.mask)
+        pairs = [
+            (grad, grad_grad)
+            for grad, grad_grad in zip(grads, grad_grads, strict=True)
+            if grad is not None and grad_grad is not None and grad.requires_grad
+        ]
+    results: list[Tensor | None] = [None] * (len(ctx.numbers) + 8)
+    if pairs:
+        outputs, cotangents = zip(*pairs, strict=True)
+        second = torch.autograd.grad(
+            outputs,
+            [tensors[i] for i in places],
+            cotangents,
+            create_graph=torch.is_grad_enabled(),
+            allow_unused=True,
+        )
+        for place, grad in zip(places, second, strict=True):
+            results[place] = grad
+    return tuple(results)
+
+
+# -------------------------------------------------------------------------------------------- vmap
+
+
+def _one_by_one(
+    operator: Any, in_dims: tuple[int | None, ...], batch: int, args: Sequence[Any]
+) -> list[Tensor]:
+    """Calls the operator for each copy; layers under vmap take the separate operators instead."""
+
+    def copy_of(index: int) -> list[Any]:
+        return [
+            arg.select(dim, index) if isinstance(arg, Tensor) and dim is not None else arg
+            for arg, dim in zip(args, in_dims, strict=True)
+        ]
+
+    copies = [operator(*copy_of(index)) for index in range(batch)]
+    return [torch.stack(results) for results in zip(*copies, strict=True)]
+
+
+def _layer_vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
+    return tuple(_one_by_one(torch.ops.dcls.layer, in_dims, info.batch_size, args)), (0, 0)
+
+
+def _layer_backward_vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
+    grads = _one_by_one(torch.ops.dcls.layer_backward, in_dims, info.batch_size, args)
+    return tuple(grads), (0,) * len(grads)
+
+
+# ------------------------------------------------------------------------------------ registration
+
+_layer_op = register(
+    "layer",
+    kernel=_layer,
+    fake=_layer_fake,
+    vmap=_layer_vmap,
+)
+layer_backward = register(
+    "layer_backward",
+    kernel=_layer_backward,
+    fake=_layer_backward_fake,
+    vmap=_layer_backward_vmap,
+)
+torch.library.register_autograd("dcls::layer", _backward, setup_context=_setup_context, lib=library)
+torch.library.register_autograd(
+    "dcls::layer_backward", _double_backward, setup_context=_setup_double_context, lib=library
+)
+# As the separate operators: positions need float32, a convolution takes autocast's dtype.
+register_autocast("layer", low=(0, 4), full=(1, 2, 3))
+
+
+class _Eager(torch.autograd.Function):
+    """The operator without torch's dispatcher, which costs more than a small layer takes."""
+
+    @staticmethod
+    def forward(ctx: Any, *args: Any) -> Tensor:
+        output, saved = _layer(*args)
+        _setup_context(ctx, args, (output, saved))
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor | None) -> tuple[Tensor | None, ...]:
+        return _backward(ctx, grad_output, None)
+
+
+def _is_watched(device: torch.device) -> bool:
+    """Whether something between the caller and the kernel wants to see or change the operator."""
+    return bool(
+        torch._C._len_torch_dispatch_stack()
+        or torch._C._autograd._profiler_enabled()
+        or torch.is_autocast_enabled(device.type)
+    )
+
+
+def layer(*args: Any) -> Tensor:
+    """Calls ``dcls::layer``, or under torch.func and in forward mode the separate operators."""
+    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+        return _separately(*args)
+    output: Tensor
+    if _is_watched(args[0].device):
+        output = _layer_op(*args)[0]
+    elif torch.is_grad_enabled() and any(
+        tensor is not None and tensor.requires_grad for tensor in args[:_TENSORS]
+    ):
+        output = _Eager.apply(*args)  # type: ignore[no-untyped-call]  # of torch
+    else:
+        output = _layer(*args)[0]
+    return output

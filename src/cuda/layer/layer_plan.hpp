@@ -1,0 +1,215 @@
+#pragma once
+
+// How the CUDA back end runs a layer: the plans of its launches, and what lies where in `saved` and
+// in the workspaces. Host only. Everything follows from the shapes alone, as in conv_tile_plan.hpp.
+//
+//   saved                the lists of the gradient of the input, those of the kernel's gradient,
+//   and
+//                        the support: each where a backward pass asks for it
+//   workspace, forward   the lists of the forward pass, and the cells of the kernel where those of
+//   a
+//                        row do not fit into shared memory
+//   workspace, backward  the sums of each split, of the kernel's gradient and of the bias's
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+
+#include "cuda/construct/construct_plan.hpp"
+#include "cuda/conv/conv_make_plan.hpp"
+#include "dcls/layer.hpp"
+
+namespace dcls::cuda {
+
+/// What every GPU gives a block without being asked.
+inline constexpr std::size_t kLayerShared = 48 * 1024;
+/// Blocks that a launch is cut into before a block takes several rows.
+inline constexpr std::int64_t kLayerBlocks = 1024;
+
+/// The lists of a pass; without stages where it is not asked for.
+struct LayerLists {
+  ConvPlan plan{};
+  ConvLists at;
+};
+
+/// The launch that builds cells, support and lists. A row is one of the convolution's kernel, and
+/// has `points` rows of the construct operator.
+struct LayerPrepare {
+  ConstructArgs construct;
+  ForwardPlan boxes{};
+  DType dtype{};  ///< of the convolution
+  std::int64_t rows = 0;
+  std::int64_t row_cells = 0;
+  std::int64_t points = 0;
+  std::int64_t group = 1;  ///< rows of a block
+  std::size_t shared = 0;  ///< bytes; first the taps,
+  std::size_t cells_at = 0, lacks_at = 0;
+  bool cells_in_shared = false;
+  void* cells = nullptr;            ///< of all rows, if not in shared memory
+  std::uint8_t* support = nullptr;  ///< null if not asked for
+  LayerLists values[2];             ///< forward pass, gradient of the input
+  LayerLists places;                ///< gradient of the kernel
+
+  std::int64_t blocks() const { return divide_up(rows, group); }
+};
+
+/// The launch that adds the splits, contracts the kernel's gradient with the taps, and sums the
+/// bias.
+struct LayerFinish {
+  ConstructArgs construct;
+  BackwardPlan taps{};
+  ConvPlan plan{};
+  DType dtype{};  ///< of the convolution
+  std::int64_t rows = 0;
+  std::int64_t points = 0;
+  std::int64_t group = 1;        ///< rows of a block
+  std::size_t shared = 0;        ///< bytes; first the taps,
+  std::size_t cells_at = 0;      ///< then the cells of the block's rows,
+  bool cells_in_shared = false;  ///< or those of the first split are overwritten
+  void* partial = nullptr;       ///< (splits, rows, cells)
+  const std::uint8_t* support = nullptr;
+  const void* bias_sums = nullptr;  ///< (splits, channels)
+  std::int64_t channels = 0;
+  void* bias = nullptr;
+  ConstructGrads grads{};
+
+  bool of_kernel() const {
+    return grads.weight != nullptr || grads.position != nullptr || grads.sigma != nullptr;
+  }
+  std::int64_t row_blocks() const { return of_kernel() ? divide_up(rows, group) : 0; }
+  std::int64_t blocks() const {
+    return row_blocks() + (bias != nullptr ? divide_up(channels, kBackwardThreads) : 0);
+  }
+};
+
+class LayerPlan {
+ public:
+  explicit LayerPlan(const LayerArgs& layer) : args_(layer) {
+    const ConvArgs& conv = args_.conv;
+    forward_ = make_conv_plan(conv, ConvPass::kForward);
+    input_ = make_conv_plan(conv, ConvPass::kBackwardInput);
+    // The bias has a gradient without any input channel, too.
+    ConvArgs with_inputs = conv;
+    if (conv.in_channels == 0) with_inputs.in_channels = conv.groups;
+    kernel_ = make_conv_plan(with_inputs, ConvPass::kBackwardKernel);
+    rows_ = forward_.kernel_rows;
+    points_ = rows_ > 0 ? args_.construct.rows / rows_ : 0;
+    forward_bytes_ = conv_workspace(forward_, ConvPass::kForward, conv.dtype);
+    input_bytes_ = conv_workspace(input_, ConvPass::kBackwardInput, conv.dtype);
+    kernel_bytes_ = conv_workspace(kernel_, ConvPass::kBackwardKernel, conv.dtype);
+    has_parameters_ = args_.for_parameters && rows_ > 0 && args_.construct.elements > 0;
+  }
+
+  const ConvPlan& forward() const { return forward_; }
+  const ConvPlan& input() const { return input_; }
+  const ConvPlan& kernel() const { return kernel_; }
+  /// Whether there are any parameters whose gradients may be asked for.
+  bool has_parameters() const { return has_parameters_; }
+
+  std::size_t saved() const { return kernel_lists_at() + kernel_bytes() + support_bytes(); }
+  std::size_t workspace(LayerPass pass) const {
+    if (pass == LayerPass::kForward) {
+      const LayerPrepare job = prepare(nullptr, nullptr);
+      return forward_bytes_.lists() + (job.cells_in_shared ? 0 : cells_bytes(1));
+    }
+    return partial_bytes() + aligned_bytes(kernel_.splits * args_.conv.out_channels, value_bytes());
+  }
+
+  ConvLists forward_lists(void* workspace) const { return {workspace, forward_bytes_}; }
+  ConvLists input_lists(const void* saved) const {
+    return {const_cast<void*>(saved), input_bytes_};
+  }
+  ConvLists kernel_lists(const void* saved) const {
+    if (!has_parameters_) return {};
+    return {at(saved, kernel_lists_at()), kernel_bytes_};
+  }
+  void* bias_sums(void* workspace) const { return at(workspace, partial_bytes()); }
+
+  LayerPrepare prepare(void* saved, void* workspace) const {
+    LayerPrepare job;
+    job.construct = args_.construct;
+    job.dtype = args_.conv.dtype;
+    job.rows = rows_;
+    job.row_cells = forward_.cells;
+    job.points = points_;
+    if (rows_ == 0) return job;
+    const ForwardPlan whole = make_forward_plan(args_.construct);
+    job.group = std::clamp<std::int64_t>(whole.rows / points_, 1,
+                                         std::max<std::int64_t>(1, rows_ / kLayerBlocks));
+    ConstructArgs own = args_.construct;
+    own.rows = job.group * points_;
+    job.boxes = make_forward_plan(own);
+    const auto pairs = static_cast<std::int64_t>(job.boxes.rows) * job.boxes.chunk;
+    job.cells_at = job.boxes.shared_values() * value_bytes();
+    job.lacks_at = job.cells_at;
+    const std::size_t lacks =
+        has_parameters_ ? static_cast<std::size_t>(pairs * job.boxes.entries) : 0;
+    const std::size_t cells = static_cast<std::size_t>(job.group * job.row_cells) * value_bytes();
+    job.cells_in_shared = job.cells_at + cells + lacks <= kLayerShared;
+    if (job.cells_in_shared) job.lacks_at += cells;
+    job.cells = at(workspace, forward_bytes_.lists());
+    job.shared = job.lacks_at + lacks;
+    job.values[0] = {forward_, forward_lists(workspace)};
+    if (args_.for_input) job.values[1] = {input_, input_lists(saved)};
+    if (has_parameters_) {
+      job.places = {kernel_, kernel_lists(saved)};
+      job.support = static_cast<std::uint8_t*>(at(saved, kernel_lists_at() + kernel_bytes()));
+    }
+    return job;
+  }
+
+  LayerFinish finish(const LayerGrads& grads, const void* saved, void* workspace) const {
+    LayerFinish job;
+    job.construct = args_.construct;
+    job.plan = kernel_;
+    job.dtype = args_.conv.dtype;
+    job.rows = rows_;
+    job.points = points_;
+    job.channels = args_.conv.out_channels;
+    job.bias = job.channels > 0 ? grads.bias : nullptr;
+    job.bias_sums = bias_sums(workspace);
+    if (!has_parameters_) return job;
+    job.grads = {grads.weight, grads.position, grads.sigma};
+    job.partial = workspace;
+    job.support = static_cast<const std::uint8_t*>(at(saved, kernel_lists_at() + kernel_bytes()));
+    job.taps = make_backward_plan(args_.construct);
+    job.cells_at = job.taps.shared_values() * value_bytes();
+    const std::size_t row = static_cast<std::size_t>(kernel_.cells) * value_bytes();
+    const auto room = static_cast<std::int64_t>((kLayerShared - job.cells_at) / row);
+    job.cells_in_shared = room > 0;
+    // So many rows that no group of lanes is without an element.
+    const std::int64_t most =
+        std::min(kBackwardGroups / (points_ * args_.construct.elements), rows_ / kLayerBlocks);
+    job.group = std::clamp<std::int64_t>(room, 1, std::max<std::int64_t>(1, most));
+    job.shared =
+        job.cells_at + (job.cells_in_shared ? static_cast<std::size_t>(job.group) * row : 0);
+    return job;
+  }
+
+ private:
+  static void* at(const void* memory, std::size_t offset) {
+    auto* const begin = static_cast<std::byte*>(const_cast<void*>(memory));
+    return begin == nullptr ? nullptr : begin + offset;
+  }
+  std::size_t value_bytes() const { return compute_bytes(args_.conv.dtype); }
+  std::size_t cells_bytes(std::int64_t copies) const {
+    return aligned_bytes(copies * rows_ * forward_.cells, value_bytes());
+  }
+  std::size_t kernel_lists_at() const { return args_.for_input ? input_bytes_.lists() : 0; }
+  std::size_t kernel_bytes() const { return has_parameters_ ? kernel_bytes_.lists() : 0; }
+  std::size_t support_bytes() const {
+    return has_parameters_ ? aligned_bytes(rows_ * forward_.cells, 1) : 0;
+  }
+  /// One copy if there is nothing to split, for what the last launch may write.
+  std::size_t partial_bytes() const {
+    return has_parameters_ ? cells_bytes(std::max<std::int64_t>(1, kernel_.splits)) : 0;
+  }
+
+  LayerArgs args_;
+  ConvPlan forward_, input_, kernel_;
+  ConvWorkspace forward_bytes_, input_bytes_, kernel_bytes_;
+  std::int64_t rows_, points_;
+  bool has_parameters_;
+};
+
+}  // namespace dcls::cuda
