@@ -83,16 +83,16 @@ def draw_fit(panels: list[Axes]) -> None:
     """From a dilated kernel to a learned one."""
     target = target_kernel()
     positions, first, last = fit(target)
-    show(panels[0], first, "start: the grid of a dilated 3x3")
+    show(panels[0], first, "start: a dilated 3x3")
     mark(panels[0], positions[0])
-    frame(panels[1], SIZE, "gradients move the positions")
+    frame(panels[1], SIZE, "the positions move")
     panels[1].scatter(positions[0, 1], positions[0, 0], s=14, color="0.6", linewidth=0)
     for rows, columns in positions.permute(2, 1, 0):
         panels[1].plot(columns, rows, color="0.45", linewidth=1)
     mark(panels[1], positions[-1])
-    show(panels[2], last, "end: nine weights, 17x17 points")
+    show(panels[2], last, "end: nine elements")
     mark(panels[2], positions[-1])
-    show(panels[3], target, "what they were to fit")
+    show(panels[3], target, "the target")
 
 
 def draw_versions(panels: list[Axes]) -> None:
@@ -101,7 +101,7 @@ def draw_versions(panels: list[Axes]) -> None:
     one = torch.ones(1, dtype=torch.float64)
     versions = (
         ("v1", None, "v0, v1: bilinear"),
-        ("max", 0.5, "max: triangle, learned width"),
+        ("max", 0.5, "max: learned width"),
         ("gauss", 0.23, "gauss: learned width"),
         ("gauss", 0.8, "gauss, grown wider"),
     )
@@ -121,7 +121,7 @@ def draw_versions(panels: list[Axes]) -> None:
 
 def draw() -> Figure:
     """Draws the picture."""
-    figure = Figure(figsize=(10.4, 5.7), dpi=150)
+    figure = Figure(figsize=(8.4, 4.8), dpi=190)
     upper, lower = figure.subfigures(2, 1)
     draw_fit(list(upper.subplots(1, 4, gridspec_kw=FRAME)))
     draw_versions(list(lower.subplots(1, 4, gridspec_kw=FRAME)))

@@ -26,7 +26,7 @@ CHANNELS_SHOWN = 3
 POSITIVE, NEGATIVE = "#b2182b", "#2166ac"
 NETWORK_COLOURS = ("#b2182b", "0.4")
 BLOCK_COLOURS = ("#e08214", "#542788")
-WIDTH, PANEL, CURVES = 8.4, 1.35, 2.4  # in inches
+WIDTH, PANEL, CURVES = 8.4, 1.2, 2.4  # in inches
 
 
 def kernels(layer: torch.nn.Module) -> Array:
@@ -111,7 +111,7 @@ def _draw_accuracy(axes: Axes, outcomes: Sequence[Outcome]) -> None:
         axes.plot(range(1, len(accuracy) + 1), accuracy, "o-", ms=3, color=colour, label=label)
     axes.set(xlabel="epoch", ylabel="test accuracy (%)", ylim=(0, 103))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend(loc="lower right", frameon=False, fontsize=8)
+    axes.legend(loc="lower right", frameon=False, fontsize=7)
     axes.set_title("accuracy on digits held out", fontsize=10)
 
 
@@ -157,10 +157,10 @@ def draw(outcomes: Sequence[Outcome], settings: Settings) -> Figure:
             axes.tick_params(length=2, width=0.5, labelsize=7)
             axes.spines[:].set_linewidth(0.5)
         for axes, label in zip(panels[:, 0], labels, strict=True):
-            axes.set_ylabel(label, fontsize=9)
+            axes.set_ylabel(label, fontsize=8)
     upper.supxlabel(
         f"The {CHANNELS_SHOWN} channels of each block with the largest norm, each on its own colour"
-        " scale. Circles: elements. Arrows: red for a positive weight, blue for a negative one.",
+        " scale.\nCircles: elements. Arrows: red for a positive weight, blue for a negative one.",
         fontsize=8,
         color="0.35",
     )
