@@ -36,6 +36,7 @@ SIZES = [
 ]
 
 
+@pytest.mark.sanitizer
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
@@ -43,6 +44,7 @@ def test_matches_oracle(version, size, dtype, device):
     assert_matches_oracle(make_problem(version, size, dtype=dtype, device=device), TOLERANCE[dtype])
 
 
+@pytest.mark.sanitizer
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("size", [(9,), (7, 8), (3, 4, 5)], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
@@ -69,6 +71,7 @@ def test_any_number_of_elements(version, elements, device):
     assert_matches_oracle(problem, TOLERANCE[torch.float64])
 
 
+@pytest.mark.sanitizer
 @pytest.mark.parametrize("version", VERSIONS)
 def test_kernels_larger_than_a_cuda_tile(version, device):
     """1024 cells are a tile: on one axis, over two, and with one very long axis."""

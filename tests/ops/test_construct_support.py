@@ -86,6 +86,7 @@ def test_gauss_leaves_out_only_what_does_not_matter(size, dtype):
     assert kernel.masked_fill(support, 0).count_nonzero() == 0
 
 
+@pytest.mark.sanitizer
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16], ids=str)

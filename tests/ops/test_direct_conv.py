@@ -181,12 +181,14 @@ def test_random_shapes(case: Case) -> None:
     check(case)
 
 
+@pytest.mark.sanitizer
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("case", USUAL, ids=str)
 def test_usual_shapes(case: Case, dtype: torch.dtype, device: str) -> None:
     check(case, dtype, device)
 
 
+@pytest.mark.sanitizer
 @pytest.mark.parametrize("case", ODD, ids=str)
 def test_odd_shapes(case: Case, device: str) -> None:
     check(case, torch.float64, device)

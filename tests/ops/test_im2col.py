@@ -27,10 +27,12 @@ SHAPES = [
     ((20,), (7,), (1,), (3,)),
     ((9,), (6,), (2,), (1,)),
     ((67,), (9,), (3,), (8,)),
+    ((700,), (33,), (1,), (16,)),
     ((1,), (1,), (1,), (0,)),
     ((40,), (2,), (5,), (9,)),
     ((12, 13), (5, 7), (1, 1), (2, 3)),
     ((12, 13), (4, 7), (2, 3), (2, 0)),
+    ((20, 31), (9, 7), (1, 1), (4, 3)),
     ((5, 40), (9, 3), (1, 1), (4, 1)),
     ((1, 1), (3, 3), (1, 1), (1, 1)),
     ((3, 4), (31, 33), (1, 1), (15, 20)),
@@ -41,6 +43,7 @@ SHAPES = [
 ]
 
 
+@pytest.mark.sanitizer
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_matches_the_reference(version, shape, device):
@@ -141,6 +144,7 @@ def test_random_shapes(version, axes, batch, groups, elements, dtype, workspace,
     assert_matches_reference(problem, tolerance, workspace=workspace)
 
 
+@pytest.mark.sanitizer
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("low", [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("positions", ["low", "float32"])
