@@ -34,23 +34,6 @@ __device__ __forceinline__ void add_product(Tap<T>& sum, const Tap<T>& tap, T fa
   sum.d_sigma += tap.d_sigma * factor;
 }
 
-/// Adds tap (of the axis `axis`) times the contraction `inner` of the axes before it to `sum`.
-template <typename T, int D>
-__device__ __forceinline__ void add_axis(Contraction<T, D>& sum, int axis, const Tap<T>& tap,
-                                         const Contraction<T, D>& inner) {
-  sum.value += tap.value * inner.value;
-#pragma unroll
-  for (int d = 0; d < D; ++d) {
-    if (d == axis) {
-      sum.d_position[d] += tap.d_position * inner.value;
-      sum.d_sigma[d] += tap.d_sigma * inner.value;
-    } else {
-      sum.d_position[d] += tap.value * inner.d_position[d];
-      sum.d_sigma[d] += tap.value * inner.d_sigma[d];
-    }
-  }
-}
-
 /// Contracts the axes from kAxis to the last but one at one point of the last axis. `grad` is at
 /// that point of the last axis, `stride` the distance between neighbours on the axis before it.
 template <int kAxis, typename Grad, typename T, int D>

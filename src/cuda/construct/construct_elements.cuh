@@ -75,4 +75,21 @@ __device__ __forceinline__ Compute<Storage> position_poison(const ConstructArgs&
   return poison;
 }
 
+/// Adds tap (of the axis `axis`) times the contraction `inner` of the axes before it to `sum`.
+template <typename T, int D>
+__device__ __forceinline__ void add_axis(Contraction<T, D>& sum, int axis, const Tap<T>& tap,
+                                         const Contraction<T, D>& inner) {
+  sum.value += tap.value * inner.value;
+#pragma unroll
+  for (int d = 0; d < D; ++d) {
+    if (d == axis) {
+      sum.d_position[d] += tap.d_position * inner.value;
+      sum.d_sigma[d] += tap.d_sigma * inner.value;
+    } else {
+      sum.d_position[d] += tap.value * inner.d_position[d];
+      sum.d_sigma[d] += tap.value * inner.d_sigma[d];
+    }
+  }
+}
+
 }  // namespace dcls::cuda
