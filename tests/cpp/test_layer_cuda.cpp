@@ -331,7 +331,7 @@ TEST(fewer_blocks_than_work) {
   std::vector<ConvArgs> cases = typical_conv_args();
   cases.push_back(large_kernels()[0]);
   for (const ConvArgs& args : cases) {
-    const LayerProblem problem(args, Version::kGauss);
+    const LayerProblem problem(args, Version::kGauss, 9);  // for all warps
     const check::Case here(problem.name());
     const LayerResults expected = Device<float, float>(problem).run();
     Device<float, float> device(problem);

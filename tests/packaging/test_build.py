@@ -51,6 +51,8 @@ def test_there_is_code_for_every_listed_architecture():
         "conv_kernel_partial",
         "im2col_forward",
         "im2col_backward_input",
+        "layer_prepare",
+        "layer_finish",
     ):
         assert name in kernels
 

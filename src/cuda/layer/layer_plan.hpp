@@ -87,7 +87,7 @@ class LayerPlan {
   explicit LayerPlan(const LayerArgs& layer) : args_(layer) {
     const ConvArgs& conv = args_.conv;
     forward_ = make_conv_plan(conv, ConvPass::kForward);
-    input_ = make_conv_plan(conv, ConvPass::kBackwardInput);
+    if (args_.for_input) input_ = make_conv_plan(conv, ConvPass::kBackwardInput);
     // The bias has a gradient without any input channel, too.
     ConvArgs with_inputs = conv;
     if (conv.in_channels == 0) with_inputs.in_channels = conv.groups;
@@ -103,8 +103,6 @@ class LayerPlan {
   const ConvPlan& forward() const { return forward_; }
   const ConvPlan& input() const { return input_; }
   const ConvPlan& kernel() const { return kernel_; }
-  /// Whether there are any parameters whose gradients may be asked for.
-  bool has_parameters() const { return has_parameters_; }
 
   std::size_t saved() const { return kernel_lists_at() + kernel_bytes() + support_bytes(); }
   std::size_t workspace(LayerPass pass) const {
@@ -150,7 +148,7 @@ class LayerPlan {
     job.cells = at(workspace, forward_bytes_.lists());
     job.shared = job.lacks_at + lacks;
     job.values[0] = {forward_, forward_lists(workspace)};
-    if (args_.for_input) job.values[1] = {input_, input_lists(saved)};
+    job.values[1] = {input_, input_lists(saved)};
     if (has_parameters_) {
       job.places = {kernel_, kernel_lists(saved)};
       job.support = static_cast<std::uint8_t*>(at(saved, kernel_lists_at() + kernel_bytes()));
@@ -195,7 +193,7 @@ class LayerPlan {
   std::size_t cells_bytes(std::int64_t copies) const {
     return aligned_bytes(copies * rows_ * forward_.cells, value_bytes());
   }
-  std::size_t kernel_lists_at() const { return args_.for_input ? input_bytes_.lists() : 0; }
+  std::size_t kernel_lists_at() const { return input_bytes_.lists(); }
   std::size_t kernel_bytes() const { return has_parameters_ ? kernel_bytes_.lists() : 0; }
   std::size_t support_bytes() const {
     return has_parameters_ ? aligned_bytes(rows_ * forward_.cells, 1) : 0;
@@ -206,10 +204,10 @@ class LayerPlan {
   }
 
   LayerArgs args_;
-  ConvPlan forward_, input_, kernel_;
+  ConvPlan forward_, input_{}, kernel_;
   ConvWorkspace forward_bytes_, input_bytes_, kernel_bytes_;
   std::int64_t rows_, points_;
-  bool has_parameters_;
+  bool has_parameters_;  ///< and their gradients may be asked for
 };
 
 }  // namespace dcls::cuda
