@@ -30,6 +30,10 @@ void check(const LayerArgs& args, const Execution& where) {
   for (int d = 0; d < conv.ndim; ++d) cells *= conv.kernel_size[d];
   require(built == cells, "construct must build the " + std::to_string(cells) +
                               " cells of conv's kernel, not " + std::to_string(built));
+  const std::int64_t pairs = conv.out_channels * (conv.in_channels / conv.groups);
+  require(pairs == 0 || construct.rows % pairs == 0,
+          "construct.rows must be a multiple of the " + std::to_string(pairs) +
+              " pairs of channels, got " + std::to_string(construct.rows));
 }
 
 void check_workspace(const LayerArgs& args, LayerPass pass, const void* workspace,

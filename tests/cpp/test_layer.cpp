@@ -66,10 +66,10 @@ void check_layer(const LayerProblem& problem) {
 
 std::vector<ConvArgs> problems() {
   std::vector<ConvArgs> all = {
-      conv_args(2, 4, 6, 2, {5}, {40}, {2}),
-      conv_args(3, 8, 8, 8, {7, 5}, {9, 30}, {3, 2}),
-      conv_args(1, 3, 4, 1, {3, 2, 5}, {4, 5, 9}, {1, 0, 2}),
-      conv_args(17, 2, 2, 1, {25}, {33}, {24}),
+      conv_args(2, 4, 6, 2, {40}, {5}, {2}),
+      conv_args(3, 8, 8, 8, {9, 30}, {7, 5}, {3, 2}),
+      conv_args(1, 3, 4, 1, {4, 5, 9}, {3, 2, 5}, {1, 0, 2}),
+      conv_args(17, 2, 2, 1, {33}, {25}, {24}),
   };
   all.push_back(all[1]);
   all.back().layout = Layout::kChannelsLast;
@@ -94,7 +94,7 @@ TEST(equals_its_parts) {
 }
 
 TEST(dense_axes_and_other_orders_of_rows) {
-  LayerProblem problem(conv_args(2, 4, 4, 2, {3, 5, 4}, {5, 9, 8}, {1, 2, 1}), Version::kV1, 2, 2);
+  LayerProblem problem(conv_args(2, 4, 4, 2, {5, 9, 8}, {3, 5, 4}, {1, 2, 1}), Version::kV1, 2, 2);
   check_layer<double>(problem);
   problem.construct.args.position_row[0] = 1;
   problem.construct.args.position_row[1] = 0;
@@ -119,7 +119,7 @@ TEST(position_rows_belong_to_axes) {
 }
 
 TEST(arguments_are_checked) {
-  const LayerProblem problem(conv_args(1, 2, 2, 1, {3}, {8}, {1}), Version::kV1);
+  const LayerProblem problem(conv_args(1, 2, 2, 1, {8}, {3}, {1}), Version::kV1);
   LayerArgs args = problem.args<float, float>();
   std::vector<float> values(4096);
   args.construct.weight = args.construct.position = values.data();
@@ -144,6 +144,11 @@ TEST(arguments_are_checked) {
   grads = {};
   grads.position = values.data();
   CHECK_THROWS(std::invalid_argument, "without for_parameters", backward(grads));
+  wrong = args;
+  wrong.construct.rows = 2;
+  wrong.construct.size[0] = 6;
+  CHECK_THROWS(std::invalid_argument, "construct.rows must be a multiple of the 4 pairs",
+               forward(wrong));
   CHECK_THROWS(
       std::invalid_argument, "output must not be null",
       layer_forward(args, values.data(), nullptr, nullptr, values.data(), nullptr, on_cpu()));

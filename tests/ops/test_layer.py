@@ -55,17 +55,18 @@ def results(call: Any, args: tuple[Any, ...], cotangent: Tensor | None = None) -
     given = iter(tensors)
     output = call(*(None if t is None else next(given) for t in args[:5]), *args[5:])
     if cotangent is None:
-        cotangent = torch.linspace(-1, 1, output.numel(), dtype=torch.float64)
+        cotangent = torch.linspace(-1, 1, output.numel(), dtype=torch.float64).to(output.device)
         cotangent = cotangent.reshape(output.shape).to(output.dtype)
     return [output, *torch.autograd.grad(output, tensors, cotangent)]
 
 
+@pytest.mark.sanitizer
 @LAYERS
 @pytest.mark.parametrize("version", VERSIONS)
-def test_equals_the_separate_operators(layer: Layer, version: str) -> None:
+def test_equals_the_separate_operators(layer: Layer, version: str, device: str) -> None:
     """Bit for bit, except for the sum that is the gradient of the bias."""
-    module = make(layer, version)
-    args = arguments(module, layer.input(module, 2))
+    module = make(layer, version).to(device)
+    args = arguments(module, layer.input(module, 2).to(device))
     *got, bias = results(layer_op, args)
     *expected, expected_bias = results(_separately, args)
     for a, b in zip(got, expected, strict=True):
@@ -75,10 +76,10 @@ def test_equals_the_separate_operators(layer: Layer, version: str) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_dtypes_and_layouts(dtype: torch.dtype, channels_last: bool) -> None:
+def test_dtypes_and_layouts(dtype: torch.dtype, channels_last: bool, device: str) -> None:
     layer = FORWARD[1]
-    module = make(layer, "gauss", dtype, groups=2)
-    x = layer.input(module, 3)
+    module = make(layer, "gauss", dtype, groups=2).to(device)
+    x = layer.input(module, 3).to(device)
     x = x.to(memory_format=torch.channels_last) if channels_last else x
     args = arguments(module, x)
     *got, bias = results(layer_op, args)
