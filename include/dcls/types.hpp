@@ -24,8 +24,10 @@ inline constexpr std::int64_t kMaxAxisSize = std::int64_t{1} << 24;
 ///   kV1     relu(1 - |delta|), normalised over the grid
 ///   kMax    relu(sigma - |delta|), normalised over the grid
 ///   kGauss  exp(-delta^2 / (2 sigma^2)), normalised over the grid
-/// kV0 is arXiv 2112.03740, the others are arXiv 2306.00817.
-#define DCLS_FOR_EACH_VERSION(X) X(kV0) X(kV1) X(kMax) X(kGauss)
+///   kSpline the cubic B-spline: four taps, normalised over the grid
+/// kV0 is arXiv 2112.03740; kV1, kMax and kGauss are arXiv 2306.00817; kSpline is this library's
+/// own.
+#define DCLS_FOR_EACH_VERSION(X) X(kV0) X(kV1) X(kMax) X(kGauss) X(kSpline)
 
 #define DCLS_ENUMERATOR(name) name,
 enum class DType : int { DCLS_FOR_EACH_DTYPE(DCLS_ENUMERATOR) };

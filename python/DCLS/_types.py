@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias
 import torch
 
 #: An interpolation, a member of ``DCLS._spec.VERSIONS``.
-Version: TypeAlias = Literal["v0", "v1", "max", "gauss"]
+Version: TypeAlias = Literal["v0", "v1", "max", "gauss", "spline"]
 
 #: How a layer convolves, a member of ``DCLS.method.METHODS``.
 Method: TypeAlias = Literal["auto", "direct", "conv"]

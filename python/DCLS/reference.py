@@ -1,8 +1,9 @@
 """The mathematics of DCLS in plain, differentiable torch: the oracle of the tests.
 
-Slow and simple on purpose, and independent of the native library: every formula is written as in
-the papers (arXiv 2112.03740 for ``v0``, arXiv 2306.00817 for the others) and autograd derives the
-gradients. It runs on every device and dtype that torch supports, and can be differentiated twice.
+Slow and simple on purpose, and independent of the native library: every formula is written as its
+source has it (arXiv 2112.03740 for the first version, arXiv 2306.00817 for the next three, this
+package for later ones), and autograd derives the gradients. It runs on every device and dtype that
+torch supports, and can be differentiated twice.
 """
 
 from __future__ import annotations
@@ -27,6 +28,15 @@ def _v0(x: Tensor, p: Tensor) -> Tensor:
     return torch.where(x == low, 1 - fraction, torch.where(x == low + 1, fraction, outside))
 
 
+def _spline(x: Tensor, p: Tensor) -> Tensor:
+    delta = x - p
+    a = delta.abs()
+    near = torch.where(a < 1, delta, 0)  # the square of a far one may overflow
+    # Squares instead of abs, whose derivative at 0 would hide the second derivative of the tap.
+    inner = 2 / 3 - near**2 + near**2 * near.abs() / 2
+    return torch.where(a < 1, inner, (2 - a).relu() ** 3 / 6)
+
+
 class _Version(NamedTuple):
     """A version as its paper writes it."""
 
@@ -40,6 +50,7 @@ _VERSIONS: Final = {
     "v1": _Version(lambda x, p: (1 - (x - p).abs()).relu()),
     "max": _Version(lambda x, p, sigma: (sigma - (x - p).abs()).relu()),
     "gauss": _Version(lambda x, p, sigma: (-0.5 * ((x - p) / sigma) ** 2).exp()),
+    "spline": _Version(_spline),
 }
 
 

@@ -28,6 +28,7 @@
 #include "interpolation/gauss.hpp"
 #include "interpolation/max.hpp"
 #include "interpolation/normalise.hpp"
+#include "interpolation/spline.hpp"
 #include "interpolation/v0.hpp"
 #include "interpolation/v1.hpp"
 

@@ -19,6 +19,8 @@ double tap(Version version, double a, double sigma) {
     case Version::kV1: return std::max(0.0, 1 - a);
     case Version::kMax: return std::max(0.0, sigma - a);
     case Version::kGauss: return std::exp(-a * a / (2 * sigma * sigma));
+    case Version::kSpline:
+      return a < 1 ? 2.0 / 3 - a * a + a * a * a / 2 : a < 2 ? std::pow(2 - a, 3) / 6 : 0;
   }
   throw std::logic_error("no formula for this version");
 }
