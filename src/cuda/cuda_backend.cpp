@@ -46,13 +46,13 @@ std::size_t direct_conv_workspace(const ConvArgs& args, ConvPass pass, const Exe
 
 void direct_conv(const ConvArgs& args, const void* input, const void* kernel, const void* bias,
                  void* output, void* workspace, const Execution& where) {
-  const auto launch = args.ndim == 1 ? launch_conv_correlate<true> : launch_conv_correlate<false>;
+  const auto launch = args.ndim == 1 ? launch_conv_forward<true> : launch_conv_forward<false>;
   launch(args, ConvPass::kForward, input, kernel, bias, output, workspace, where);
 }
 
 void direct_conv_backward_input(const ConvArgs& args, const void* grad_output, const void* kernel,
                                 void* grad_input, void* workspace, const Execution& where) {
-  const auto launch = args.ndim == 1 ? launch_conv_correlate<true> : launch_conv_correlate<false>;
+  const auto launch = args.ndim == 1 ? launch_conv_forward<true> : launch_conv_forward<false>;
   launch(args, ConvPass::kBackwardInput, grad_output, kernel, nullptr, grad_input, workspace,
          where);
 }

@@ -72,7 +72,7 @@ void correlate(const HowToRun& how, const ConvArgs& args, ConvPass pass, const S
   lists.fill(how, plan, kernel);
   LaunchOptions options = how.launch;
   options.max_block_threads = cuda::kConvThreads;
-  host_cuda::launch(options, cuda::conv_correlate<Storage, kLine>,
+  host_cuda::launch(options, cuda::conv_forward<Storage, kLine>,
                     grid(how, plan.channel_blocks * plan.phases * plan.tiles),
                     static_cast<unsigned>(plan.threads()),
                     cuda::conv_shared_bytes(plan, pass, args.dtype), plan, source,
@@ -364,7 +364,7 @@ TEST(past_2_to_the_31_values) {
   LaunchOptions options;
   options.first_block = static_cast<std::uint64_t>(plan.tiles) - 1;
   options.block_count = 1;
-  host_cuda::launch(options, cuda::conv_correlate<Half, false>, static_cast<unsigned>(plan.tiles),
+  host_cuda::launch(options, cuda::conv_forward<Half, false>, static_cast<unsigned>(plan.tiles),
                     static_cast<unsigned>(plan.threads()),
                     cuda::conv_shared_bytes(plan, ConvPass::kForward, args.dtype), plan,
                     static_cast<const Half*>(input.data()),
@@ -384,8 +384,8 @@ TEST(all_instantiated_kernels_were_run) {
       using Storage = typename decltype(tag)::type;
       using T = Compute<Storage>;
       CHECK(host_cuda::launch_count(cuda::conv_list_units<Storage, T>) > 0);
-      CHECK(host_cuda::launch_count(cuda::conv_correlate<Storage, true>) > 0);
-      CHECK(host_cuda::launch_count(cuda::conv_correlate<Storage, false>) > 0);
+      CHECK(host_cuda::launch_count(cuda::conv_forward<Storage, true>) > 0);
+      CHECK(host_cuda::launch_count(cuda::conv_forward<Storage, false>) > 0);
       CHECK(host_cuda::launch_count(cuda::conv_kernel_partial<Storage, true>) > 0);
       CHECK(host_cuda::launch_count(cuda::conv_kernel_partial<Storage, false>) > 0);
       CHECK(host_cuda::launch_count(cuda::conv_kernel_finish<Storage>) > 0);

@@ -130,7 +130,8 @@ def test_position_belongs_to_its_axis():
                 module.SIG.zero_()
         x = torch.zeros(1, 1, 7, 9, dtype=torch.float64)
         x[0, 0, 3 - 2, 4 + 3] = 1
-        assert module(x).item() > 0.9
+        # The tap at the position itself: a spline's is 2/3 on each axis, the others' 1 or nearly.
+        assert module(x).item() > (0.4 if version == "spline" else 0.9)
         assert module(x.flip(2)).item() < 0.1
 
 

@@ -300,7 +300,7 @@ def test_every_instruction_set(level: str) -> None:
     """The usual and the odd shapes with each set of kernels that can run here."""
     program = (
         "import torch\n"
-        "from test_direct_conv import ODD, USUAL, check\n"
+        "from tests.ops.test_direct_conv import ODD, USUAL, check\n"
         "from DCLS import _C\n"
         "for case in USUAL + ODD:\n"
         "    for dtype in (torch.float64, torch.float16):\n"

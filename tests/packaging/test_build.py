@@ -47,7 +47,7 @@ def test_there_is_code_for_every_listed_architecture():
     for name in (
         "construct_forward",
         "construct_backward",
-        "conv_correlate",
+        "conv_forward",
         "conv_kernel_partial",
         "im2col_forward",
         "im2col_backward_input",

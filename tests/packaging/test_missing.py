@@ -70,7 +70,7 @@ from DCLS import _C
 buffer = bytearray(1024)
 import ctypes
 address = ctypes.addressof(ctypes.c_char.from_buffer(buffer))
-problem = _C.ConstructProblem(0, 0, [3], 1, 1, 0.27, address, address, 0)
+problem = _C.ConstructProblem(0, 0, [3], [0], 1, 1, 0.27, address, address, 0)
 try:
     _C.construct(problem, address, _C.Execution(1, 0, 0, 1))
 except RuntimeError as error:

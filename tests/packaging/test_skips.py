@@ -37,7 +37,7 @@ def test_after_it():
 
 def test_skipped_gpu_tests_are_counted():
     """A run of the GPU tests says of each that it ran, or that it did not and why."""
-    collect = [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", "-m", "gpu"]
+    collect = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "gpu"]
     listing = subprocess.run(
         [*collect, "--collect-only", str(TESTS)], capture_output=True, text=True, cwd=TESTS.parent
     ).stdout

@@ -14,9 +14,9 @@ namespace DCLS_SIMD_NAMESPACE {
 /// sums[k][j] += sum over rows and columns of dest[y] * source[y + j] for kRuns runs of kLength
 /// cells. `dest` has kMaxRun - 1 rows of zeros before and after its own, or is one row.
 template <int kLength, int kRuns, typename T>
-void contract_runs(const CellRun* runs, const T* source, std::int64_t source_pitch, const T* dest,
-                   std::int64_t dest_pitch, std::int64_t begin, std::int64_t end,
-                   std::int64_t vectors, T* sums) {
+void backward_kernel_runs(const CellRun* runs, const T* source, std::int64_t source_pitch,
+                          const T* dest, std::int64_t dest_pitch, std::int64_t begin,
+                          std::int64_t end, std::int64_t vectors, T* sums) {
   Vector<T> sum[kRuns][kLength];
   const T* from[kRuns];
 #pragma GCC unroll 8
@@ -70,7 +70,7 @@ DCLS_HD void for_runs(const RunLists& lists, std::int64_t list, const Function& 
   call(std::integral_constant<int, 1>{});
 }
 
-/// Where a contraction reads: the planes of a slice and the rows [begin, end) of it.
+/// Where a pass reads: the planes of a slice and the rows [begin, end) of it.
 template <typename T>
 struct Slice {
   const T* source;
@@ -85,22 +85,23 @@ struct Slice {
 
 /// As many runs at once as the registers hold sums of, then half as many, and so on.
 template <int kLength, int kRuns, typename T>
-DCLS_HD void contract_some(const Slice<T>& s, const CellRun*& runs, std::int64_t& count, T*& sums) {
+DCLS_HD void backward_kernel_some(const Slice<T>& s, const CellRun*& runs, std::int64_t& count,
+                                  T*& sums) {
   const std::int64_t end = s.last ? s.end + kLength - 1 : s.end;
   for (; count >= kRuns; count -= kRuns) {
-    contract_runs<kLength, kRuns, T>(runs, s.source, s.source_pitch, s.dest, s.dest_pitch, s.begin,
-                                     end, s.vectors, sums);
+    backward_kernel_runs<kLength, kRuns, T>(runs, s.source, s.source_pitch, s.dest, s.dest_pitch,
+                                            s.begin, end, s.vectors, sums);
     runs += kRuns;
     sums += kRuns * kLength * kLanes<T>;
   }
-  if constexpr (kRuns > 1) contract_some<kLength, kRuns / 2>(s, runs, count, sums);
+  if constexpr (kRuns > 1) backward_kernel_some<kLength, kRuns / 2>(s, runs, count, sums);
 }
 
-/// sums += the contraction of one slice of a tile with the cells of a list; returns the end of the
+/// sums += the products of one slice of a tile for the cells of a list; returns the end of the
 /// list's sums.
 template <typename T>
-DCLS_HD T* contract_slice(const RunLists& lists, std::int64_t list, Slice<T> s, std::int64_t rows,
-                          T* sums) {
+DCLS_HD T* backward_kernel_slice(const RunLists& lists, std::int64_t list, Slice<T> s,
+                                 std::int64_t rows, T* sums) {
   // Rows of which source and destination stay in the first-level cache.
   constexpr std::int64_t kBandBytes = 20 << 10;
   const std::int64_t row_bytes =
@@ -119,16 +120,16 @@ DCLS_HD T* contract_slice(const RunLists& lists, std::int64_t list, Slice<T> s, 
       constexpr int kLength = length();
       constexpr int kSums = kRegisters == 32 ? 16 : 8;
       constexpr int kRuns = kLength == 1 ? 8 : kLength == 2 ? kSums / 2 : kSums / 4;
-      contract_some<kLength, kRuns>(s, runs, count, next);
+      backward_kernel_some<kLength, kRuns>(s, runs, count, next);
     });
   }
   return next;
 }
 
 template <typename Storage>
-void contract_units(const ConvPlan& p, const Storage* source, const Storage* dest,
-                    Storage* grad_kernel, Compute<Storage>* partial, std::int64_t cells,
-                    std::int64_t begin, std::int64_t end, void* scratch) {
+void backward_kernel_units(const ConvPlan& p, const Storage* source, const Storage* dest,
+                           Storage* grad_kernel, Compute<Storage>* partial, std::int64_t cells,
+                           std::int64_t begin, std::int64_t end, void* scratch) {
   using T = Compute<Storage>;
   const std::int64_t group_planes = p.source_block * p.source.phase_count() * p.source_plane;
   T* const sums = static_cast<T*>(scratch);
@@ -194,7 +195,7 @@ void contract_units(const ConvPlan& p, const Storage* source, const Storage* des
               lines ? Slice<T>{from_slice, kLanes<T>, at_slice, kLanes<T>, 0, 0, false, 1}
                     : Slice<T>{from_slice, p.source_pitch, at_slice, p.dest_pitch, 0,
                                0,          false,          vectors};
-          list_end = contract_slice(p.lists, list, slice, lines ? vectors : points[1], next);
+          list_end = backward_kernel_slice(p.lists, list, slice, lines ? vectors : points[1], next);
         }
         next = list_end;
       });

@@ -29,12 +29,12 @@ void for_units(const PlannedConv& planned, std::int64_t units, int num_threads,
   });
 }
 
-void correlate(PlannedConv& planned, const void* source, const void* kernel, const void* bias,
-               void* dest, int num_threads) {
+void forward(PlannedConv& planned, const void* source, const void* kernel, const void* bias,
+             void* dest, int num_threads) {
   planned.list_weights(kernel, num_threads);
-  for_units(planned, planned.correlate_units(), num_threads,
+  for_units(planned, planned.forward_units(), num_threads,
             [&](const ConvKernels& simd, auto begin, auto end, void* own) {
-              simd.correlate(planned.plan(), source, bias, dest, begin, end, own);
+              simd.forward(planned.plan(), source, bias, dest, begin, end, own);
             });
 }
 
@@ -43,13 +43,13 @@ void correlate(PlannedConv& planned, const void* source, const void* kernel, con
 void direct_conv(const ConvArgs& args, const void* input, const void* kernel, const void* bias,
                  void* output, int num_threads) {
   PlannedConv planned(args, ConvPass::kForward);
-  correlate(planned, input, kernel, bias, output, num_threads);
+  forward(planned, input, kernel, bias, output, num_threads);
 }
 
 void direct_conv_backward_input(const ConvArgs& args, const void* grad_output, const void* kernel,
                                 void* grad_input, int num_threads) {
   PlannedConv planned(args, ConvPass::kBackwardInput);
-  correlate(planned, grad_output, kernel, nullptr, grad_input, num_threads);
+  forward(planned, grad_output, kernel, nullptr, grad_input, num_threads);
 }
 
 void direct_conv_backward_kernel(const ConvArgs& args, const void* grad_output, const void* input,
@@ -66,10 +66,10 @@ void direct_conv_backward_kernel(const ConvArgs& args, const void* grad_output, 
     const std::size_t values = static_cast<std::size_t>(plan.splits * cells);
     partial.reset(new double[values * compute_bytes(args.dtype) / sizeof(double) + 1]());
   }
-  for_units(planned, planned.contract_units(), num_threads,
+  for_units(planned, planned.backward_kernel_units(), num_threads,
             [&](const ConvKernels& simd, auto begin, auto end, void* own) {
-              simd.contract(plan, input, grad_output, grad_kernel, partial.get(), cells, begin, end,
-                            own);
+              simd.backward_kernel(plan, input, grad_output, grad_kernel, partial.get(), cells,
+                                   begin, end, own);
             });
   if (plan.splits == 1) return;
   parallel_for(cells, 1 << 14, useful_threads(cells, 1 << 14, num_threads),

@@ -53,9 +53,9 @@ DCLS_HD void add_runs(const RunLists& lists, std::int64_t list, const T* source,
 /// Writes a patch of the destination: `start` plus the sum over the runs of a list, or adds that
 /// sum to what is there.
 template <int kRows, int kVectors, typename T>
-void correlate_patch(const RunLists& lists, std::int64_t list, const T* source,
-                     std::int64_t source_pitch, T* dest, std::int64_t dest_pitch, T start,
-                     bool accumulate) {
+void forward_patch(const RunLists& lists, std::int64_t list, const T* source,
+                   std::int64_t source_pitch, T* dest, std::int64_t dest_pitch, T start,
+                   bool accumulate) {
   Vector<T> sum[kRows][kVectors];
 #pragma GCC unroll 16
   for (int y = 0; y < kRows; ++y) {
@@ -85,7 +85,7 @@ struct PatchTable {
                             T, bool);
   template <int... kRows>
   struct Rows {
-    static constexpr Function functions[] = {&correlate_patch<kRows, kVectors, T>...};
+    static constexpr Function functions[] = {&forward_patch<kRows, kVectors, T>...};
   };
   static Function of(std::int64_t rows) {
     if constexpr (kPatchRows<kVectors> == 12) {
@@ -99,9 +99,9 @@ struct PatchTable {
 
 /// A strip of `rows` rows, cut into patches of about equal height.
 template <int kVectors, typename T>
-DCLS_HD void correlate_strip(const RunLists& lists, std::int64_t list, const T* source,
-                             std::int64_t source_pitch, T* dest, std::int64_t dest_pitch,
-                             std::int64_t rows, T start, bool accumulate) {
+DCLS_HD void forward_strip(const RunLists& lists, std::int64_t list, const T* source,
+                           std::int64_t source_pitch, T* dest, std::int64_t dest_pitch,
+                           std::int64_t rows, T start, bool accumulate) {
   std::int64_t patches = (rows + kPatchRows<kVectors> - 1) / kPatchRows<kVectors>;
   for (; patches > 0; --patches) {
     const std::int64_t height = (rows + patches - 1) / patches;
@@ -116,22 +116,22 @@ DCLS_HD void correlate_strip(const RunLists& lists, std::int64_t list, const T* 
 /// A slice of rows and columns of a tile; `lines` if tiles have a single row, and the lists no run
 /// longer than one cell.
 template <typename T>
-DCLS_HD void correlate_slice(const RunLists& lists, std::int64_t list, const T* source,
-                             std::int64_t source_pitch, T* dest, std::int64_t dest_pitch,
-                             std::int64_t rows, std::int64_t columns, bool lines, T start,
-                             bool accumulate) {
+DCLS_HD void forward_slice(const RunLists& lists, std::int64_t list, const T* source,
+                           std::int64_t source_pitch, T* dest, std::int64_t dest_pitch,
+                           std::int64_t rows, std::int64_t columns, bool lines, T start,
+                           bool accumulate) {
   std::int64_t vectors = (columns + kLanes<T> - 1) / kLanes<T>;
   if (rows == 0) return;
   if (lines) {
     // The vectors of the row are the rows of a patch: more sums in flight than a row's worth.
-    return correlate_strip<1>(lists, list, source, kLanes<T>, dest, kLanes<T>, vectors, start,
-                              accumulate);
+    return forward_strip<1>(lists, list, source, kLanes<T>, dest, kLanes<T>, vectors, start,
+                            accumulate);
   }
   while (vectors > 0) {
     const auto strip = [&](auto count) {
       constexpr int kVectors = count();
-      correlate_strip<kVectors>(lists, list, source, source_pitch, dest, dest_pitch, rows, start,
-                                accumulate);
+      forward_strip<kVectors>(lists, list, source, source_pitch, dest, dest_pitch, rows, start,
+                              accumulate);
       source += kVectors * kLanes<T>;
       dest += kVectors * kLanes<T>;
       vectors -= kVectors;
@@ -147,8 +147,8 @@ DCLS_HD void correlate_slice(const RunLists& lists, std::int64_t list, const T* 
 }
 
 template <typename Storage>
-void correlate_units(const ConvPlan& p, const Storage* source, const Storage* bias, Storage* dest,
-                     std::int64_t begin, std::int64_t end, void* scratch) {
+void forward_units(const ConvPlan& p, const Storage* source, const Storage* bias, Storage* dest,
+                   std::int64_t begin, std::int64_t end, void* scratch) {
   using T = Compute<Storage>;
   const std::int64_t group_planes = p.source_block * p.source.phase_count() * p.source_plane;
   T* const source_planes = static_cast<T*>(scratch);
@@ -199,10 +199,10 @@ void correlate_units(const ConvPlan& p, const Storage* source, const Storage* bi
             const std::int64_t channel = g * p.dest.channels + c;
             const T start = bias == nullptr ? T(0) : numeric::load(bias[channel]);
             for (std::int64_t z = 0; z < points[0]; ++z) {
-              correlate_slice(p.lists, p.list_index(channel, phase_index, block),
-                              group_source + z * slab, p.source_pitch,
-                              plane + z * p.tile[1] * p.dest_pitch, p.dest_pitch, points[1],
-                              points[2], p.tile[1] == 1, start, block > 0);
+              forward_slice(p.lists, p.list_index(channel, phase_index, block),
+                            group_source + z * slab, p.source_pitch,
+                            plane + z * p.tile[1] * p.dest_pitch, p.dest_pitch, points[1],
+                            points[2], p.tile[1] == 1, start, block > 0);
             }
             if (store_each) {
               store_planes(p.dest, to, phase, plane, 1,

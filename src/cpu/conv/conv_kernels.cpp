@@ -13,25 +13,25 @@
 namespace dcls::cpu::DCLS_SIMD_NAMESPACE {
 namespace {
 
-void correlate(const ConvPlan& plan, const void* source, const void* bias, void* dest,
-               std::int64_t begin, std::int64_t end, void* scratch) {
+void forward(const ConvPlan& plan, const void* source, const void* bias, void* dest,
+             std::int64_t begin, std::int64_t end, void* scratch) {
   const FlushDenormals flush;
   dispatch_dtype(plan.dtype, [&](auto tag) {
     using Storage = typename decltype(tag)::type;
-    correlate_units(plan, static_cast<const Storage*>(source), static_cast<const Storage*>(bias),
-                    static_cast<Storage*>(dest), begin, end, scratch);
+    forward_units(plan, static_cast<const Storage*>(source), static_cast<const Storage*>(bias),
+                  static_cast<Storage*>(dest), begin, end, scratch);
   });
 }
 
-void contract(const ConvPlan& plan, const void* source, const void* dest, void* grad_kernel,
-              void* partial, std::int64_t cells, std::int64_t begin, std::int64_t end,
-              void* scratch) {
+void backward_kernel(const ConvPlan& plan, const void* source, const void* dest, void* grad_kernel,
+                     void* partial, std::int64_t cells, std::int64_t begin, std::int64_t end,
+                     void* scratch) {
   const FlushDenormals flush;
   dispatch_dtype(plan.dtype, [&](auto tag) {
     using Storage = typename decltype(tag)::type;
-    contract_units(plan, static_cast<const Storage*>(source), static_cast<const Storage*>(dest),
-                   static_cast<Storage*>(grad_kernel), static_cast<Compute<Storage>*>(partial),
-                   cells, begin, end, scratch);
+    backward_kernel_units(plan, static_cast<const Storage*>(source),
+                          static_cast<const Storage*>(dest), static_cast<Storage*>(grad_kernel),
+                          static_cast<Compute<Storage>*>(partial), cells, begin, end, scratch);
   });
 }
 
@@ -56,7 +56,7 @@ void backward_bias(const ConvArgs& args, const void* grad_output, void* grad_bia
 
 }  // namespace
 
-const ConvKernels conv_kernels = {&correlate,     &contract,     &reduce,
-                                  &backward_bias, &mark_weights, &mark_support};
+const ConvKernels conv_kernels = {&forward,       &backward_kernel, &reduce,
+                                  &backward_bias, &mark_weights,    &mark_support};
 
 }  // namespace dcls::cpu::DCLS_SIMD_NAMESPACE

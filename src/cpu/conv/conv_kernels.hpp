@@ -2,10 +2,10 @@
 
 // The direct convolution on the CPU: what its planner hands to the kernels of an instruction set.
 //
-// All three passes are sums over kernel cells of shifted planes (core/conv_geometry.hpp):
-// correlations write a destination plane from source planes, contractions sum a gradient plane
-// times shifted source planes into one number per cell. A tensor of one or two spatial axes has
-// leading axes of size 1 here.
+// All three passes are sums over kernel cells of shifted planes (core/conv_geometry.hpp): the
+// forward pass and backward_input write a destination plane from source planes, backward_kernel
+// sums a gradient plane times shifted source planes into one number per cell. A tensor of one or
+// two spatial axes has leading axes of size 1 here.
 
 #include <cstdint>
 
@@ -29,7 +29,7 @@ struct WeightRun {
   T weight[kLength];
 };
 
-/// The same for a contraction: `cell` is the index in grad_kernel of the first one.
+/// The same for backward_kernel: `cell` is the index in grad_kernel of the first one.
 struct CellRun {
   std::int64_t offset;
   std::int64_t cell;
@@ -57,7 +57,7 @@ struct Side {
 struct ConvPlan {
   DType dtype;
   Side source;
-  Side dest;  ///< what a correlation writes; the output's gradient in a contraction
+  Side dest;  ///< what a pass writes; the output's gradient in backward_kernel
   std::int64_t batch;
   std::int64_t groups;
 
@@ -72,7 +72,8 @@ struct ConvPlan {
   std::int64_t source_pitch;             ///< values of a row
   std::int64_t source_plane;             ///< values of a plane
   std::int64_t dest_pitch;
-  std::int64_t dest_margin;  ///< rows of zeros before and after those of a tile, for contractions
+  std::int64_t
+      dest_margin;  ///< rows of zeros before and after those of a tile, for backward_kernel
   std::int64_t dest_plane;
 
   // A unit of work has dest_block destination channels of group_block groups, and goes through
@@ -80,8 +81,8 @@ struct ConvPlan {
   std::int64_t group_block;
   std::int64_t source_block;
   std::int64_t dest_block;
-  std::int64_t splits;      ///< parts of the tiles of all images, for contractions
-  std::int64_t unit_cells;  ///< most cells of a unit, in whole vectors, for contractions
+  std::int64_t splits;      ///< parts of the tiles of all images, for backward_kernel
+  std::int64_t unit_cells;  ///< most cells of a unit, in whole vectors, for backward_kernel
   std::int64_t cell_step;   ///< from a cell of a CellRun to the next one
 
   /// List of (destination channel, destination phase, source block), the last fastest.
@@ -101,16 +102,17 @@ struct ConvPlan {
 };
 
 struct ConvKernels {
-  /// The units [begin, end) of a correlation. A unit is (tile, image, group block, destination
-  /// block), the last fastest. `scratch` is for this thread alone, aligned to 64.
-  void (*correlate)(const ConvPlan& plan, const void* source, const void* bias, void* dest,
-                    std::int64_t begin, std::int64_t end, void* scratch);
-  /// The units [begin, end) of a contraction. A unit is (group block, destination block, source
+  /// The units [begin, end) of the forward pass or of backward_input. A unit is (tile, image, group
+  /// block, destination block), the last fastest. `scratch` is for this thread alone, aligned
+  /// to 64.
+  void (*forward)(const ConvPlan& plan, const void* source, const void* bias, void* dest,
+                  std::int64_t begin, std::int64_t end, void* scratch);
+  /// The units [begin, end) of backward_kernel. A unit is (group block, destination block, source
   /// block, split), the last fastest. Writes its cells' sums to `grad_kernel`, or, if there are
   /// several splits, to the compute type's `partial` of (splits, cells of the kernel).
-  void (*contract)(const ConvPlan& plan, const void* source, const void* dest, void* grad_kernel,
-                   void* partial, std::int64_t cells, std::int64_t begin, std::int64_t end,
-                   void* scratch);
+  void (*backward_kernel)(const ConvPlan& plan, const void* source, const void* dest,
+                          void* grad_kernel, void* partial, std::int64_t cells, std::int64_t begin,
+                          std::int64_t end, void* scratch);
   /// grad_kernel[i] = the sum of partial[0 ... splits)[i], for the cells [begin, end).
   void (*reduce)(const ConvPlan& plan, const void* partial, void* grad_kernel, std::int64_t cells,
                  std::int64_t begin, std::int64_t end);

@@ -259,7 +259,7 @@ void PlannedConv::list_cells(const std::uint8_t* support, int num_threads) {
   mark_cells(support, num_threads);
   std::int64_t listed = 0;
   for (const std::uint64_t word : marked_) listed += __builtin_popcountll(word);
-  choose_contraction_blocks(listed);
+  choose_backward_kernel_blocks(listed);
   constexpr std::int64_t kBytes = sizeof(CellRun);
   list_runs({kBytes, kBytes, kBytes, kBytes}, num_threads,
             [](std::byte* slot, int, std::int64_t offset, std::int64_t cell) {

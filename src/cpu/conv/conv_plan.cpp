@@ -22,7 +22,7 @@ constexpr std::int64_t kSumBytes = 512 << 10;
 constexpr std::int64_t kFoldedPlaneBytes = 5 << 10;
 constexpr std::int64_t kFoldedManyBytes = 128 << 10;
 constexpr std::int64_t kFoldedDestBytes = 1 << 20;
-constexpr std::int64_t kFoldedPairBytes = 256 << 10;  // of either side of a contraction
+constexpr std::int64_t kFoldedPairBytes = 256 << 10;  // of either side, for backward_kernel
 constexpr std::int64_t kFoldedSumBytes = 1 << 20;
 /// Channels handled together in the channels-last layout: a cache line of float32. Half as many are
 /// still a square of float64 values to transpose.
@@ -32,7 +32,7 @@ constexpr std::int64_t kLineBytes = 768 << 10;
 constexpr std::int64_t kEnoughUnits = 64;
 constexpr std::int64_t kEnoughFoldedUnits = 16;
 /// Fewer, since those that share cells have to be added up.
-constexpr std::int64_t kEnoughContractions = 32;
+constexpr std::int64_t kEnoughKernelUnits = 32;
 
 std::int64_t round_up(std::int64_t value, std::int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
@@ -136,7 +136,7 @@ PlannedConv::PlannedConv(const ConvArgs& args, ConvPass pass)
   }
   plan_.dest_margin = pass == ConvPass::kBackwardKernel ? kMaxRun - 1 : 0;
   choose_tiles();
-  if (pass != ConvPass::kBackwardKernel) choose_correlation_blocks();
+  if (pass != ConvPass::kBackwardKernel) choose_forward_blocks();
 }
 
 void PlannedConv::choose_tiles() {
@@ -193,7 +193,7 @@ std::int64_t PlannedConv::choose_group_block(std::int64_t source_bytes,
   return fitting(fits ? kLineChannels : kLineChannels / 2, channels, p.groups);
 }
 
-void PlannedConv::choose_correlation_blocks() {
+void PlannedConv::choose_forward_blocks() {
   ConvPlan& p = plan_;
   const std::int64_t source_bytes = p.source_plane * p.source.phase_count() * value_bytes();
   const std::int64_t dest_bytes = p.dest_plane * value_bytes();
@@ -212,7 +212,7 @@ void PlannedConv::choose_correlation_blocks() {
   }
 }
 
-void PlannedConv::choose_contraction_blocks(std::int64_t listed_cells) {
+void PlannedConv::choose_backward_kernel_blocks(std::int64_t listed_cells) {
   ConvPlan& p = plan_;
   const std::int64_t source_bytes = p.source_plane * p.source.phase_count() * value_bytes();
   const std::int64_t dest_bytes = p.dest_plane * value_bytes();
@@ -221,7 +221,7 @@ void PlannedConv::choose_contraction_blocks(std::int64_t listed_cells) {
   // Square, so that a plane that is loaded serves as many others as can be.
   const std::int64_t most = folded_ ? kFoldedPairBytes : kManyBytes;
   const std::int64_t most_sums = folded_ ? kFoldedSumBytes : kSumBytes;
-  const std::int64_t enough = folded_ ? kEnoughFoldedUnits : kEnoughContractions;
+  const std::int64_t enough = folded_ ? kEnoughFoldedUnits : kEnoughKernelUnits;
   p.source_block = whole_lines(fitting(most, source_bytes, p.source.channels), p.source);
   p.dest_block = whole_lines(fitting(most, dest_bytes, p.dest.channels), p.dest);
   while (p.source_block * p.dest_block > 1 &&
@@ -243,11 +243,11 @@ std::int64_t PlannedConv::kernel_cells() const {
          kernel_size_[2];
 }
 
-std::int64_t PlannedConv::correlate_units() const {
+std::int64_t PlannedConv::forward_units() const {
   return plan_.tile_count() * plan_.batch * plan_.group_blocks() * plan_.dest_blocks();
 }
 
-std::int64_t PlannedConv::contract_units() const {
+std::int64_t PlannedConv::backward_kernel_units() const {
   return plan_.group_blocks() * plan_.dest_blocks() * plan_.source_blocks() * plan_.splits;
 }
 

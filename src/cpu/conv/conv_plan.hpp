@@ -40,14 +40,14 @@ class PlannedConv {
  public:
   PlannedConv(const ConvArgs& args, ConvPass pass);
 
-  /// Lists the non-zero cells of `kernel`, for the correlations.
+  /// Lists the non-zero cells of `kernel`, for the forward pass and backward_input.
   void list_weights(const void* kernel, int num_threads);
   /// Lists the cells where `support` is not 0, or all of them if it is null.
   void list_cells(const std::uint8_t* support, int num_threads);
 
   const ConvPlan& plan() const { return plan_; }
-  std::int64_t correlate_units() const;
-  std::int64_t contract_units() const;
+  std::int64_t forward_units() const;
+  std::int64_t backward_kernel_units() const;
   /// Multiply-adds of all units if no cell were zero: to judge what is worth a thread.
   double dense_work() const;
   std::int64_t scratch_bytes() const;
@@ -55,8 +55,8 @@ class PlannedConv {
 
  private:
   void choose_tiles();
-  void choose_correlation_blocks();
-  void choose_contraction_blocks(std::int64_t listed_cells);
+  void choose_forward_blocks();
+  void choose_backward_kernel_blocks(std::int64_t listed_cells);
   std::int64_t value_bytes() const { return static_cast<std::int64_t>(compute_bytes(plan_.dtype)); }
 
   std::int64_t whole_lines(std::int64_t block, const Side& side) const;

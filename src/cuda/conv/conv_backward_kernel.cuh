@@ -38,7 +38,7 @@ DCLS_HD constexpr int power_of_two(int count) {
   return count <= 1 ? 1 : count <= 2 ? 2 : count <= 4 ? 4 : 8;
 }
 
-/// Where a block works; found by one thread, as in conv_correlate.
+/// Where a block works; found by one thread, as in conv_forward.
 struct KernelBlock : TargetBlock {
   std::int64_t phase[3], length[3];  ///< of the target, which has one phase only
   std::int64_t row;                  ///< of the kernel, of the first channels

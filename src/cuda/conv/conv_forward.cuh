@@ -42,9 +42,9 @@ struct BlockPlace : TargetBlock {
 /// `lists` are those of conv_list_units; `bias` is null or has one value a channel.
 template <typename Storage, bool kLine>
 __global__ void __launch_bounds__(kConvThreads, kConvBlocks<Compute<Storage>>)
-    conv_correlate(const ConvPlan plan, const Storage* source, const std::int32_t* counts,
-                   const Unit* units, const Compute<Storage>* weights, const Storage* bias,
-                   Storage* target) {
+    conv_forward(const ConvPlan plan, const Storage* source, const std::int32_t* counts,
+                 const Unit* units, const Compute<Storage>* weights, const Storage* bias,
+                 Storage* target) {
   using T = Compute<Storage>;
   using P = Patch<kLine>;
   __shared__ std::int64_t places[kMostPlanes];

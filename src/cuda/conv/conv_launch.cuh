@@ -28,7 +28,7 @@ void launch_conv_listed(const ConvPlan& plan, ConvPass pass, DType dtype, const 
                         const Execution& where) {
   dispatch_dtype(dtype, [&](auto tag) {
     using Storage = typename decltype(tag)::type;
-    launch("conv_correlate", where, &conv_correlate<Storage, kLine>,
+    launch("conv_forward", where, &conv_forward<Storage, kLine>,
            grid_for(plan.channel_blocks * plan.phases * plan.tiles),
            static_cast<unsigned>(plan.threads()), conv_shared_bytes(plan, pass, dtype), plan,
            static_cast<const Storage*>(source), lists.counts, lists.units,
@@ -38,9 +38,9 @@ void launch_conv_listed(const ConvPlan& plan, ConvPass pass, DType dtype, const 
 }
 
 template <bool kLine>
-void launch_conv_correlate(const ConvArgs& args, ConvPass pass, const void* source,
-                           const void* kernel, const void* bias, void* target, void* workspace,
-                           const Execution& where) {
+void launch_conv_forward(const ConvArgs& args, ConvPass pass, const void* source,
+                         const void* kernel, const void* bias, void* target, void* workspace,
+                         const Execution& where) {
   const ConvPlan plan = make_conv_plan(args, pass);
   const ConvLists lists(workspace, conv_workspace(plan, pass, args.dtype));
   dispatch_dtype(args.dtype, [&](auto tag) {

@@ -3,7 +3,7 @@
 // How the CUDA kernels of the direct convolution cut a problem. Everything here follows from the
 // shapes alone, never from the device, so that results are the same on every GPU.
 //
-// Forward pass and gradient of the input are one kernel, a correlation of planes with unit steps
+// Forward pass and gradient of the input are one kernel, sums of shifted planes with unit steps
 // (see conv_geometry.hpp). Spatial axes are called z, y and x; those that a problem does not have
 // are in front and have length 1, but for one axis, which is y: a line. The source is what a pass
 // reads (the input, or the gradient of the output), the target what it writes. For the gradient of
