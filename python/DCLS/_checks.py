@@ -251,7 +251,7 @@ def check_like(name: str, tensor: Tensor, like_name: str, like: Tensor) -> None:
     check_device(name, tensor, like_name, like)
 
 
-def check_widths(SIG: Tensor | None, version: str, sigma_min: float) -> None:
+def check_widths(SIG: object, version: str, sigma_min: float) -> None:
     """Raises unless there are widths just where ``version``, which exists, has some."""
     has_sigma = version in SIGMA_VERSIONS
     if has_sigma and SIG is None:

@@ -9,6 +9,7 @@ replays.
 
 from __future__ import annotations
 
+import functools
 from typing import Final, Literal, NamedTuple
 
 #: Points of an input from which on the padding of its planes no longer weighs: 28 x 28.
@@ -16,6 +17,9 @@ LARGE_MAP: Final = 784
 
 #: Below 14 x 14, most of what a direct convolution reads is padding.
 SMALL_MAP: Final = 196
+
+#: With so few values a layer costs what its calls cost, and the direct way makes fewer of them.
+FEW_VALUES: Final = 16384
 
 #: Input channels of a group: one, up to 4, or more. With more, torch multiplies matrices.
 Channels = Literal["one", "few", "many"]
@@ -36,6 +40,8 @@ class Facts(NamedTuple):
     channels_last: bool
     #: Whether a gradient of the kernel is wanted.
     training: bool
+    #: Values of the whole input.
+    values: float
     #: Whether the images of the batch fill vectors as well as their rows do (1-D only).
     batch_fills_vectors: bool
 
@@ -50,6 +56,8 @@ class Term(NamedTuple):
     size: tuple[int, float]
     filled: float = 1.0
     points: tuple[int, float] = (0, float("inf"))
+    #: At most so many values of the input.
+    values: float = float("inf")
     channels_last: bool | None = None
     training: bool | None = None
     batch_fills_vectors: bool | None = None
@@ -64,6 +72,7 @@ class Term(NamedTuple):
             and self.size[0] <= facts.size < self.size[1]
             and facts.filled <= self.filled
             and self.points[0] <= facts.points < self.points[1]
+            and facts.values <= self.values
             and self.channels_last in (None, facts.channels_last)
             and self.training in (None, facts.training)
             and self.batch_fills_vectors in (None, facts.batch_fills_vectors)
@@ -208,6 +217,44 @@ TERMS: Final[tuple[Term, ...]] = (
         training=False,
     ),
     Term(
+        "few small depthwise planes",
+        (2,),
+        "one",
+        (25, 121),
+        points=_NOT_LARGE,
+        values=FEW_VALUES,
+        channels_last=False,
+        training=False,
+    ),
+    Term(
+        "small depthwise planes, middle kernel",
+        (2,),
+        "one",
+        (121, 225),
+        points=_NOT_LARGE,
+        channels_last=False,
+        training=False,
+    ),
+    Term(
+        "small depthwise planes, some of the cells",
+        (2,),
+        "one",
+        (25, 121),
+        0.65,
+        points=_NOT_LARGE,
+        channels_last=False,
+        training=False,
+    ),
+    Term(
+        "depthwise planes of a middle size",
+        (2,),
+        "one",
+        (25, 121),
+        points=(SMALL_MAP, LARGE_MAP),
+        channels_last=False,
+        training=False,
+    ),
+    Term(
         "large depthwise planes",
         _PLANES,
         "one",
@@ -253,3 +300,8 @@ def find(facts: Facts) -> Term | None:
         if term.holds(facts):
             return term
     return None
+
+
+#: A layer asks about the same few facts over and over. Not for the compiler, which cannot look into
+#: it.
+find_again = functools.lru_cache(maxsize=1024)(find)

@@ -152,6 +152,8 @@ def choose(
         return Choice("conv", "the kernel is empty", "default")
     # The graph of an export serves inputs of other sizes too; a question about one restricts them.
     points = _cpu_rule.LARGE_MAP if _is_exporting() else math.prod(input_shape[2:])
+    # So does one about the batch, while torch compiles or traces.
+    values = math.inf if is_tracing() else math.prod(input_shape)
     channels: _cpu_rule.Channels = "one" if per_group == 1 else "many"
     if 1 < per_group <= _cpu_rule.FEW_CHANNELS:
         channels = "few"
@@ -160,8 +162,11 @@ def choose(
         step, margin = stride[0] if stride else 1, padding[0] if padding else 0
         output = (input_shape[2] + 2 * margin - kernel_size[0]) // step + 1
         fills = _batch_fills_vectors(input_shape, out_channels, groups, output, step, dtype)
-    term = _cpu_rule.find(
-        _cpu_rule.Facts(ndim, channels, size, cells / size, points, channels_last, training, fills)
+    find = _cpu_rule.find if is_tracing() else _cpu_rule.find_again
+    term = find(
+        _cpu_rule.Facts(
+            ndim, channels, size, cells / size, points, channels_last, training, values, fills
+        )
     )
     what = f"{size} grid points, about {cells} of them not zero"
     if term is None:

@@ -191,7 +191,7 @@ def test_each_choice_is_logged(caplog: pytest.LogCaptureFixture) -> None:
 def test_every_term_of_the_rule_can_hold() -> None:
     """Each is the first that holds for some layer: none is hidden by those before it."""
     found = set()
-    for ndim, channels, size, filled, points, last, training, fills in itertools.product(
+    for ndim, channels, size, filled, points, last, training, values, fills in itertools.product(
         (1, 2, 3),
         ("one", "few", "many"),
         (3, 9, 25, 49, 81, 169, 225, 900),
@@ -199,9 +199,10 @@ def test_every_term_of_the_rule_can_hold() -> None:
         (100, 200, 784),
         (False, True),
         (False, True),
+        (4096, 1 << 20),
         (False, True),
     ):
-        facts = _cpu_rule.Facts(ndim, channels, size, filled, points, last, training, fills)
+        facts = _cpu_rule.Facts(ndim, channels, size, filled, points, last, training, values, fills)
         term = _cpu_rule.find(facts)
         if term is not None:
             found.add(term.name)

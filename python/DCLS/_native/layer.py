@@ -127,9 +127,9 @@ class Layer:
         )
 
 
-def output_size(input: Tensor, spec: Spec) -> list[int]:
+def output_size(input_size: Sequence[int], spec: Spec) -> list[int]:
     """Points of the output on each axis; negative where the kernel does not fit the input."""
-    sizes = zip(input.shape[2:], spec.padding, spec.kernel_size, strict=True)
+    sizes = zip(input_size, spec.padding, spec.kernel_size, strict=True)
     room = [length + 2 * padding - kernel for length, padding, kernel in sizes]
     return [
         space // max(1, step) + 1 if space >= 0 else -1

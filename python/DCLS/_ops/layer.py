@@ -6,8 +6,9 @@ beyond the first, forward mode and torch.func's transforms take that road.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -50,15 +51,46 @@ _TENSORS = 5
 # ------------------------------------------------------------------------------------------ checks
 
 
+def _spec(numbers: Sequence[Any]) -> Spec:
+    values: list[Any] = [tuple(n) if isinstance(n, (list, tuple)) else n for n in numbers]
+    return Spec(*values)
+
+
+class _Form(NamedTuple):
+    """Shape and dtype of a tensor: what the checks look at, so that they can be remembered."""
+
+    shape: torch.Size
+    dtype: torch.dtype
+
+
+def _form(tensor: Tensor | None) -> _Form | None:
+    return None if tensor is None else _Form(tensor.shape, tensor.dtype)
+
+
 def _check(
     input: Tensor, weight: Tensor, P: Tensor, SIG: Tensor | None, bias: Tensor | None, spec: Spec
 ) -> list[int]:
     """Checks what the native library cannot see; returns the shape of the output."""
-    check_version(spec.version)
     check_dtype("input", input)
     check_dtype("weight", weight)
+    device = input.device
+    for name, tensor in (("weight", weight), ("P", P), ("SIG", SIG), ("bias", bias)):
+        if tensor is not None and tensor.device != device:
+            check_device(name, tensor, "input", input)
+    forms = (_form(input), _form(weight), _form(P), _form(SIG), _form(bias))
+    # Symbols, which stand for sizes while torch compiles, are not remembered.
+    known = all(type(length) is int for length in (*input.shape, *weight.shape))
+    function = _remembered_output_shape if known else _output_shape
+    return list(function(*forms, spec))  # type: ignore[arg-type]
+
+
+def _output_shape(
+    input: _Form, weight: _Form, P: _Form, SIG: _Form | None, bias: _Form | None, spec: Spec
+) -> tuple[int, ...]:
+    """Checks shapes, dtypes and numbers; returns the shape of the output."""
+    check_version(spec.version)
     check_widths(SIG, spec.version, spec.sigma_min)
-    ndim, learnable = input.ndim - 2, len(spec.dilated_kernel_size)
+    ndim, learnable = len(input.shape) - 2, len(spec.dilated_kernel_size)
     if not 1 <= ndim <= 3:
         raise ValueError(
             f"input must have shape (N, I, *spatial) with 1 to 3 axes, got {tuple(input.shape)}"
@@ -71,7 +103,7 @@ def _check(
             f"axis_order must be a permutation of the {learnable} learnable axes, "
             f"got {tuple(spec.axis_order)}"
         )
-    if weight.ndim < 3 or input.shape[1] != weight.shape[1] * spec.groups:
+    if len(weight.shape) < 3 or input.shape[1] != weight.shape[1] * spec.groups:
         raise ValueError(
             f"input must have {spec.groups} groups of as many channels as weight has in its second "
             f"axis, got input {tuple(input.shape)} and weight {tuple(weight.shape)}"
@@ -83,30 +115,27 @@ def _check(
             "weight must have the dtype of input, or float32 where that has 16 bits, "
             f"got {weight.dtype} for {input.dtype}"
         )
-    check_device("weight", weight, "input", input)
-    for name, tensor in (("P", P), ("SIG", SIG)):
-        if tensor is None:
-            continue
-        if tuple(tensor.shape) != (learnable, *weight.shape):
-            raise ValueError(
-                f"{name} must have shape (axes, *weight.shape) = {(learnable, *weight.shape)}, "
-                f"got {tuple(tensor.shape)}"
-            )
-        check_like(name, tensor, "weight", weight)
-    if bias is not None:
-        check_like("bias", bias, "input", input)
-        if tuple(bias.shape) != (weight.shape[0],):
-            raise ValueError(
-                f"bias must have shape (out_channels,) = ({weight.shape[0]},), "
-                f"got {tuple(bias.shape)}"
-            )
-    size = _native.output_size(input, spec)
+    shapes = {
+        "P": (P, (learnable, *weight.shape), weight.dtype),
+        "SIG": (SIG, (learnable, *weight.shape), weight.dtype),
+        "bias": (bias, (weight.shape[0],), input.dtype),
+    }
+    for name, (form, shape, dtype) in shapes.items():
+        if form is not None and tuple(form.shape) != shape:
+            raise ValueError(f"{name} must have shape {shape}, got {tuple(form.shape)}")
+        if form is not None and form.dtype != dtype:
+            raise TypeError(f"{name} must have dtype {dtype}, got {form.dtype}")
+    size = _native.output_size(input.shape[2:], spec)
     if any(points < 0 for points in size):
         raise ValueError(
             f"kernel_size must fit the padded input, got {tuple(spec.kernel_size)} for an input of "
             f"{tuple(input.shape[2:])} with padding {tuple(spec.padding)}"
         )
-    return [input.shape[0], weight.shape[0], *size]
+    return (input.shape[0], weight.shape[0], *size)
+
+
+#: A layer is called with the same few shapes over and over.
+_remembered_output_shape = functools.lru_cache(maxsize=1024)(_output_shape)
 
 
 def _empty(input: Tensor, shape: Sequence[int]) -> Tensor:
@@ -126,7 +155,7 @@ def _layer(
     input: Tensor, weight: Tensor, P: Tensor, SIG: Tensor | None, bias: Tensor | None, *rest: Any
 ) -> tuple[Tensor, Tensor]:
     *numbers, saves = rest
-    spec = Spec(*numbers)
+    spec = _spec(numbers)
     shape = _check(input, weight, P, SIG, bias, spec)
     problem = _problem((input, weight, P, SIG, spec), saves, shape)
     output, saved = _empty(input, shape), problem.new_saved()
@@ -137,7 +166,7 @@ def _layer(
 def _layer_fake(
     input: Tensor, weight: Tensor, P: Tensor, SIG: Tensor | None, bias: Tensor | None, *rest: Any
 ) -> tuple[Tensor, Tensor]:
-    spec = Spec(*rest[:-1])
+    spec = _spec(rest[:-1])
     shape = _check(input, weight, P, SIG, bias, spec)
     # How much the library saves is its own affair.
     size = torch.library.get_ctx().new_dynamic_size()
@@ -180,7 +209,7 @@ def _layer_backward(
     *rest: Any,
 ) -> tuple[Tensor, ...]:
     *numbers, saves, mask = rest
-    spec = Spec(*numbers)
+    spec = _spec(numbers)
     shape = _check_backward(grad_output, input, weight, P, SIG, spec)
     problem = _problem((input, weight, P, SIG, spec), saves, shape)
     expected = problem.saved_bytes()
@@ -207,7 +236,7 @@ def _layer_backward_fake(
     *rest: Any,
 ) -> tuple[Tensor, ...]:
     *numbers, _, mask = rest
-    _check_backward(grad_output, input, weight, P, SIG, Spec(*numbers))
+    _check_backward(grad_output, input, weight, P, SIG, _spec(numbers))
     return tuple(_new_grads((input, weight, P, SIG), weight, mask))
 
 
@@ -233,7 +262,7 @@ def _separately(
 ) -> Tensor:
     """The output by ``construct_kernel`` and ``direct_conv``."""
     *numbers, saves = rest
-    spec = Spec(*numbers)
+    spec = _spec(numbers)
     rows = _rows(P, SIG, spec)
     grid = (spec.dilated_kernel_size, spec.version, spec.sigma_min)
     shape = _kernel_shape(input, weight, spec)
@@ -300,7 +329,7 @@ def _backward(ctx: Any, grad_output: Tensor | None, _: Any) -> tuple[Tensor | No
     # A gradient that the forward pass did not know of, or whose own gradient is wanted.
     unsaved = (mask[0] and not ctx.saves[0]) or (any(mask[1:4]) and not ctx.saves[1])
     if unsaved or torch.is_grad_enabled():
-        grads = _gradients(grad_output, input, weight, P, SIG, Spec(*ctx.numbers), mask)
+        grads = _gradients(grad_output, input, weight, P, SIG, _spec(ctx.numbers), mask)
         return (*grads, *nothing)
     call = layer_backward if _is_watched(input.device) else _layer_backward
     results = call(grad_output, *tensors, saved, *ctx.numbers, ctx.saves, mask)
@@ -319,7 +348,7 @@ def _double_backward(ctx: Any, *grad_grads: Tensor | None) -> tuple[Tensor | Non
     grad_output, input, weight, P, SIG = tensors = ctx.saved_tensors
     places = [i for i, needed in enumerate(ctx.needs_input_grad[:_TENSORS]) if needed]
     with torch.enable_grad():
-        spec = Spec(*ctx.numbers)
+        spec = _spec(ctx.numbers)
         grads = _gradients(grad_output, input, weight, P, SIG, spec, ctx.mask)
         pairs = [
             (grad, grad_grad)
