@@ -30,6 +30,7 @@ from types import ModuleType
 from typing import Any
 
 import harness
+import machine
 import torch
 from harness import PASSES, Row
 from torch import Tensor
@@ -156,7 +157,7 @@ def memory_step(
     """A step for :mod:`peak_memory`: of our module, or of that in the folder ``upstream``."""
     case = Case.parse(spec)
     case = replace(case, out_channels=case.out_channels * scale)
-    modules = harness.load_upstream(Path(upstream)) if upstream else DCLS
+    modules = machine.load_upstream(Path(upstream)) if upstream else DCLS
     problem = Problem.random(case, version, device)
     return make_step(make_module(modules, case, version), problem, which)
 
@@ -184,7 +185,7 @@ def measure(case: Case, version: str, options: argparse.Namespace) -> list[Row]:
         ),
     }
     if options.upstream is not None:
-        builds[UPSTREAM] = make_module(harness.load_upstream(options.upstream), case, version)
+        builds[UPSTREAM] = make_module(machine.load_upstream(options.upstream), case, version)
         check_agreement(builds[MODULE], builds[UPSTREAM], problem)
     buffer = torch.empty(case.kernel_shape, device=options.device)
     rows = []

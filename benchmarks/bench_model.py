@@ -35,6 +35,7 @@ from typing import Any
 
 import conv_cases
 import harness
+import machine
 import torch
 import torch.nn.functional as F
 from conv_cases import AGREEMENT, CONV, DCLS_LAYER, DTYPES, PLAIN, UPSTREAM, Case
@@ -144,7 +145,7 @@ def make_depthwise(size: Size, kind: str, method: str, upstream: str) -> list[nn
             if method == UPSTREAM:
                 state = layer.state_dict()
                 with torch.random.fork_rng([]):  # the next layer draws what it would without
-                    layer = conv_cases.make_layer(harness.load_upstream(Path(upstream)), case)
+                    layer = conv_cases.make_layer(machine.load_upstream(Path(upstream)), case)
                 layer.load_state_dict(state)
             elif method == CONV:
                 layer.method = CONV

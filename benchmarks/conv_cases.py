@@ -20,6 +20,7 @@ from types import ModuleType
 from typing import Any
 
 import harness
+import machine
 import torch
 from harness import PASSES, UNIFORM
 from torch import Tensor, nn
@@ -192,7 +193,7 @@ def make_layers(
                 groups=case.groups,
             ).to(device, DTYPES[dtype])
         elif method == UPSTREAM:
-            layer = make_layer(harness.load_upstream(Path(upstream)), case)
+            layer = make_layer(machine.load_upstream(Path(upstream)), case)
             layer.to(device, DTYPES[dtype]).load_state_dict(first.state_dict())
         else:
             layer = copy.deepcopy(first)

@@ -22,25 +22,20 @@ from __future__ import annotations
 import argparse
 import datetime as dt
 import gc
-import importlib.metadata
-import importlib.util
 import inspect
 import json
 import math
-import os
-import platform
 import shlex
 import statistics
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple, TypeVar
 
-import checkout
 import peak_memory
 import torch
+from machine import UPSTREAM_FILE, machine_facts, upstream_version
 from tabulate import tabulate
 from torch import Tensor
 from torch.utils.benchmark import Timer
@@ -59,7 +54,6 @@ PASSES = ("forward", "forward+backward")
 POSITIONS = INITIAL, UNIFORM = ("initial", "uniform")
 
 _SLOW_SECONDS = 0.5
-_UPSTREAM_FILE = Path("DCLS", "construct", "modules.py")
 
 # ---------------------------------------------------------------------------------------- options
 
@@ -116,9 +110,9 @@ def apply_options(parser: argparse.ArgumentParser, options: argparse.Namespace) 
             parser.error("argument --device: torch finds no CUDA device")
         if not status["available"]:
             parser.error(f"argument --device: DCLS has no CUDA here: {status['reason']}")
-    if options.upstream is not None and not (options.upstream / _UPSTREAM_FILE).is_file():
+    if options.upstream is not None and not (options.upstream / UPSTREAM_FILE).is_file():
         parser.error(
-            f"argument --upstream: there is no {_UPSTREAM_FILE} in {options.upstream}; fill it by "
+            f"argument --upstream: there is no {UPSTREAM_FILE} in {options.upstream}; fill it by "
             f"pip install --target {options.upstream} --no-deps dcls==0.1.1"
         )
     if options.json is not None:
@@ -276,58 +270,7 @@ def chosen_method(
     ).method
 
 
-def load_upstream(folder: Path) -> ModuleType:
-    """Loads the construct modules of another DCLS beside ours, under another name."""
-    spec = importlib.util.spec_from_file_location("upstream_dcls", folder / _UPSTREAM_FILE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def upstream_version(folder: Path) -> str:
-    """The version that pip noted in a folder; "of unknown version" where it noted none."""
-    for found in importlib.metadata.distributions(name="dcls", path=[str(folder)]):
-        return found.version
-    return "of unknown version"
-
-
 # ---------------------------------------------------------------------------------------- results
-
-
-def _cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def machine_facts(device: str) -> dict[str, Any]:
-    """What the numbers depend on, as JSON can hold it."""
-    facts = info.collect()
-    found: dict[str, Any] = {
-        "cpu": _cpu_model(),
-        "cpus": facts["threads"]["cpus"],
-        "threads": torch.get_num_threads(),
-        "load_average": [round(value, 2) for value in os.getloadavg()],
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": facts["python"],
-        "torch": facts["torch"]["version"],
-        "dcls": {"version": facts["dcls"]["version"], **checkout.commit()},
-        "compiler": facts["native"]["compiler"],
-        "simd": facts["native"]["simd"],
-    }
-    if device == "cuda":
-        found["gpu"] = torch.cuda.get_device_name()
-        found["driver"] = facts["cuda"]["driver"]
-        found["cuda_toolkit"] = facts["native"]["cuda_toolkit"]
-        found["cuda_of_torch"] = facts["torch"]["cuda"]
-        backends = torch.backends
-        found["tf32"] = backends.cudnn.allow_tf32 or backends.cuda.matmul.allow_tf32
-    return found
 
 
 def report(

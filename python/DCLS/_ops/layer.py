@@ -6,18 +6,18 @@ beyond the first, forward mode and torch.func's transforms take that road.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from DCLS._checks import check_device, check_dtype, check_like, check_version, check_widths
+from DCLS._checks import check_like
 from DCLS._native import layer as _native
 from DCLS._native.dense import memory_format
 from DCLS._native.layer import Spec
+from DCLS._ops._layer_checks import check_layer, make_spec
 from DCLS._ops._library import library, register
 from DCLS._ops._rows import to_kernel_axes, to_position_rows
 from DCLS._ops._transforms import register_autocast
@@ -48,96 +48,6 @@ library.define(
 _TENSORS = 5
 
 
-# ------------------------------------------------------------------------------------------ checks
-
-
-def _spec(numbers: Sequence[Any]) -> Spec:
-    values: list[Any] = [tuple(n) if isinstance(n, (list, tuple)) else n for n in numbers]
-    return Spec(*values)
-
-
-class _Form(NamedTuple):
-    """Shape and dtype of a tensor: what the checks look at, so that they can be remembered."""
-
-    shape: torch.Size
-    dtype: torch.dtype
-
-
-def _form(tensor: Tensor | None) -> _Form | None:
-    return None if tensor is None else _Form(tensor.shape, tensor.dtype)
-
-
-def _check(
-    input: Tensor, weight: Tensor, P: Tensor, SIG: Tensor | None, bias: Tensor | None, spec: Spec
-) -> list[int]:
-    """Checks what the native library cannot see; returns the shape of the output."""
-    check_dtype("input", input)
-    check_dtype("weight", weight)
-    device = input.device
-    for name, tensor in (("weight", weight), ("P", P), ("SIG", SIG), ("bias", bias)):
-        if tensor is not None and tensor.device != device:
-            check_device(name, tensor, "input", input)
-    forms = (_form(input), _form(weight), _form(P), _form(SIG), _form(bias))
-    # Symbols, which stand for sizes while torch compiles, are not remembered.
-    known = all(type(length) is int for length in (*input.shape, *weight.shape))
-    function = _remembered_output_shape if known else _output_shape
-    return list(function(*forms, spec))  # type: ignore[arg-type]
-
-
-def _output_shape(
-    input: _Form, weight: _Form, P: _Form, SIG: _Form | None, bias: _Form | None, spec: Spec
-) -> tuple[int, ...]:
-    """Checks shapes, dtypes and numbers; returns the shape of the output."""
-    check_version(spec.version)
-    check_widths(SIG, spec.version, spec.sigma_min)
-    ndim, learnable = len(input.shape) - 2, len(spec.dilated_kernel_size)
-    if not 1 <= ndim <= 3:
-        raise ValueError(
-            f"input must have shape (N, I, *spatial) with 1 to 3 axes, got {tuple(input.shape)}"
-        )
-    for name in ("kernel_size", "stride", "padding"):
-        if len(getattr(spec, name)) != ndim:
-            raise ValueError(f"{name} must have {ndim} entries, got {tuple(getattr(spec, name))}")
-    if sorted(spec.axis_order) != list(range(learnable)):
-        raise ValueError(
-            f"axis_order must be a permutation of the {learnable} learnable axes, "
-            f"got {tuple(spec.axis_order)}"
-        )
-    if len(weight.shape) < 3 or input.shape[1] != weight.shape[1] * spec.groups:
-        raise ValueError(
-            f"input must have {spec.groups} groups of as many channels as weight has in its second "
-            f"axis, got input {tuple(input.shape)} and weight {tuple(weight.shape)}"
-        )
-    if input.dtype != weight.dtype and (
-        weight.dtype != torch.float32 or input.dtype not in (torch.float16, torch.bfloat16)
-    ):
-        raise TypeError(
-            "weight must have the dtype of input, or float32 where that has 16 bits, "
-            f"got {weight.dtype} for {input.dtype}"
-        )
-    shapes = {
-        "P": (P, (learnable, *weight.shape), weight.dtype),
-        "SIG": (SIG, (learnable, *weight.shape), weight.dtype),
-        "bias": (bias, (weight.shape[0],), input.dtype),
-    }
-    for name, (form, shape, dtype) in shapes.items():
-        if form is not None and tuple(form.shape) != shape:
-            raise ValueError(f"{name} must have shape {shape}, got {tuple(form.shape)}")
-        if form is not None and form.dtype != dtype:
-            raise TypeError(f"{name} must have dtype {dtype}, got {form.dtype}")
-    size = _native.output_size(input.shape[2:], spec)
-    if any(points < 0 for points in size):
-        raise ValueError(
-            f"kernel_size must fit the padded input, got {tuple(spec.kernel_size)} for an input of "
-            f"{tuple(input.shape[2:])} with padding {tuple(spec.padding)}"
-        )
-    return (input.shape[0], weight.shape[0], *size)
-
-
-#: A layer is called with the same few shapes over and over.
-_remembered_output_shape = functools.lru_cache(maxsize=1024)(_output_shape)
-
-
 def _empty(input: Tensor, shape: Sequence[int]) -> Tensor:
     layout = memory_format(input)
     return torch.empty(shape, dtype=input.dtype, device=input.device, memory_format=layout)
@@ -146,18 +56,13 @@ def _empty(input: Tensor, shape: Sequence[int]) -> Tensor:
 # ---------------------------------------------------------------------------------- kernels, fakes
 
 
-def _problem(args: Sequence[Any], saves: Sequence[bool], shape: Sequence[int]) -> _native.Layer:
-    input, weight, P, SIG, spec = args
-    return _native.Layer(input, weight, P, SIG, shape[2:], spec, saves[0], saves[1])
-
-
 def _layer(
     input: Tensor, weight: Tensor, P: Tensor, SIG: Tensor | None, bias: Tensor | None, *rest: Any
 ) -> tuple[Tensor, Tensor]:
     *numbers, saves = rest
-    spec = _spec(numbers)
-    shape = _check(input, weight, P, SIG, bias, spec)
-    problem = _problem((input, weight, P, SIG, spec), saves, shape)
+    spec = make_spec(numbers)
+    shape = check_layer(input, weight, P, SIG, bias, spec)
+    problem = _native.Layer(input, weight, P, SIG, shape[2:], spec, *saves)
     output, saved = _empty(input, shape), problem.new_saved()
     problem.forward(bias, output, saved)
     return output, saved
@@ -166,8 +71,8 @@ def _layer(
 def _layer_fake(
     input: Tensor, weight: Tensor, P: Tensor, SIG: Tensor | None, bias: Tensor | None, *rest: Any
 ) -> tuple[Tensor, Tensor]:
-    spec = _spec(rest[:-1])
-    shape = _check(input, weight, P, SIG, bias, spec)
+    spec = make_spec(rest[:-1])
+    shape = check_layer(input, weight, P, SIG, bias, spec, symbolic=True)
     # How much the library saves is its own affair.
     size = torch.library.get_ctx().new_dynamic_size()
     return _empty(input, shape), input.new_empty(size, dtype=torch.uint8)
@@ -192,7 +97,7 @@ def _new_grads(
 def _check_backward(
     grad_output: Tensor, input: Tensor, weight: Tensor, P: Tensor, SIG: Tensor | None, spec: Spec
 ) -> list[int]:
-    shape = _check(input, weight, P, SIG, None, spec)
+    shape = check_layer(input, weight, P, SIG, None, spec)
     check_like("grad_output", grad_output, "input", input)
     if list(grad_output.shape) != shape:
         raise ValueError(f"grad_output must have shape {shape}, got {list(grad_output.shape)}")
@@ -209,9 +114,9 @@ def _layer_backward(
     *rest: Any,
 ) -> tuple[Tensor, ...]:
     *numbers, saves, mask = rest
-    spec = _spec(numbers)
+    spec = make_spec(numbers)
     shape = _check_backward(grad_output, input, weight, P, SIG, spec)
-    problem = _problem((input, weight, P, SIG, spec), saves, shape)
+    problem = _native.Layer(input, weight, P, SIG, shape[2:], spec, *saves)
     expected = problem.saved_bytes()
     if saved.dtype != torch.uint8 or saved.numel() != expected or not saved.is_contiguous():
         raise ValueError(
@@ -236,7 +141,7 @@ def _layer_backward_fake(
     *rest: Any,
 ) -> tuple[Tensor, ...]:
     *numbers, _, mask = rest
-    _check_backward(grad_output, input, weight, P, SIG, _spec(numbers))
+    _check_backward(grad_output, input, weight, P, SIG, make_spec(numbers))
     return tuple(_new_grads((input, weight, P, SIG), weight, mask))
 
 
@@ -262,7 +167,7 @@ def _separately(
 ) -> Tensor:
     """The output by ``construct_kernel`` and ``direct_conv``."""
     *numbers, saves = rest
-    spec = _spec(numbers)
+    spec = make_spec(numbers)
     rows = _rows(P, SIG, spec)
     grid = (spec.dilated_kernel_size, spec.version, spec.sigma_min)
     shape = _kernel_shape(input, weight, spec)
@@ -329,7 +234,7 @@ def _backward(ctx: Any, grad_output: Tensor | None, _: Any) -> tuple[Tensor | No
     # A gradient that the forward pass did not know of, or whose own gradient is wanted.
     unsaved = (mask[0] and not ctx.saves[0]) or (any(mask[1:4]) and not ctx.saves[1])
     if unsaved or torch.is_grad_enabled():
-        grads = _gradients(grad_output, input, weight, P, SIG, _spec(ctx.numbers), mask)
+        grads = _gradients(grad_output, input, weight, P, SIG, make_spec(ctx.numbers), mask)
         return (*grads, *nothing)
     call = layer_backward if _is_watched(input.device) else _layer_backward
     results = call(grad_output, *tensors, saved, *ctx.numbers, ctx.saves, mask)
@@ -348,7 +253,7 @@ def _double_backward(ctx: Any, *grad_grads: Tensor | None) -> tuple[Tensor | Non
     grad_output, input, weight, P, SIG = tensors = ctx.saved_tensors
     places = [i for i, needed in enumerate(ctx.needs_input_grad[:_TENSORS]) if needed]
     with torch.enable_grad():
-        spec = _spec(ctx.numbers)
+        spec = make_spec(ctx.numbers)
         grads = _gradients(grad_output, input, weight, P, SIG, spec, ctx.mask)
         pairs = [
             (grad, grad_grad)
