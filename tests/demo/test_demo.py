@@ -37,7 +37,7 @@ def some_digits(count: int, held_out: int = 40, dtype: torch.dtype = torch.float
 
 
 @pytest.fixture(scope="module")
-def outcomes() -> list[train.Outcome]:
+def outcomes() -> list[model.Outcome]:
     """Both networks after a short training on few digits."""
     settings = Settings(epochs=4, batch_size=4, version="gauss", quiet=True)
     return train.compare(some_digits(160, held_out=100), settings)
@@ -148,7 +148,7 @@ def test_schedule_warms_up_and_then_falls_to_zero(steps: int, warm_up: int) -> N
     assert math.isclose(factors[steps], 0, abs_tol=1e-12)
 
 
-def test_both_networks_learn(outcomes: list[train.Outcome]) -> None:
+def test_both_networks_learn(outcomes: list[model.Outcome]) -> None:
     for outcome in outcomes:
         losses = [epoch.loss for epoch in outcome.epochs]
         assert losses[0] > 1.8, outcome.name
@@ -158,7 +158,7 @@ def test_both_networks_learn(outcomes: list[train.Outcome]) -> None:
     assert outcomes[0].accuracy > 0.7
 
 
-def test_positions_move_and_stay_in_the_kernel(outcomes: list[train.Outcome]) -> None:
+def test_positions_move_and_stay_in_the_kernel(outcomes: list[model.Outcome]) -> None:
     for start, end in zip(
         outcomes[0].initial.depthwise_layers(),
         outcomes[0].network.depthwise_layers(),
@@ -275,7 +275,7 @@ def test_two_processes_train_the_same_networks_as_one_and_speak_once(tmp_path: P
 # The report
 
 
-def test_table_tells_the_truth(outcomes: list[train.Outcome]) -> None:
+def test_table_tells_the_truth(outcomes: list[model.Outcome]) -> None:
     head, rule, *rows = train.table(outcomes).splitlines()
     assert head.split("   ")[0].strip() == "network"
     assert set(rule) == {"-", " "}
@@ -302,7 +302,7 @@ def test_picture_marks_the_elements_where_the_kernel_has_them(version: str) -> N
         assert [index - 4 for index in peak] == at[channel, 0].tolist()
 
 
-def test_distances_are_those_between_start_and_end(outcomes: list[train.Outcome]) -> None:
+def test_distances_are_those_between_start_and_end(outcomes: list[model.Outcome]) -> None:
     start = outcomes[0].initial.depthwise_layers()[1].P.detach().double()
     end = outcomes[0].network.depthwise_layers()[1].P.detach().double()
     expected = (end - start).square().sum(0).sqrt().flatten().numpy()
@@ -310,7 +310,7 @@ def test_distances_are_those_between_start_and_end(outcomes: list[train.Outcome]
 
 
 def test_picture_is_a_png_with_something_in_every_part(
-    outcomes: list[train.Outcome], tmp_path: Path
+    outcomes: list[model.Outcome], tmp_path: Path
 ) -> None:
     picture.save(outcomes, Settings(epochs=4, output=tmp_path / "both.png"))
     picture.save(outcomes[:1], Settings(epochs=4, output=tmp_path / "ours.png"))
@@ -330,7 +330,7 @@ def test_picture_is_a_png_with_something_in_every_part(
 
 @pytest.mark.parametrize(("suffix", "start"), [(".pdf", b"%PDF"), (".svg", b"<?xml")])
 def test_picture_can_be_drawn_in_other_formats(
-    outcomes: list[train.Outcome], tmp_path: Path, suffix: str, start: bytes
+    outcomes: list[model.Outcome], tmp_path: Path, suffix: str, start: bytes
 ) -> None:
     path = tmp_path / f"picture{suffix}"
     picture.save(outcomes, Settings(epochs=4, output=path))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -120,3 +121,36 @@ def plain_network(settings: Settings) -> DigitsNet:
 def count_parameters(network: nn.Module) -> int:
     """Number of learnable numbers in ``network``."""
     return sum(p.numel() for p in network.parameters() if p.requires_grad)
+
+
+class Epoch(NamedTuple):
+    """What an epoch came to: mean training loss, test accuracy in [0, 1], training seconds."""
+
+    loss: float
+    accuracy: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A trained network, on the CPU, with its initial state and what its epochs came to."""
+
+    name: str
+    initial: DigitsNet
+    network: DigitsNet
+    epochs: list[Epoch]
+
+    @property
+    def parameters(self) -> int:
+        """Number of learnable numbers."""
+        return count_parameters(self.network)
+
+    @property
+    def accuracy(self) -> float:
+        """Test accuracy after the last epoch, in [0, 1]."""
+        return self.epochs[-1].accuracy
+
+    @property
+    def seconds(self) -> float:
+        """Mean training time of an epoch in seconds."""
+        return sum(epoch.seconds for epoch in self.epochs) / len(self.epochs)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,12 +12,9 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from DCLS import Dcls2d
-from DCLS.demo.model import DEPTH
+from DCLS.demo.model import DEPTH, Outcome
 from DCLS.demo.settings import Settings
 from DCLS.nn.axes import axis_order, to_kernel_axes
-
-if TYPE_CHECKING:
-    from DCLS.demo.train import Outcome
 
 Array = NDArray[np.float64]
 

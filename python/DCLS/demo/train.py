@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -27,7 +26,7 @@ from tqdm import tqdm
 
 from DCLS import Dcls2d
 from DCLS.demo import picture
-from DCLS.demo.model import DigitsNet, count_parameters, dcls_network, plain_network
+from DCLS.demo.model import DigitsNet, Epoch, Outcome, count_parameters, dcls_network, plain_network
 from DCLS.demo.settings import DTYPES, Settings
 
 WEIGHT_DECAY = 0.05
@@ -46,39 +45,6 @@ class Digits(NamedTuple):
     train_labels: Tensor
     test_images: Tensor
     test_labels: Tensor
-
-
-class Epoch(NamedTuple):
-    """What an epoch came to: mean training loss, test accuracy in [0, 1], training seconds."""
-
-    loss: float
-    accuracy: float
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """A trained network, on the CPU, with its initial state and what its epochs came to."""
-
-    name: str
-    initial: DigitsNet
-    network: DigitsNet
-    epochs: list[Epoch]
-
-    @property
-    def parameters(self) -> int:
-        """Number of learnable numbers."""
-        return count_parameters(self.network)
-
-    @property
-    def accuracy(self) -> float:
-        """Test accuracy after the last epoch, in [0, 1]."""
-        return self.epochs[-1].accuracy
-
-    @property
-    def seconds(self) -> float:
-        """Mean training time of an epoch in seconds."""
-        return sum(epoch.seconds for epoch in self.epochs) / len(self.epochs)
 
 
 def load(device: torch.device, dtype: torch.dtype) -> Digits:
