@@ -160,6 +160,16 @@ def test_im2col_layers_explain_themselves() -> None:
         Dcls1d(1, 1, 1).explain([1.0])
 
 
+def test_explain_knows_nothing_of_a_foreign_builder() -> None:
+    """All cells count, as for the kernel that it builds."""
+    module = Dcls1d(32, 32, 1, dilated_kernel_size=25, version="v1")
+    x = torch.randn(1, 32, 40)
+    assert module.explain(x).method == "direct"
+    module.DCK = nn.Identity()
+    assert module.explain(x).method == "conv"
+    assert "25 of them not zero" in module.explain(x).reason
+
+
 def test_a_known_width_counts() -> None:
     """A schedule starts with gaussians that fill the kernel: torch multiplies matrices faster."""
     module = Dcls1d(128, 128, 1, dilated_kernel_size=25)

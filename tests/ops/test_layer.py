@@ -233,6 +233,26 @@ def _with_hook(module: Any) -> None:
     module.DCK.register_forward_hook(lambda _m, _i, kernel: kernel * 2)
 
 
+def test_hooks_of_all_modules_see_the_builder() -> None:
+    module = Dcls2d(2, 2, 3, dilated_kernel_size=7, padding=3, groups=2, method="direct")
+    seen: list[str] = []
+    handle = nn.modules.module.register_module_forward_hook(
+        lambda m, _inputs, _output: seen.append(type(m).__name__)
+    )
+    try:
+        module(torch.randn(1, 2, 8, 8))
+    finally:
+        handle.remove()
+    assert seen == ["ConstructKernel2d", "Dcls2d"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_another_dtype_than_the_parameters_is_an_error(dtype: torch.dtype) -> None:
+    module = Dcls2d(2, 2, 3, dilated_kernel_size=7, groups=2, bias=False, method="direct")
+    with pytest.raises(TypeError, match="dtype"):
+        module(torch.randn(1, 2, 8, 8).to(dtype))
+
+
 def _parametrized(module: Any) -> None:
     class Half(nn.Module):
         def forward(self, P: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn import Parameter
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.module import _has_any_global_hook
 
 from DCLS._checks import resolve_sigma_min
 from DCLS._native.dense import is_channels_last
@@ -106,7 +107,8 @@ class _DclsModule(_DclsParameters):
     ) -> Choice:
         """Chooses how to convolve ``x``, which is padded.
 
-        ``kernel`` is that of a ``DCK`` that is not ours, of which nothing is known beforehand.
+        ``kernel`` is that of a ``DCK`` that is not ours: all of its cells count. None if it has not
+        been built.
         """
         if self.method != "auto":
             return Choice(self.method, f"the layer's method is {self.method!r}", "asked")
@@ -117,12 +119,10 @@ class _DclsModule(_DclsParameters):
         dtype = convolution_dtype(x, weight if kernel is None else kernel)
         if dtype is None:
             return Choice("conv", "the dtypes of input and parameters differ", "default")
-        if kernel is not None:
-            size: tuple[int, ...] = tuple(kernel.shape[2:])
-            cells, tensors = math.prod(size), [kernel]
-        else:
-            size = self._whole_kernel_size()
-            assert isinstance(self.DCK, _ConstructKernel)
+        size = self._whole_kernel_size() if kernel is None else tuple(kernel.shape[2:])
+        tensors = [kernel] if kernel is not None else [t for t in (weight, P, SIG) if t is not None]
+        cells = math.prod(size)
+        if isinstance(self.DCK, _ConstructKernel):
             cells = expected_cells(
                 self.version,
                 self.kernel_count,
@@ -131,7 +131,6 @@ class _DclsModule(_DclsParameters):
                 self.DCK._sigma_min(self.version),
                 self.known_width,
             )
-            tensors = [weight, P] if SIG is None else [weight, P, SIG]
         return choose(
             input_shape=x.shape if x.ndim == ndim + 2 else (1, *x.shape),
             out_channels=self.out_channels,
@@ -192,7 +191,9 @@ class _DclsModule(_DclsParameters):
         """
         builder = self.DCK
         assert isinstance(builder, _ConstructKernel)
-        if is_tracing() or not builder.is_plain():
+        if is_tracing() or not builder.is_plain() or _has_any_global_hook():
+            return None
+        if convolution_dtype(x, weight) is None:
             return None
         if builder.dilated_kernel_size != self.dilated_kernel_size:
             return None
