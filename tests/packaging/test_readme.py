@@ -36,7 +36,7 @@ def test_there_is_code_for_each_dimension() -> None:
 def test_the_two_commands_stand_alone() -> None:
     assert blocks("sh") == [
         'pip install ".[demo]" && dcls demo\n',
-        'pip install ".[test]" && pytest\n',
+        'pip install ".[test]" && pytest -n auto\n',
     ]
 
 
