@@ -40,7 +40,7 @@ DENSITIES = (0.05, 0.25, 1.0)
 Sizes = dict[int, tuple[tuple[int, ...], tuple[tuple[int, tuple[int, ...]], ...]]]
 SIZES: Sizes = {
     1: ((3, 9, 25, 129), ((8, (128,)), (4, (2048,)))),
-    2: ((3, 5, 7, 9, 13, 17, 31), ((1, (8, 8)), (8, (14, 14)), (2, (56, 56)))),
+    2: ((3, 5, 7, 9, 13, 17, 31), ((8, (14, 14)), (2, (56, 56)))),
     3: ((3, 5, 9), ((1, (8, 16, 16)),)),
 }
 #: For larger dense kernels on the larger map, a training step of torch's takes over a minute.

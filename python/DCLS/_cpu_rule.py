@@ -122,6 +122,8 @@ TERMS: Final[tuple[Term, ...]] = (
     Term("small grouped planes, half of the cells", _PLANES, "few", (49, _ANY), 0.5,
          points=_NOT_LARGE),
     # Two or three axes, depthwise.
+    Term("few small depthwise planes", (2,), "one", (25, 121), points=_NOT_LARGE, values=FEW_VALUES,
+         measured="conv-rule-small-cpu"),
     Term("depthwise planes in training", _PLANES, "one", (25, _ANY), channels_last=False,
          training=True),
     Term("large depthwise planes in training, channels last", _PLANES, "one", (25, _ANY),
@@ -131,14 +133,6 @@ TERMS: Final[tuple[Term, ...]] = (
     # Inference is what torch's depthwise kernels are fast at.
     Term("depthwise planes, large kernel", _PLANES, "one", (225, _ANY), channels_last=False,
          training=False),
-    Term("few small depthwise planes", (2,), "one", (25, 121), points=_NOT_LARGE, values=FEW_VALUES,
-         channels_last=False, training=False),
-    Term("small depthwise planes, middle kernel", (2,), "one", (121, 225), points=_NOT_LARGE,
-         channels_last=False, training=False),
-    Term("small depthwise planes, some of the cells", (2,), "one", (25, 121), 0.65,
-         points=_NOT_LARGE, channels_last=False, training=False),
-    Term("depthwise planes of a middle size", (2,), "one", (25, 121), points=(SMALL_MAP, LARGE_MAP),
-         channels_last=False, training=False),
     Term("large depthwise planes", _PLANES, "one", (49, _ANY), points=_LARGE, channels_last=False,
          training=False),
     Term("depthwise planes, large kernel, channels last", _PLANES, "one", (225, _ANY), 0.5,
