@@ -152,7 +152,9 @@ def page(folder: Path) -> str:
     where = "Nothing has been measured yet."
     if cpu:
         machines = sorted({machine_text(report) for report in cpu.values()})
-        where = f"All times are in float32, on this machine: {' and '.join(machines)}."
+        where = f"All times are in float32, on this machine: {machines[0]}."
+        if len(machines) > 1:
+            where = "All times are in float32. Each section names the machine that measured it."
     if not gpu:
         where += " **Nothing has been measured on a GPU.**"
     lines = [HEAD.format(where="\n".join(paragraph(where)[:-1]))]
@@ -160,10 +162,14 @@ def page(folder: Path) -> str:
     for name, words in SECTIONS.items():
         lines += [f"## {titles[name]}", ""]
         if name in cpu:
+            if len(machines) > 1:
+                lines += [f"*{machine_text(cpu[name])}*", ""]
             lines += [*picture(name, titles[name]), *words(cpu[name])]
         else:
             lines += [NOT_MEASURED, ""]
         if name == "model" and "model-training" in cpu:
+            if len(machines) > 1:
+                lines += [f"*{machine_text(cpu['model-training'])}*", ""]
             lines += close_lines(cpu["model-training"])
     lines += ["## The results and how they came about", ""]
     lines += ["Each file has a line for each row of results.", ""] if cpu else [NOT_MEASURED, ""]
