@@ -51,6 +51,14 @@ CUDA_SIZES: Sizes = {
     2: ((3, 7, 17, 31), ((128, (14, 14)), (64, (56, 56)))),
     3: ((3, 5, 9), ((16, (8, 16, 16)),)),
 }
+#: Layers of few values, which cost what their calls cost.
+FEW = (
+    "1x64x8x8:5x5:1:v1 1x64x8x8:5x5:6:v1 1x64x8x8:7x7:3:v1 "
+    "1x64x8x8:7x7:12:v1 1x64x8x8:9x9:5:v1 1x64x8x8:9x9:20:v1 "
+    "1x64x8x8:5x5:4:gauss 1x64x8x8:7x7:6:gauss 1x64x8x8:9x9:9:gauss "
+    "1x96x12x12:5x5:6:v1 1x96x12x12:9x9:20:v1 1x96x12x12:9x9:9:gauss "
+    "1x32x8x8:9x9:9:gauss 1x256x8x8:9x9:9:gauss"
+)
 QUICK_SIZES: Sizes = {
     1: ((9,), ((1, (32,)),)),
     2: ((3, 7), ((1, (9, 9)),)),
@@ -159,7 +167,8 @@ def main() -> int:
     options = parser.parse_args()
     harness.apply_options(parser, options)
     options.min_seconds /= 2  # there are many to time
-    cases = options.cases or grid(options.quick, options.axes, options.device)
+    few = [Case.parse(spec) for spec in FEW.split()] if options.few else []
+    cases = options.cases or few or grid(options.quick, options.axes, options.device)
     return harness.run(
         "rule",
         parser,
@@ -184,6 +193,7 @@ def make_parser() -> argparse.ArgumentParser:
         default=[1, 2, 3],
         help="of the layers of the grid (default: all)",
     )
+    parser.add_argument("--few", action="store_true", help="layers of few values, not the grid")
     return parser
 
 

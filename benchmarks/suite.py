@@ -93,7 +93,10 @@ BENCHMARKS = (
         "rule",
         "The choice of the method",
         "bench_rule.py",
-        {"conv-rule": ("--repeats", "3", "--slow-repeats", "1")},
+        {
+            "conv-rule": ("--repeats", "3", "--slow-repeats", "1"),
+            "conv-rule-small": ("--repeats", "5", "--few"),
+        },
         {f"{ndim}d": ("--axes", str(ndim)) for ndim in (2, 1, 3)},
         takes_upstream=False,
     ),
