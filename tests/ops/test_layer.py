@@ -10,6 +10,7 @@ import torch
 from layers import FORWARD, Layer, layer_id
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, vmap
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from DCLS import Dcls2d
@@ -165,6 +166,23 @@ def test_opcheck() -> None:
         (torch.ones_like(output), *args[:4], saved, *args[5:], [True] * 5),
         test_utils=checks,
     )
+
+
+def test_fakes_take_symbols_for_sizes() -> None:
+    """Both operators are traced with symbolic sizes, which no check may remember."""
+    args = small()
+    output, saved = torch.ops.dcls.layer(*args)
+
+    def both(x: Tensor, cotangent: Tensor) -> list[Tensor]:
+        forward, _ = torch.ops.dcls.layer(x, *args[1:])
+        given = (cotangent, x, *args[1:4], saved, *args[5:], [True] * 5)
+        return [forward, *torch.ops.dcls.layer_backward(*given)]
+
+    x, cotangent = args[0].detach(), torch.randn_like(output)
+    with torch.no_grad():
+        traced = make_fx(both, tracing_mode="symbolic", _allow_non_fake_inputs=True)(x, cotangent)
+        for got, expected in zip(traced(x, cotangent), both(x, cotangent), strict=True):
+            assert torch.equal(got, expected)
 
 
 @pytest.mark.parametrize("mask", [(0,), (1,), (2,), (3,), (4,), (0, 4), (1, 3), ()])

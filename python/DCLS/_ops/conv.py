@@ -114,7 +114,8 @@ def _check_backward(
         raise ValueError(f"grad_output must have shape {shape}, got {list(grad_output.shape)}")
 
 
-def _empty_output(input: Tensor, shape: Sequence[int]) -> Tensor:
+def empty_output(input: Tensor, shape: Sequence[int]) -> Tensor:
+    """Returns room for an output in the layout in which a convolution of ``input`` runs."""
     layout = _kernels.memory_format(input)
     return torch.empty(shape, dtype=input.dtype, device=input.device, memory_format=layout)
 
@@ -133,7 +134,7 @@ def _conv(
 def _conv_fake(
     input: Tensor, kernel: Tensor, bias: Tensor | None, support: Tensor | None, *geometry: Any
 ) -> Tensor:
-    return _empty_output(input, _check_conv(input, kernel, bias, support, *geometry))
+    return empty_output(input, _check_conv(input, kernel, bias, support, *geometry))
 
 
 def _conv_backward(
@@ -165,7 +166,7 @@ def _conv_backward_fake(
     *geometry, output_mask = rest
     _check_backward(grad_output, input, kernel, support, *geometry)
     return (
-        _empty_output(input, input.shape) if output_mask[0] else input.new_empty(0),
+        empty_output(input, input.shape) if output_mask[0] else input.new_empty(0),
         kernel.new_empty(kernel.shape if output_mask[1] else 0),
         kernel.new_empty(kernel.shape[:1] if output_mask[2] else 0),
     )

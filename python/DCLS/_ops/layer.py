@@ -15,7 +15,6 @@ from torch.autograd import forward_ad
 
 from DCLS._checks import check_like
 from DCLS._native import layer as _native
-from DCLS._native.dense import memory_format
 from DCLS._native.layer import Spec
 from DCLS._ops._layer_checks import check_layer, make_spec
 from DCLS._ops._library import library, register
@@ -26,7 +25,7 @@ from DCLS._ops.construct import (
     construct_kernel_backward,
     construct_support,
 )
-from DCLS._ops.conv import direct_conv, direct_conv_backward
+from DCLS._ops.conv import direct_conv, direct_conv_backward, empty_output
 
 __all__ = ["layer", "layer_backward"]
 
@@ -48,11 +47,6 @@ library.define(
 _TENSORS = 5
 
 
-def _empty(input: Tensor, shape: Sequence[int]) -> Tensor:
-    layout = memory_format(input)
-    return torch.empty(shape, dtype=input.dtype, device=input.device, memory_format=layout)
-
-
 # ---------------------------------------------------------------------------------- kernels, fakes
 
 
@@ -63,7 +57,7 @@ def _layer(
     spec = make_spec(numbers)
     shape = check_layer(input, weight, P, SIG, bias, spec)
     problem = _native.Layer(input, weight, P, SIG, shape[2:], spec, *saves)
-    output, saved = _empty(input, shape), problem.new_saved()
+    output, saved = empty_output(input, shape), problem.new_saved()
     problem.forward(bias, output, saved)
     return output, saved
 
@@ -75,7 +69,7 @@ def _layer_fake(
     shape = check_layer(input, weight, P, SIG, bias, spec, symbolic=True)
     # How much the library saves is its own affair.
     size = torch.library.get_ctx().new_dynamic_size()
-    return _empty(input, shape), input.new_empty(size, dtype=torch.uint8)
+    return empty_output(input, shape), input.new_empty(size, dtype=torch.uint8)
 
 
 def _new_grads(
@@ -84,7 +78,7 @@ def _new_grads(
     """Makes room for the gradients; those that ``mask`` does not want are empty."""
     input, *elements = tensors
     assert input is not None
-    grads = [_empty(input, input.shape) if mask[0] else input.new_empty(0)]
+    grads = [empty_output(input, input.shape) if mask[0] else input.new_empty(0)]
     for tensor, wanted in zip(elements, mask[1:4], strict=True):
         some = elements[0] if tensor is None else tensor
         assert some is not None
@@ -95,9 +89,15 @@ def _new_grads(
 
 
 def _check_backward(
-    grad_output: Tensor, input: Tensor, weight: Tensor, P: Tensor, SIG: Tensor | None, spec: Spec
+    grad_output: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    P: Tensor,
+    SIG: Tensor | None,
+    spec: Spec,
+    symbolic: bool = False,
 ) -> list[int]:
-    shape = check_layer(input, weight, P, SIG, None, spec)
+    shape = check_layer(input, weight, P, SIG, None, spec, symbolic)
     check_like("grad_output", grad_output, "input", input)
     if list(grad_output.shape) != shape:
         raise ValueError(f"grad_output must have shape {shape}, got {list(grad_output.shape)}")
@@ -141,7 +141,7 @@ def _layer_backward_fake(
     *rest: Any,
 ) -> tuple[Tensor, ...]:
     *numbers, _, mask = rest
-    _check_backward(grad_output, input, weight, P, SIG, make_spec(numbers))
+    _check_backward(grad_output, input, weight, P, SIG, make_spec(numbers), symbolic=True)
     return tuple(_new_grads((input, weight, P, SIG), weight, mask))
 
 
