@@ -156,7 +156,7 @@ def make_depthwise(size: Size, kind: str, method: str, upstream: str) -> list[nn
 def make_model(
     size: Size, kind: str, method: str, layout: str, device: str, upstream: str
 ) -> ConvNeXt:
-    """Returns a model, equal but for the depthwise layers to all others."""
+    """Returns a model. All models are equal, except for the depthwise layers."""
     layers = make_depthwise(size, kind, method, upstream)
     torch.manual_seed(1)
     model = ConvNeXt(size, layers, layout).to(device)

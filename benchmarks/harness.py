@@ -8,7 +8,7 @@ garbage collector out. No cache is flushed between calls, neither a CPU's nor a 
 
 A step of more than half a second is slow: the option ``--slow-repeats`` ends its part after so many
 rounds. A peer that takes a hundred times longer then does not take a hundred times the run. Its
-ratios are those of the rounds that it was in.
+ratios come from the rounds that it took part in.
 
 Float32 means float32: TF32, which cuDNN would use on GPUs that have it, is off.
 

@@ -3,8 +3,8 @@
     python docs/make_performance.py           # writes the page
     python docs/make_performance.py --check   # exit status 1 if page or pictures are not current
 
-Every number of the page comes out of such a file: ``benchmarks/suite.py`` writes those of the CPU,
-``scripts/gpu_check.sh`` those of a GPU. ``docs/draw_performance.py`` draws the pictures.
+Every number of the page comes out of such a file. ``benchmarks/suite.py`` writes the files for the
+CPU, ``scripts/gpu_check.sh`` the files for a GPU. ``docs/draw_performance.py`` draws the pictures.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tensors to addresses: the only place where pointers and streams leave torch."""
+"""Tensors to addresses for the dense kernel and the direct convolution; the others build on it."""
 
 from __future__ import annotations
 

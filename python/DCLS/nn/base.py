@@ -61,7 +61,7 @@ class _DclsModule(_DclsParameters):
         return None if support is None else self._shape_kernel(support)
 
     def explain(self, input: Tensor) -> Choice:
-        """Says which way the layer would convolve ``input`` now, and why; computes nothing.
+        """Says which way the layer would convolve ``input`` now, and why. It builds no kernel.
 
         Gradient mode, autocast, the parameters' ``requires_grad`` and the input's layout count as
         they are at the call.
