@@ -85,6 +85,14 @@ class _DclsModule(_DclsParameters):
         # A list: torch.compile cannot take a generator here.
         return any([tensor.requires_grad for tensor in tensors])  # noqa: C419
 
+    def _trains(self, tensors: Sequence[Tensor]) -> bool:
+        """Whether a gradient of the tensors is wanted.
+
+        A trace serves both gradient modes, so that the present one does not count.
+        """
+        traces = not torch.compiler.is_compiling() and torch._C._get_tracing_state() is not None
+        return (torch.is_grad_enabled() or traces) and self._any_requires_grad(tensors)
+
     def _pad(self, input: Tensor) -> tuple[Tensor, tuple[int, ...] | str]:
         """Pads as ``padding_mode`` says; returns the padding that is left, of zeros."""
         if self.padding_mode == "zeros":
@@ -137,7 +145,7 @@ class _DclsModule(_DclsParameters):
             groups=self.groups,
             kernel_size=size,
             cells=cells,
-            training=torch.is_grad_enabled() and self._any_requires_grad(tensors),
+            training=self._trains(tensors),
             dtype=dtype,
             stride=self.stride,
             padding=(0,) * ndim if isinstance(padding, str) else padding,
@@ -169,7 +177,7 @@ class _DclsModule(_DclsParameters):
         if choice.method != "direct":
             convolve = _CONV[len(self.stride)]
             return convolve(x, kernel, bias, self.stride, padding, groups=self.groups)
-        trains = torch.is_grad_enabled() and kernel.requires_grad
+        trains = self._trains([kernel, *(t for t in (weight, P, SIG) if t is not None)])
         support = self._kernel_support(weight, P, SIG) if trains else None
         return direct_conv(x, kernel, bias, self.stride, padding, 1, self.groups, support)
 
