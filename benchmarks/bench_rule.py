@@ -2,6 +2,7 @@
 
     python benchmarks/bench_rule.py --threads 2
     python benchmarks/bench_rule.py --axes 2 --device cuda
+    python benchmarks/bench_rule.py --threads 1 --schedule
 
 Over a grid of shapes the same layer is timed with method="direct" and with method="conv", both
 with the building of the kernel, for inference and training steps and in both layouts; and it is
@@ -14,8 +15,11 @@ The grid: depthwise layers, groups of 4 channels and dense ones; small and large
 and 3 axes; elements, of version v1, so many that their cells fill 5%, 25% or all of the kernel if
 they do not meet; two resolutions. The positions are uniform over the kernel.
 
+``--schedule``: the delay layers of public trainers at the widths that gaussians have from the
+first epoch, half of the kernel, to the last, 0.23 steps.
+
 A row is one choice: ``direct ms`` and ``conv ms``, and ``ratio``, how many times as long the
-chosen method took as the other.
+chosen method took as the other. With ``--upstream`` it has ``upstream ms``, those of DCLS 0.1.1.
 """
 
 from __future__ import annotations
@@ -28,8 +32,11 @@ from collections.abc import Sequence
 import bench_conv
 import conv_cases
 import harness
-from conv_cases import CONV, DIRECT, Case
+import torch
+from conv_cases import CONV, DCLS_LAYER, DIRECT, UPSTREAM, Case
 from harness import PASSES, UNIFORM, Row, Summary
+
+from DCLS._spec import INITIAL_SIG
 
 #: A choice that takes so many times as long as the other one is a wrong one.
 TOLERATED = 1.10
@@ -65,6 +72,23 @@ QUICK_SIZES: Sizes = {
 }
 
 
+#: Delay layers: 25, 31 and 51 steps of delay, two numbers of channels, small and large batches.
+SCHEDULED = tuple(
+    Case(batch, channels, (100,), (delays,), 1, "gauss", 1)
+    for batch in (8, 32, 128)
+    for channels in (128, 256)
+    for delays in (25, 31, 51)
+)
+#: Widths of a schedule, from S // 2 to that of a new layer in equal ratios.
+WIDTHS = 7
+
+
+def schedule(case: Case) -> list[float]:
+    """Returns the widths that a schedule gives the elements of a case, the first epoch's first."""
+    first, last = case.kernel[0] // 2, INITIAL_SIG["gauss"]
+    return [first * (last / first) ** (step / (WIDTHS - 1)) for step in range(WIDTHS)]
+
+
 def grid(quick: bool, ndims: Sequence[int], device: str = "cpu") -> list[Case]:
     """Returns the shapes, without those that are equal to another one."""
     cases = []
@@ -90,30 +114,38 @@ def grid(quick: bool, ndims: Sequence[int], device: str = "cpu") -> list[Case]:
 def look(
     steps: dict[str, harness.Step], chosen: str, options: argparse.Namespace
 ) -> dict[str, Summary]:
-    """Times both methods, and compares the chosen one with the other."""
+    """Times the methods, and compares the chosen one with the other."""
     seconds = harness.time_steps(steps, options)
     other = CONV if chosen == DIRECT else DIRECT
-    found = {f"{name} ms": harness.milliseconds(seconds[name]) for name in (DIRECT, CONV)}
+    found = {f"{name} ms": harness.milliseconds(seconds[name]) for name in steps}
     return {**found, "ratio": harness.ratio(seconds[chosen], seconds[other])}
 
 
 def measure(case: Case, options: argparse.Namespace) -> list[Row]:
-    """Returns the rows of a shape in all layouts and passes."""
-    layers = conv_cases.make_layers(case, [DIRECT, CONV], options.device, options.dtype, "")
-    rows = []
-    for layout in case.layouts:
-        problem = conv_cases.Problem.random(case, layout, options.device, options.dtype)
-        for which in PASSES:
-            steps = {
-                name: conv_cases.make_step(layer, problem, which) for name, layer in layers.items()
-            }
-            chosen = conv_cases.way(case, layout, which, options.device, options.dtype)
-            found = look(steps, chosen, options)
-            if found["ratio"].median > TOLERATED:
-                again = argparse.Namespace(**{**vars(options), "repeats": 2 * options.repeats})
-                found = look(steps, chosen, again)
-            lead = {"case": case.spec, "layout": layout, "pass": which, "chosen": chosen}
-            rows.append({**lead, **found})
+    """Returns the rows of a shape in all layouts and passes, and at all widths of a schedule."""
+    methods = [DCLS_LAYER, DIRECT, CONV, *([UPSTREAM] if options.upstream else [])]
+    folder = str(options.upstream or "")
+    layers = conv_cases.make_layers(case, methods, options.device, options.dtype, folder)
+    asked = layers.pop(DCLS_LAYER)
+    rows: list[Row] = []
+    for width in schedule(case) if options.schedule else [None]:
+        for layer in [asked, *layers.values()] if width is not None else []:
+            torch.nn.init.constant_(layer.SIG, width)
+        lead: Row = {"case": case.spec} if width is None else {"case": case.spec, "width": width}
+        for layout in case.layouts:
+            problem = conv_cases.Problem.random(case, layout, options.device, options.dtype)
+            for which in PASSES:
+                steps = {
+                    name: conv_cases.make_step(layer, problem, which)
+                    for name, layer in layers.items()
+                }
+                with torch.set_grad_enabled(which != PASSES[0]):
+                    chosen = asked.explain(problem.input).method
+                found = look(steps, chosen, options)
+                if found["ratio"].median > TOLERATED:
+                    again = argparse.Namespace(**{**vars(options), "repeats": 2 * options.repeats})
+                    found = look(steps, chosen, again)
+                rows.append({**lead, "layout": layout, "pass": which, "chosen": chosen, **found})
     return rows
 
 
@@ -167,8 +199,9 @@ def main() -> int:
     options = parser.parse_args()
     harness.apply_options(parser, options)
     options.min_seconds /= 2  # there are many to time
-    few = [Case.parse(spec) for spec in FEW.split()] if options.few else []
-    cases = options.cases or few or grid(options.quick, options.axes, options.device)
+    listed = [Case.parse(spec) for spec in FEW.split()] if options.few else []
+    listed = list(SCHEDULED) if options.schedule else listed
+    cases = options.cases or listed or grid(options.quick, options.axes, options.device)
     return harness.run(
         "rule",
         parser,
@@ -183,7 +216,9 @@ def main() -> int:
 
 def make_parser() -> argparse.ArgumentParser:
     """The options of the benchmark."""
-    parser = harness.make_parser("Whether layers choose the faster of their methods.")
+    parser = harness.make_parser(
+        "Whether layers choose the faster of their methods.", upstream=True
+    )
     bench_conv.add_cases(parser, "default: a grid")
     parser.add_argument(
         "--axes",
@@ -194,6 +229,8 @@ def make_parser() -> argparse.ArgumentParser:
         help="of the layers of the grid (default: all)",
     )
     parser.add_argument("--few", action="store_true", help="layers of few values, not the grid")
+    help = "delay layers at the widths of a schedule, not the grid"
+    parser.add_argument("--schedule", action="store_true", help=help)
     return parser
 
 

@@ -52,6 +52,7 @@ class Benchmark:
 #: What method="auto" could take on a GPU, and a plain layer.
 _GPU_METHODS = ("--methods", "direct", "conv", "plain")
 _FIVE = ("--repeats", "5", "--slow-repeats", "1")
+_WIDTHS = ("--repeats", "3", "--slow-repeats", "1", "--schedule")
 
 BENCHMARKS = (
     Benchmark(
@@ -96,9 +97,11 @@ BENCHMARKS = (
         {
             "conv-rule": ("--repeats", "3", "--slow-repeats", "1"),
             "conv-rule-small": ("--repeats", "5", "--few"),
+            "conv-rule-widths": _WIDTHS,
+            "conv-rule-widths-1": (*_WIDTHS, "--threads", "1"),
         },
         {f"{ndim}d": ("--axes", str(ndim)) for ndim in (2, 1, 3)},
-        takes_upstream=False,
+        without_upstream=("conv-rule", "conv-rule-small"),
     ),
     Benchmark(
         "construct",

@@ -212,6 +212,44 @@ def rule_lines(report: Report) -> list[str]:
     ]
 
 
+def widths_lines(report: Report) -> list[str]:
+    """The choice of the method over a schedule of widths."""
+    rows = report["results"]
+    table = []
+    for which in PASSES:
+        for batch in dict.fromkeys(Case.parse(row["case"]).batch for row in rows):
+            group = [
+                row
+                for row in harness.select(rows, {"pass": which})
+                if Case.parse(row["case"]).batch == batch
+            ]
+            entry = {"pass": PASS_TEXT[which], "batch": batch, "choices": len(group)}
+            entry["direct"] = sum(row["chosen"] == bench_rule.DIRECT for row in group)
+            entry["more than 10% slower"] = len(bench_rule.wrong(group))
+            entry["slowest"] = harness.digits(max(row["ratio"].median for row in group))
+            if "upstream ms" in group[0]:
+                least = min(row["upstream ms"].median / taken(row) for row in group)
+                entry["least over DCLS, 0.1.1"] = harness.digits(least)
+            table.append(entry)
+    threads = report["machine"]["threads"]
+    first, last = (harness.digits(rows[at]["width"]) for at in (0, -1))
+    return [
+        *paragraph(
+            "Trainers of delays narrow their gaussians from epoch to epoch. Here layers of 128 and "
+            f"256 channels with 25, 31 and 51 steps of delay go from wide gaussians, {first} steps "
+            f"in the shortest, to {last}. A layer counts its cells as it goes, and changes the "
+            f"method in between. Threads: {threads}."
+        ),
+        *markdown(table),
+    ]
+
+
+def taken(row: Row) -> float:
+    """The milliseconds of the chosen method."""
+    chosen: harness.Summary = row[f"{row['chosen']} ms"]
+    return chosen.median
+
+
 def construct_lines(report: Report) -> list[str]:
     """Building the kernel."""
     table = []
@@ -309,6 +347,8 @@ SECTIONS: dict[str, Callable[[Report], list[str]]] = {
     "small": small_lines,
     "scaling": scaling_lines,
     "conv-rule": rule_lines,
+    "conv-rule-widths": widths_lines,
+    "conv-rule-widths-1": widths_lines,
     "construct": construct_lines,
     "im2col": im2col_lines,
     "model": model_lines,

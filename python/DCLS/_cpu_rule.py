@@ -1,10 +1,10 @@
 """What ``method="auto"`` knows of CPUs: a table of terms, each of which rests on measurements.
 
 A term describes layers on which the direct convolution was at least as fast as torch's. Where no
-term holds, torch's convolution is taken. All terms were measured on one machine (AVX-512, two
-threads, float32). A term names the file of ``benchmarks/results`` that it rests on: most are
-``conv-rule-cpu``, which ``python benchmarks/bench_rule.py --threads 2`` writes and a test
-replays.
+term holds, torch's convolution is taken. The terms were measured with two threads in float32, on a
+machine with AVX-512 where a term does not say more. A term names the file of
+``benchmarks/results`` that it rests on: most are ``conv-rule-cpu``, which
+``python benchmarks/bench_rule.py --threads 2`` writes and a test replays.
 """
 
 from __future__ import annotations
@@ -33,8 +33,6 @@ class Facts(NamedTuple):
     channels: Channels
     #: Grid points of the kernel of one pair of channels.
     size: int
-    #: Which part of them an element is expected to touch, from 0 to 1.
-    filled: float
     #: Points of the input.
     points: int
     channels_last: bool
@@ -44,6 +42,8 @@ class Facts(NamedTuple):
     values: float
     #: Whether the images of the batch fill vectors as well as their rows do (1-D only).
     batch_fills_vectors: bool
+    #: Whether vectors hold 64 bytes (AVX-512). There torch multiplies matrices faster, too.
+    wide: bool
 
 
 class Term(NamedTuple):
@@ -54,6 +54,7 @@ class Term(NamedTuple):
     channels: Channels
     #: Grid points of the kernel, from the first number on and below the second.
     size: tuple[int, float]
+    #: At most so large a part of them is not zero.
     filled: float = 1.0
     points: tuple[int, float] = (0, float("inf"))
     #: At most so many values of the input.
@@ -61,21 +62,22 @@ class Term(NamedTuple):
     channels_last: bool | None = None
     training: bool | None = None
     batch_fills_vectors: bool | None = None
+    wide: bool | None = None
     #: What it rests on.
     measured: str = "conv-rule-cpu"
 
     def holds(self, facts: Facts) -> bool:
-        """Whether the term describes the layer."""
+        """Whether the term describes the layer, if its kernel is filled no more than it says."""
         return (
             facts.ndim in self.ndim
             and facts.channels == self.channels
             and self.size[0] <= facts.size < self.size[1]
-            and facts.filled <= self.filled
             and self.points[0] <= facts.points < self.points[1]
             and facts.values <= self.values
             and self.channels_last in (None, facts.channels_last)
             and self.training in (None, facts.training)
             and self.batch_fills_vectors in (None, facts.batch_fills_vectors)
+            and self.wide in (None, facts.wide)
         )
 
 
@@ -83,6 +85,9 @@ _ANY: Final = float("inf")
 _LARGE: Final = (LARGE_MAP, _ANY)
 _NOT_LARGE: Final = (0, LARGE_MAP)
 _PLANES: Final = (2, 3)
+
+#: Where vectors hold 32 bytes: ``python benchmarks/bench_rule.py --schedule --threads 2``, and 1.
+_WIDTHS: Final = "conv-rule-widths-cpu"
 
 #: The first term that holds is the reason that ``explain`` gives.
 # fmt: off
@@ -92,12 +97,19 @@ TERMS: Final[tuple[Term, ...]] = (
     Term("line, few channels a group", (1,), "few", (3, _ANY), points=_LARGE),
     Term("short depthwise line", (1,), "one", (25, _ANY)),
     Term("short line, few channels a group", (1,), "few", (25, _ANY)),
-    Term("dense line, the batch fills vectors", (1,), "many", (25, _ANY), 0.8,
-         batch_fills_vectors=True, measured="conv-cpu: Dcls1d(256, 256, dilated_kernel_size=25)"),
+    Term("dense line in training, the batch fills vectors", (1,), "many", (25, _ANY), 0.9,
+         training=True, batch_fills_vectors=True, measured=_WIDTHS),
+    Term("dense line, the batch fills vectors", (1,), "many", (25, _ANY), 0.66, training=False,
+         batch_fills_vectors=True, measured=_WIDTHS),
     Term("small dense line, the batch fills vectors", (1,), "many", (9, 25), 0.3,
-         batch_fills_vectors=True, measured="extrapolated from size 25, which conv-cpu has"),
+         batch_fills_vectors=True, measured="extrapolated from size 25"),
     Term("long dense line", (1,), "many", (25, _ANY), points=_LARGE, batch_fills_vectors=False),
-    Term("sparse dense line", (1,), "many", (25, _ANY), 0.25, batch_fills_vectors=False),
+    Term("half-filled dense line", (1,), "many", (25, _ANY), 0.57, batch_fills_vectors=False,
+         wide=True),
+    Term("half-filled dense line in training", (1,), "many", (25, _ANY), 0.47, training=True,
+         batch_fills_vectors=False, wide=False, measured=_WIDTHS),
+    Term("sparse dense line", (1,), "many", (25, _ANY), 0.33, batch_fills_vectors=False,
+         wide=False, measured=_WIDTHS),
     # Two or three axes, many channels a group.
     Term("dense planes, large kernel", (2,), "many", (225, _ANY), points=_LARGE,
          channels_last=False,
@@ -145,14 +157,20 @@ TERMS: Final[tuple[Term, ...]] = (
 # fmt: on
 
 
-def find(facts: Facts) -> Term | None:
-    """Returns the first term that holds, or None for torch's convolution."""
+def candidates(facts: Facts) -> tuple[Term, ...]:
+    """Returns the terms that hold if the kernel is filled no more than each says, in their order.
+
+    Those behind the first one that any kernel satisfies are left out: nobody comes to them.
+    """
+    found: list[Term] = []
     for term in TERMS:
         if term.holds(facts):
-            return term
-    return None
+            found.append(term)
+            if term.filled >= 1:
+                break
+    return tuple(found)
 
 
 #: A layer asks about the same few facts over and over. Not for the compiler, which cannot look into
 #: it.
-find_again = functools.lru_cache(maxsize=1024)(find)
+candidates_again = functools.lru_cache(maxsize=1024)(candidates)

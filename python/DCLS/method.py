@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from DCLS import _C, _checks, _cpu_rule
 from DCLS._native.dense import DTYPES
@@ -30,6 +31,17 @@ _GAUSS_REACH: Final = 14
 
 # Before torch 2.7 the compiler cannot be told from export: its graphs are then chosen alike.
 _is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
+
+
+def _has_wide_vectors() -> bool:
+    try:
+        return _C.build_info()["simd"] == "avx512"
+    except ValueError:  # DCLS_SIMD has a wrong value. The first call of the library says so.
+        return False
+
+
+#: Asked once: the answer does not change, and the compiler cannot look into the library.
+_WIDE_VECTORS: Final = _has_wide_vectors()
 
 
 class Choice(NamedTuple):
@@ -69,8 +81,9 @@ def expected_cells(
 ) -> int:
     """Non-zero cells of a kernel if no two elements met, from the shapes alone.
 
-    The choice may not look at positions or widths: it would wait for the device, and the graph of a
-    compiled layer would depend on them.
+    That is what the choice goes by where it may not look at positions and widths: it would wait for
+    a device, and the graph of a compiled layer would depend on them. In eager mode on a CPU a layer
+    counts its cells instead.
 
     Args:
         version: the interpolation.
@@ -104,7 +117,7 @@ def choose(
     out_channels: int,
     groups: int,
     kernel_size: Sequence[int],
-    cells: int,
+    cells: int | Callable[[], int],
     training: bool,
     dtype: torch.dtype = torch.float32,
     stride: Sequence[int] | None = None,
@@ -125,8 +138,9 @@ def choose(
         out_channels: number of output channels.
         groups: number of groups.
         kernel_size: points of the dense kernel on each axis of the convolution.
-        cells: non-zero cells to expect in the kernel of one pair of channels:
-            ``expected_cells``.
+        cells: non-zero cells of the kernel of one pair of channels, counted or expected
+            (``expected_cells``); or a function that returns them, which is called only if the
+            choice depends on them.
         training: whether a gradient of weights, positions or widths is wanted.
         dtype: the dtype in which the convolution runs, under autocast that of autocast.
         stride: steps of the output on the input, one for each axis; None for 1.
@@ -162,16 +176,23 @@ def choose(
         step, margin = stride[0] if stride else 1, padding[0] if padding else 0
         output = (input_shape[2] + 2 * margin - kernel_size[0]) // step + 1
         fills = _batch_fills_vectors(input_shape, out_channels, groups, output, step, dtype)
-    find = _cpu_rule.find if is_tracing() else _cpu_rule.find_again
-    term = find(
-        _cpu_rule.Facts(
-            ndim, channels, size, cells / size, points, channels_last, training, values, fills
-        )
+    find = _cpu_rule.candidates if is_tracing() else _cpu_rule.candidates_again
+    facts = _cpu_rule.Facts(
+        ndim, channels, size, points, channels_last, training, values, fills, _WIDE_VECTORS
     )
-    what = f"{size} grid points, about {cells} of them not zero"
-    if term is None:
-        return Choice("conv", f"no term of the rule holds ({what})", "CPU rule")
-    return Choice("direct", f"{term.name} ({what})", "CPU rule")
+    count: int | None = None if callable(cells) else cells
+    for term in find(facts):
+        if term.filled < 1 and count is None:
+            count = cells()  # type: ignore[operator]
+        if term.filled >= 1 or count <= term.filled * size:  # type: ignore[operator]
+            return Choice("direct", f"{term.name} ({_describe(size, count)})", "CPU rule")
+    return Choice("conv", f"no term of the rule holds ({_describe(size, count)})", "CPU rule")
+
+
+def _describe(size: int, cells: int | None) -> str:
+    """Says how large a kernel is, and how many of its cells are not zero if anybody asked."""
+    what = f"{size} grid points"
+    return what if cells is None else f"{what}, about {cells} of them not zero"
 
 
 def _batch_fills_vectors(
@@ -197,6 +218,20 @@ def _batch_fills_vectors(
 def is_tracing() -> bool:
     """Whether torch compiles, exports or traces: a graph is made that serves other calls, too."""
     return bool(torch.compiler.is_compiling() or torch._C._get_tracing_state())
+
+
+def may_read(tensors: Sequence[Tensor]) -> bool:
+    """Whether a choice may depend on the values of ``tensors``.
+
+    They must be on the CPU, where nobody waits for them, and plain: no transform, mode or subclass
+    stands between the caller and the values.
+    """
+    return (
+        not is_tracing()
+        and not torch._C._are_functorch_transforms_active()
+        and not torch._C._len_torch_dispatch_stack()
+        and all(type(t) in (Tensor, Parameter) and t.device.type == "cpu" for t in tensors)
+    )
 
 
 def convolution_dtype(input: Tensor, weight: Tensor) -> torch.dtype | None:

@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 from benchmarking import load, run
 
+from DCLS import Dcls1d
+from DCLS.method import Choice
+
 
 @pytest.fixture
 def bench_rule(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
@@ -35,7 +38,8 @@ def test_wrong_choices_are_found(
         return {name: [seconds[name]] for name in steps}
 
     monkeypatch.setattr(harness, "time_steps", timed)
-    monkeypatch.setattr(harness, "chosen_method", lambda **_: "direct")
+    choice = Choice("direct", "", "CPU rule")
+    monkeypatch.setattr(Dcls1d, "explain", lambda *_: choice)
     path = tmp_path / "rule.json"
     arguments = ["--cases", "1x8x20:5:1:v1", "--repeats", "2", "--json", str(path)]
     assert run(bench_rule, monkeypatch, *arguments) == 0
@@ -51,6 +55,21 @@ def test_wrong_choices_are_found(
     assert rows[1][4:] == ["1", "1", "1", "0", "0", "1.50", "0.667"]
     assert listed.count("1x8x20:5:1:v1") == 1
     assert "1.50 [1.50-1.50]" in listed
+
+
+def test_the_widths_of_a_schedule(
+    bench_rule: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "widths.json"
+    case = "1x4x12:9:1:gauss:1"
+    arguments = ["--schedule", "--cases", case, "--repeats", "1", "--json", str(path)]
+    assert run(bench_rule, monkeypatch, *arguments) == 0
+    results = json.loads(path.read_text())["results"]
+    widths = list(dict.fromkeys(row["width"] for row in results))
+    assert (len(widths), widths[0]) == (7, 4)
+    assert widths[-1] == pytest.approx(0.23)
+    assert len(results) == 2 * len(widths)
+    assert {case.kernel[0] for case in bench_rule.SCHEDULED} == {25, 31, 51}
 
 
 def test_the_grid_of_the_rule(bench_rule: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:

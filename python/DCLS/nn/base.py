@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 from collections.abc import Callable, Sequence
@@ -25,6 +26,7 @@ from DCLS.method import (
     expected_cells,
     is_tracing,
     logger,
+    may_read,
 )
 from DCLS.nn.builders import _ConstructKernel
 from DCLS.nn.parameters import _DclsParameters
@@ -40,6 +42,13 @@ _PLAIN: dict[tuple[bool, int], Callable[..., _ConvNd]] = {
     (True, 2): nn.ConvTranspose2d,
     (True, 3): nn.ConvTranspose3d,
 }
+
+
+#: So many kernels are counted to know how full all of them are: to about two hundredths.
+_COUNTED_PAIRS = 64
+
+#: Counting takes as long as a million products do. It serves convolutions of many more.
+_WORTH_COUNTING = 1 << 26
 
 
 class _DclsModule(_DclsParameters):
@@ -61,10 +70,11 @@ class _DclsModule(_DclsParameters):
         return None if support is None else self._shape_kernel(support)
 
     def explain(self, input: Tensor) -> Choice:
-        """Says which way the layer would convolve ``input`` now, and why. It builds no kernel.
+        """Says which way the layer would convolve ``input`` now, and why. It does not convolve.
 
         Gradient mode, autocast, the parameters' ``requires_grad`` and the input's layout count as
-        they are at the call.
+        they are at the call. On a CPU so do the positions and the widths, where the choice depends
+        on them.
 
         Args:
             input: ``(N, in_channels, *spatial)`` or ``(in_channels, *spatial)``.
@@ -129,16 +139,15 @@ class _DclsModule(_DclsParameters):
             return Choice("conv", "the dtypes of input and parameters differ", "default")
         size = self._whole_kernel_size() if kernel is None else tuple(kernel.shape[2:])
         tensors = [kernel] if kernel is not None else [t for t in (weight, P, SIG) if t is not None]
-        cells = math.prod(size)
+        cells: int | Callable[[], int] = math.prod(size)
         if isinstance(self.DCK, _ConstructKernel):
-            cells = expected_cells(
-                self.version,
-                self.kernel_count,
-                self.dense_kernel_size,
-                self.dilated_kernel_size,
-                self.DCK._sigma_min(self.version),
-                self.known_width,
-            )
+            cells = self._expected_cells()
+            # In this order: a question about its sizes would bind a graph to them.
+            readable = self.DCK.is_plain() and may_read([*tensors, x])
+            if self.known_width is None and readable:
+                pairs = math.prod(weight.shape[:2])
+                if x.numel() * pairs * math.prod(size) > _WORTH_COUNTING * self.in_channels:
+                    cells = functools.partial(self._count_cells, weight, P, SIG)
         return choose(
             input_shape=x.shape if x.ndim == ndim + 2 else (1, *x.shape),
             out_channels=self.out_channels,
@@ -152,6 +161,38 @@ class _DclsModule(_DclsParameters):
             channels_last=is_channels_last(x),
             device_type=x.device.type,
         )
+
+    def _expected_cells(self) -> int:
+        builder = self.DCK
+        assert isinstance(builder, _ConstructKernel)
+        return expected_cells(
+            self.version,
+            self.kernel_count,
+            self.dense_kernel_size,
+            self.dilated_kernel_size,
+            builder._sigma_min(self.version),
+            self.known_width,
+        )
+
+    @torch.no_grad()
+    def _count_cells(self, weight: Tensor, P: Tensor, SIG: Tensor | None) -> int:
+        """Counts the cells that the elements touch, in the mean over some pairs of channels.
+
+        So a schedule that narrows the widths takes each method at its time.
+        """
+        pairs = math.prod(weight.shape[:-1])
+        shape = (len(self.dilated_kernel_size), *weight.shape)
+        rows = [P] if SIG is None or self.version not in SIGMA_VERSIONS else [P, SIG]
+        if pairs == 0 or any(row.shape != shape for row in rows):
+            return self._expected_cells()
+        # An odd step does not meet the same input channel again and again.
+        step = pairs // _COUNTED_PAIRS | 1
+        some = [row.reshape(shape[0], pairs, -1)[:, ::step] for row in rows]
+        builder = self.DCK
+        assert isinstance(builder, _ConstructKernel)
+        support = builder.support(weight.reshape(pairs, -1)[::step], *some)
+        assert support is not None
+        return round(int(support.sum()) / len(support) * math.prod(self.dense_kernel_size))
 
     def _conv_forward(
         self, input: Tensor, weight: Tensor, bias: Tensor | None, P: Tensor, SIG: Tensor | None

@@ -49,7 +49,8 @@ class _DclsParameters(Module):
     bias: Tensor | None
     DCK: Callable[..., Tensor]
     #: ``abs(SIG)`` of the elements, where something on the host knows it, as a schedule that sets
-    #: the widths does. It serves the choice of the method only. None: that of a new layer.
+    #: the widths does. It serves the choice of the method only. None (default): a layer on a CPU
+    #: counts the cells that its elements touch; where it cannot, the width is that of a new layer.
     known_width: float | None = None
 
     def _set_up(self, given: Mapping[str, Any]) -> None:
