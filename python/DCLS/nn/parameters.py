@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import sys
 import warnings
@@ -12,13 +13,13 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor
 from torch.nn import Module, Parameter, init
-from torch.nn.utils import parametrize
 
 from DCLS import _checks
 from DCLS._spec import INITIAL_SIG, SIGMA_VERSIONS
 from DCLS._types import Method, PaddingMode, Version
 from DCLS.method import check_method
 from DCLS.nn.axes import axis_order, row_limits
+from DCLS.nn.editing import check_rows, clamp_rows, edit, on_whole
 
 
 class _DclsParameters(Module):
@@ -207,17 +208,6 @@ class _DclsParameters(Module):
         size = self.dilated_kernel_size
         return axis_order(len(size), self.version, dense_ndim=len(self.dense_kernel_size))
 
-    def _edit(self, name: str, edit: Callable[[Tensor], object]) -> None:
-        """Runs ``edit`` in place on a parameter, through its parametrization if it has one."""
-        with torch.no_grad():
-            value: Tensor = getattr(self, name)
-            if parametrize.is_parametrized(self, name):
-                value = value.clone()
-                edit(value)
-                setattr(self, name, value)
-            else:
-                edit(value)
-
     def reset_parameters(self) -> None:
         """Draws new parameters.
 
@@ -227,24 +217,31 @@ class _DclsParameters(Module):
         gives the same parameters. Only kernels with an even or a non-square size differ, because
         their limits do.
 
+        Parameters that are computed are drawn as those that ``clamp_parameters`` names; a
+        parametrization may change what is drawn. Parameters that processes share as a ``DTensor``
+        become what the first process of their mesh draws, as for a layer that is not sharded: all
+        of its processes must call this.
+
         Raises:
-            RuntimeError: a parametrization has no ``right_inverse``.
+            RuntimeError: as ``clamp_parameters`` raises it, for any of the parameters.
         """
-        self._edit("weight", lambda weight: init.kaiming_uniform_(weight, a=math.sqrt(5)))
+        draw = functools.partial(edit, self, exact=False)
+        draw("weight", on_whole(lambda weight: init.kaiming_uniform_(weight, a=math.sqrt(5))))
         if self.bias is not None:
             fan_in = math.prod(self.weight.shape[1:])
             bound = 1 / math.sqrt(fan_in) if fan_in else 0.0
-            self._edit("bias", lambda bias: init.uniform_(bias, -bound, bound))
-        limits = self._position_limits()
-
-        def draw(P: Tensor) -> None:
-            for index, (low, high) in enumerate(limits):
-                self._draw_positions(P[index], low, high)
-
-        self._edit("P", draw)
+            draw("bias", on_whole(lambda bias: init.uniform_(bias, -bound, bound)))
+        draw("P", on_whole(self._draw_rows))
         if self.SIG is not None:
             width = INITIAL_SIG[self.version]
-            self._edit("SIG", lambda SIG: init.constant_(SIG, width))
+            draw("SIG", on_whole(lambda SIG: init.constant_(SIG, width)))
+
+    def _draw_rows(self, P: Tensor) -> None:
+        """Draws the rows of ``P`` in place."""
+        limits = self._position_limits()
+        check_rows(P, len(limits))
+        for index, (low, high) in enumerate(limits):
+            self._draw_positions(P[index], low, high)
 
     def _draw_positions(self, row: Tensor, low: int, high: int) -> None:
         """Draws one row of ``P`` in place, between ``low`` and ``high``."""
@@ -253,16 +250,17 @@ class _DclsParameters(Module):
     def clamp_parameters(self) -> None:
         """Clamps ``P`` in place to the grid: to ``[-(S // 2), S - 1 - S // 2]`` on each axis.
 
+        Where processes share ``P`` as a ``DTensor``, each clamps its own part. Where ``P`` is
+        computed from other parameters, these are edited: those of a parametrization that has a
+        ``right_inverse``, of ``torch.nn.utils.prune`` and of ``torch.nn.utils.weight_norm``.
+
         Raises:
-            RuntimeError: ``P`` has a parametrization without a ``right_inverse``.
+            RuntimeError: the next forward would undo the edit. ``P`` has a parametrization without
+                a ``right_inverse``, or one that does not give the clamped positions back; or a hook
+                computes it in another way; or ``fully_shard`` has gathered it for a forward.
         """
         limits = self._position_limits()
-
-        def clamp(P: Tensor) -> None:
-            for index, (low, high) in enumerate(limits):
-                P[index].clamp_(low, high)
-
-        self._edit("P", clamp)
+        edit(self, "P", lambda P: clamp_rows(P, limits), exact=True)
 
     def _describe(self) -> Iterator[str]:
         """Yields the parts of ``extra_repr``."""
