@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.module import _has_any_global_hook
+from torch.overrides import TorchFunctionMode
 
 from DCLS._checks import resolve_sigma_min
 from DCLS._native.dense import is_channels_last
@@ -29,6 +31,9 @@ from DCLS.method import (
 from DCLS.nn.builders import _ConstructKernel
 from DCLS.nn.parameters import _DclsParameters
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 _CONV: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 #: The plain layers, by whether they are transposed and by their number of axes.
@@ -42,8 +47,31 @@ _PLAIN: dict[tuple[bool, int], Callable[..., _ConvNd]] = {
 }
 
 
+class _KeepsLayout(TorchFunctionMode):
+    """Ignores the ``memory_format`` of ``Tensor.to``.
+
+    ``torch.nn.Module.to`` gives it to each parameter with 4 or 5 axes, which it takes for the
+    kernel of a convolution. Weights and positions of a DCLS layer have other axes.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if func is Tensor.to:
+            kwargs.pop("memory_format", None)
+        return func(*args, **kwargs)
+
+
 class _DclsModule(_DclsParameters):
     """A DCLS layer: what ``_DclsNd`` and ``_DclsN_Md`` share."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        def keep_layout(tensor: Tensor) -> Tensor:
+            with _KeepsLayout():
+                return fn(tensor)
+
+        return super()._apply(keep_layout, recurse)  # type: ignore[no-untyped-call, no-any-return]
 
     def _shape_kernel(self, kernel: Tensor) -> Tensor:
         """Gives what ``DCK`` builds the axes of the convolution."""
