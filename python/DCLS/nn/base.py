@@ -120,10 +120,6 @@ class _DclsModule(_DclsParameters):
         padded = F.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)
         return padded, (0,) * len(self.stride)
 
-    def _whole_kernel_size(self) -> tuple[int, ...]:
-        """Points of the dense kernel on each axis of the convolution."""
-        return (*self.dense_kernel_size, *self.dilated_kernel_size)
-
     def _choose(
         self,
         x: Tensor,

@@ -35,6 +35,7 @@ class _Im2colConv(_DclsConv):
                 f"method must be 'auto' for an im2col convolution, which builds no kernel, "
                 f"got {value!r}"
             )
+        self.__dict__["method"] = value
 
     def _choose(self, *_: Any) -> Choice:
         return Choice("im2col", "an im2col layer builds no kernel", "layer")
