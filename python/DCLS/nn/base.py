@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.fx import Proxy
 from torch.nn import Parameter
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.module import _has_any_global_hook
@@ -178,6 +179,8 @@ class _DclsModule(_DclsParameters):
                 f"{type(self).__name__} must define _conv_forward: it is transposed"
             )
         x, padding = self._pad(input)
+        if isinstance(x, Proxy) or isinstance(weight, Proxy):
+            return self._traced(x, padding, weight, bias, P, SIG)
         if not isinstance(self.DCK, _ConstructKernel):
             kernel = self._dense_kernel(weight, P, SIG)
             choice = self._choose(x, padding, weight, P, SIG, kernel)
@@ -196,6 +199,21 @@ class _DclsModule(_DclsParameters):
         trains = torch.is_grad_enabled() and kernel.requires_grad
         support = self._kernel_support(weight, P, SIG) if trains else None
         return direct_conv(x, kernel, bias, self.stride, padding, 1, self.groups, support)
+
+    def _traced(
+        self,
+        x: Tensor,
+        padding: tuple[int, ...] | str,
+        weight: Tensor,
+        bias: Tensor | None,
+        P: Tensor,
+        SIG: Tensor | None,
+    ) -> Tensor:
+        """The forward pass as nodes of ``torch.fx``, which knows no sizes: ``auto`` is ``conv``."""
+        kernel = self._dense_kernel(weight, P, SIG)
+        if self.method == "direct":
+            return direct_conv(x, kernel, bias, self.stride, padding, 1, self.groups)
+        return _CONV[len(self.stride)](x, kernel, bias, self.stride, padding, groups=self.groups)
 
     def _in_one_call(
         self,
@@ -257,6 +275,9 @@ class _DclsModule(_DclsParameters):
 
     def forward(self, input: Tensor) -> Tensor:
         """Convolves ``input`` as the ``torch.nn`` layer with the same number of axes does.
+
+        A symbolic trace of ``torch.fx`` knows no sizes: its graph convolves by ``method``, where
+        ``auto`` is ``conv``. As a leaf of the tracer the layer chooses at each call.
 
         Args:
             input: ``(N, in_channels, *spatial)`` or ``(in_channels, *spatial)``.

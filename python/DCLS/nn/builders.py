@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.fx import Proxy
 from torch.nn import Module
 
 from DCLS import _checks
@@ -153,6 +154,8 @@ class _ConstructKernel(Module):
         self, W: Tensor, P: Tensor, SIG: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Gives all tensors the shapes that ``DCLS.functional.construct_kernel`` takes."""
+        if isinstance(W, Proxy):  # torch.fx, which traces symbolically, knows no shapes
+            return W, P, SIG
         _checks.check_tensors(weight=W, P=P)
         _checks.check_tensors(or_none=True, SIG=SIG)
         named = {"P": P} if SIG is None else {"P": P, "SIG": SIG}
