@@ -312,12 +312,46 @@ class _DclsModule(_DclsParameters):
 
         Raises:
             TypeError: a subclass has its own ``forward`` or ``_conv_forward``, which need not
-                compute a convolution with the kernel. Its own ``DCK`` is fine.
+                compute a convolution with the kernel (see ``folded``). Its own ``DCK`` is fine.
             RuntimeError: the layer has forward hooks, which a plain layer would not run.
             ValueError: ``version`` needs ``SIG`` and there is none, or ``DCK`` builds a kernel that
                 does not fit the channels.
         """
         self._refuse_other_forwards()
+        return self._plain_convolution()
+
+    def folded(self, conv: nn.Module) -> nn.Module:
+        """Returns what ``DCLS.fold`` puts in the place of this layer.
+
+        A subclass with its own ``forward`` overrides it, and returns a module that computes the
+        same around a plain convolution. That module should not need the subclass.
+
+        Args:
+            conv: the convolution that computes what ``forward`` of the DCLS class does, as
+                ``to_conv`` describes it.
+
+        Example:
+            >>> class Causal(Dcls1d):
+            ...     def forward(self, input):
+            ...         return super().forward(F.pad(input, (24, 0)))
+            ...
+            ...     def folded(self, conv):
+            ...         return nn.Sequential(nn.ConstantPad1d((24, 0), 0), conv)
+        """
+        return conv
+
+    def _fold(self) -> nn.Module:
+        """Returns what computes the same without DCLS; raises as ``to_conv``."""
+        self._refuse_other_forwards(unless_folded=True)
+        module = self.folded(self._plain_convolution())
+        if not isinstance(module, nn.Module) or isinstance(module, _DclsModule):
+            raise TypeError(
+                f"{type(self).__name__}.folded must return a torch.nn.Module without DCLS, "
+                f"got {type(module).__name__}"
+            )
+        return module.train(self.training)
+
+    def _plain_convolution(self) -> _ConvNd:
         parameters = [self.weight, self.P, *(() if self.SIG is None else (self.SIG,))]
         with torch.no_grad():
             # A new tensor even where a DCK returns one of the parameters.
@@ -350,15 +384,27 @@ class _DclsModule(_DclsParameters):
         conv._reversed_padding_repeated_twice = list(self._reversed_padding_repeated_twice)
         return conv.train(self.training)
 
-    def _refuse_other_forwards(self) -> None:
-        """Raises if ``forward`` may be more than the convolution with the dense kernel."""
+    def _refuse_other_forwards(self, unless_folded: bool = False) -> None:
+        """Raises if ``forward`` may be more than the convolution with the dense kernel.
+
+        With ``unless_folded`` a class may have its own ``forward`` if it has its own ``folded``.
+        """
         package = __name__.partition(".")[0]
+
+        def generation(name: str) -> int:
+            return next(i for i, kind in enumerate(type(self).__mro__) if name in vars(kind))
+
         for name in ("forward", "_conv_forward"):
-            definition = vars(self).get(name) or getattr(type(self), name)
-            if getattr(definition, "__module__", "").partition(".")[0] != package:
+            patched = name in vars(self)
+            definition = vars(self)[name] if patched else getattr(type(self), name)
+            foreign = getattr(definition, "__module__", "").partition(".")[0] != package
+            # A folded that is older than the forward does not know of it.
+            declared = unless_folded and not patched and generation("folded") <= generation(name)
+            if foreign and not declared:
                 raise TypeError(
                     f"{type(self).__name__} has a {name} of its own, so that no plain convolution "
-                    "is known to compute the same"
+                    "is known to compute the same; for DCLS.fold its method folded can say what "
+                    "does"
                 )
         if self._forward_hooks or self._forward_pre_hooks:
             raise RuntimeError(
