@@ -22,6 +22,16 @@ from DCLS.nn.axes import axis_order, row_limits
 from DCLS.nn.editing import check_rows, clamp_rows, edit, on_whole
 
 
+class _Fact:
+    """An attribute that follows from others, until a subclass stores one of its name."""
+
+    def __init__(self, of: Callable[[Any], tuple[int, ...]]) -> None:
+        self._of = of
+
+    def __get__(self, layer: Any, owner: type) -> Any:
+        return self if layer is None else self._of(layer)
+
+
 class _DclsParameters(Module):
     """The part of a DCLS layer that does not depend on how it convolves."""
 
@@ -69,14 +79,17 @@ class _DclsParameters(Module):
             given["in_channels"], given["out_channels"], given["groups"]
         )
         self.kernel_count = _checks.integer("kernel_count", given["kernel_count"], 1)
-        self.stride = _checks.integers("stride", given["stride"], self._ndim, 1)
+        self.stride = _checks.integers(
+            "stride", given["stride"], self._ndim, 1, _checks.MAX_AXIS_SIZE
+        )
         ndim = len(self.stride)
         self.padding = _checks.padding(given["padding"], self.stride)
+        dense = given.get("dense_kernel_size", ())
         self.dense_kernel_size = _checks.integers(
-            "dense_kernel_size", given.get("dense_kernel_size", ()), self._dense_ndim, 1
+            "dense_kernel_size", dense, self._dense_ndim, 1, _checks.MAX_AXIS_SIZE
         )
-        self.dilated_kernel_size = _checks.integers(
-            "dilated_kernel_size", given["dilated_kernel_size"], self._learnable_ndim, 1
+        self.dilated_kernel_size = _checks.grid_size(
+            given["dilated_kernel_size"], self._learnable_ndim
         )
         self.transposed = _checks.flag("transposed", given.get("transposed", False))
         self.output_padding = _checks.integers(
@@ -145,6 +158,15 @@ class _DclsParameters(Module):
             stacklevel=outermost + 1,
         )
 
+    #: Size of the dense kernel, as the layer that ``to_conv`` returns has it.
+    kernel_size = _Fact(lambda layer: layer._whole_kernel_size())
+    #: 1 on each axis: the grid of the dense kernel is that of the input.
+    dilation = _Fact(lambda layer: (1,) * len(layer.stride))
+
+    def _whole_kernel_size(self) -> tuple[int, ...]:
+        """Points of the dense kernel on each axis of the convolution."""
+        return (*self.dense_kernel_size, *self.dilated_kernel_size)
+
     @property
     def version(self) -> Version:
         """The interpolation, one of ``DCLS.VERSIONS``. It may be set at any time.
@@ -153,13 +175,14 @@ class _DclsParameters(Module):
         builds a ``DCK`` without a version, the layer alone has it.
         """
         builder = getattr(self, "DCK", None)
-        version: Version = getattr(builder, "version", self._own_version)
+        version: Version = getattr(builder, "version", self.__dict__["version"])
         return version
 
     @version.setter
     def version(self, value: Version) -> None:
         _checks.check_version(value)
-        self._own_version: Version = value
+        # Under its own name, as 0.1.1 held it: code formats texts with ``vars(layer)``.
+        self.__dict__["version"] = value
         builder: Any = getattr(self, "DCK", None)
         if hasattr(builder, "version"):
             builder.version = value
@@ -174,7 +197,8 @@ class _DclsParameters(Module):
         for training and the other for inference; their results agree to rounding. A transposed
         layer takes only ``auto``: its convolution is torch's own.
         """
-        return self._own_method
+        method: Method = self.__dict__["method"]
+        return method
 
     @method.setter
     def method(self, value: Method) -> None:
@@ -183,7 +207,9 @@ class _DclsParameters(Module):
                 "method must be 'auto' for a transposed convolution, which is always torch's own, "
                 f"got {value!r}"
             )
-        self._own_method: Method = value
+        self.__dict__["method"] = value
+        if hasattr(type(self), "use_implicit_gemm"):  # the switch that 0.1.1 had in its place
+            self.__dict__["use_implicit_gemm"] = value != "conv"
 
     def _explicit_padding(self, kernel_size: Sequence[int]) -> tuple[int, ...]:
         """Returns the padding as ``torch.nn.functional.pad`` takes it, last axis first."""
@@ -293,13 +319,14 @@ class _DclsParameters(Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
-        # Of modules that 0.1.1 pickled; they know its switch between two convolutions, no method.
         own = self.__dict__
         own.setdefault("padding_mode", "zeros")
-        if "version" in own:
-            self._own_version = own.pop("version")
+        # Modules that 1.0 pickled have other names, those of 0.1.1 a switch in place of the method.
+        for name in ("version", "method"):
+            if f"_own_{name}" in own:
+                own[name] = own.pop(f"_own_{name}")
         direct = own.pop("use_implicit_gemm", True)
-        own.setdefault("_own_method", "auto" if direct else "conv")
+        self.method = own.get("method", "auto" if direct else "conv")
 
 
 def _first_argument(frame: FrameType) -> object:
