@@ -70,6 +70,17 @@ def test_initial_values_come_from_the_seed(layer: Layer) -> None:
     assert torch.equal(module.P, torch.stack(rows))
 
 
+def test_a_reset_takes_widths_that_the_present_version_does_not_use() -> None:
+    module = Dcls2d(2, 2, 3, dilated_kernel_size=5, version="gauss")
+    for version in VERSIONS:
+        module.version = version
+        with torch.no_grad():
+            module.SIG.fill_(torch.nan)
+        module.reset_parameters()
+        want = torch.full_like(module.SIG, 0.0 if version == "max" else 0.23)
+        assert torch.equal(module.SIG, want)
+
+
 @layers
 def test_clamping_keeps_the_elements_on_the_grid(layer: Layer) -> None:
     module = layer.make()

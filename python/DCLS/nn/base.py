@@ -80,6 +80,8 @@ class _DclsModule(_DclsParameters):
 
     def _dense_kernel(self, weight: Tensor, P: Tensor, SIG: Tensor | None) -> Tensor:
         """Returns the kernel to convolve with."""
+        if not isinstance(self.DCK, _ConstructKernel) and not torch.compiler.is_compiling():
+            self._check_wrappers()
         return self._shape_kernel(self.DCK(weight, P, SIG))
 
     def _kernel_support(self, weight: Tensor, P: Tensor, SIG: Tensor | None) -> Tensor | None:

@@ -37,7 +37,6 @@ class _ConstructKernel(Module):
     in_channels: int
     groups: int
     kernel_count: int
-    dilated_kernel_size: tuple[int, ...]
 
     def __init__(
         self,
@@ -67,8 +66,19 @@ class _ConstructKernel(Module):
             in_channels, out_channels, groups
         )
         self.kernel_count = _checks.integer("kernel_count", kernel_count, 1)
-        self.dilated_kernel_size = _checks.grid_size(dilated_kernel_size, self._learnable_ndim)
+        self.dilated_kernel_size = dilated_kernel_size
         self.version = version
+
+    @property
+    def dilated_kernel_size(self) -> tuple[int, ...]:
+        """Number of grid points on each learnable axis. It may be set at any time."""
+        size: tuple[int, ...] = self.__dict__["dilated_kernel_size"]
+        return size
+
+    @dilated_kernel_size.setter
+    def dilated_kernel_size(self, value: int | Sequence[int]) -> None:
+        size = _checks.grid_size(value, self._learnable_ndim)
+        self.__dict__["dilated_kernel_size"] = size
 
     @property
     def version(self) -> Version:

@@ -273,9 +273,8 @@ class Dcls2dK1d(_DclsNd):
         flat_dim = _checks.integer("flat_dim", flat_dim, 0)
         if flat_dim > 1:
             raise ValueError(f"flat_dim must be 0 or 1, got {flat_dim}")
-        (size,) = _checks.grid_size(dilated_kernel_size, 1)
-        self._set_up({**locals(), "kernel_size": (1, size) if flat_dim else (size, 1)})
-        self.flat_dim = flat_dim
+        self.flat_dim = flat_dim  # the size of the kernel depends on it
+        self._set_up(locals())
 
     def _shape_kernel(self, kernel: Tensor) -> Tensor:
         return kernel.unsqueeze(-1 - self.flat_dim)

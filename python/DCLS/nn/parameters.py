@@ -20,6 +20,7 @@ from DCLS._types import Method, PaddingMode, Version
 from DCLS.method import check_method
 from DCLS.nn.axes import axis_order, row_limits
 from DCLS.nn.editing import check_rows, clamp_rows, edit, on_whole
+from DCLS.nn.reaching import set_value, value_of
 
 
 class _Fact:
@@ -40,6 +41,8 @@ class _DclsParameters(Module):
     _ndim: ClassVar[int | None] = None
     _learnable_ndim: ClassVar[int | None] = None
     _dense_ndim: ClassVar[int | None] = None
+    #: Size of the dense kernel where a subclass builds one that has other axes than the grid.
+    _given_kernel_size: tuple[int, ...] | None = None
     #: The class of ``DCK``; None where a subclass builds its own.
     _builder: ClassVar[Callable[..., Module] | None] = None
 
@@ -48,7 +51,6 @@ class _DclsParameters(Module):
     kernel_count: int
     stride: tuple[int, ...]
     padding: tuple[int, ...] | str
-    dilated_kernel_size: tuple[int, ...]
     transposed: bool
     output_padding: tuple[int, ...]
     groups: int
@@ -88,9 +90,7 @@ class _DclsParameters(Module):
         self.dense_kernel_size = _checks.integers(
             "dense_kernel_size", dense, self._dense_ndim, 1, _checks.MAX_AXIS_SIZE
         )
-        self.dilated_kernel_size = _checks.grid_size(
-            given["dilated_kernel_size"], self._learnable_ndim
-        )
+        self.dilated_kernel_size = given["dilated_kernel_size"]
         self.transposed = _checks.flag("transposed", given.get("transposed", False))
         self.output_padding = _checks.integers(
             "output_padding", given.get("output_padding", 0), ndim, 0
@@ -99,12 +99,9 @@ class _DclsParameters(Module):
         self.padding_mode = cast("PaddingMode", mode)
         self.version = given["version"]
         self.method = given.get("method", "auto")
-        whole = given.get("kernel_size")
-        if whole is None:
-            whole = (*self.dense_kernel_size, *self.dilated_kernel_size)
-        else:
-            whole = _checks.integers("kernel_size", whole, ndim, 1)
-        self._reversed_padding_repeated_twice = self._explicit_padding(whole)
+        if given.get("kernel_size") is not None:
+            self._given_kernel_size = _checks.integers("kernel_size", given["kernel_size"], ndim, 1)
+        self._explicit_padding()  # raises where it is not known
         self._make_parameters(given["bias"], given["device"], given["dtype"])
         if self._builder is not None:
             sizes = [self.dense_kernel_size] if self.dense_kernel_size else []
@@ -171,21 +168,55 @@ class _DclsParameters(Module):
     def version(self) -> Version:
         """The interpolation, one of ``DCLS.VERSIONS``. It may be set at any time.
 
-        The layer and its ``DCK`` have one version: setting either sets both. Where a subclass
-        builds a ``DCK`` without a version, the layer alone has it.
+        The layer and its ``DCK`` have one version: setting either sets both, also where a wrapper
+        such as ``torch.compile`` or activation checkpointing holds the builder. What does not
+        reach the builder raises a RuntimeError. Where a subclass builds a ``DCK`` without a
+        version, the layer alone has it.
         """
-        builder = getattr(self, "DCK", None)
-        version: Version = getattr(builder, "version", self.__dict__["version"])
+        version: Version = self._built("version")
         return version
 
     @version.setter
     def version(self, value: Version) -> None:
         _checks.check_version(value)
+        self._build("version", value)
+
+    @property
+    def dilated_kernel_size(self) -> tuple[int, ...]:
+        """Number of grid points on each learnable axis. It may be set at any time, as ``version``.
+
+        The number of axes stays. The kernel, the limits of the positions and the padding that
+        depends on the kernel follow.
+        """
+        size: tuple[int, ...] = self._built("dilated_kernel_size")
+        return size
+
+    @dilated_kernel_size.setter
+    def dilated_kernel_size(self, value: int | Sequence[int]) -> None:
+        own = self.__dict__.get("dilated_kernel_size")
+        count = self._learnable_ndim if own is None else len(own)
+        self._build("dilated_kernel_size", _checks.grid_size(value, count))
+
+    def _built(self, name: str) -> Any:
+        """Returns a setting that the layer has in common with its builder."""
+        own = self.__dict__[name]
+        value = value_of(getattr(self, "DCK", None), name, own)
+        if value != own and not torch.compiler.is_compiling():
+            self.__dict__[name] = value  # for ``vars(layer)``
+        return value
+
+    def _check_wrappers(self) -> None:
+        """Raises if a wrapper of the builder tells another setting than the builder builds."""
+        for name in ("version", "dilated_kernel_size"):
+            self._built(name)
+
+    def _build(self, name: str, value: Any) -> None:
+        """Sets it in both."""
+        DCK = getattr(self, "DCK", None)
+        if DCK is not None and value != self._built(name):
+            set_value(DCK, name, value)
         # Under its own name, as 0.1.1 held it: code formats texts with ``vars(layer)``.
-        self.__dict__["version"] = value
-        builder: Any = getattr(self, "DCK", None)
-        if hasattr(builder, "version"):
-            builder.version = value
+        self.__dict__[name] = value
 
     @property
     def method(self) -> Method:
@@ -211,8 +242,9 @@ class _DclsParameters(Module):
         if hasattr(type(self), "use_implicit_gemm"):  # the switch that 0.1.1 had in its place
             self.__dict__["use_implicit_gemm"] = value != "conv"
 
-    def _explicit_padding(self, kernel_size: Sequence[int]) -> tuple[int, ...]:
+    def _explicit_padding(self) -> tuple[int, ...]:
         """Returns the padding as ``torch.nn.functional.pad`` takes it, last axis first."""
+        kernel_size = self._given_kernel_size or self._whole_kernel_size()
         if self.padding == "same" and len(kernel_size) != len(self.stride):
             raise ValueError(
                 "kernel_size must have one number for each of the "
@@ -220,6 +252,9 @@ class _DclsParameters(Module):
             )
         sides = _checks.padding_sides(self.padding, kernel_size, self.stride)
         return tuple(zeros for pair in reversed(sides) for zeros in pair)
+
+    #: The same, by the name that torch's layers have for it.
+    _reversed_padding_repeated_twice = property(_explicit_padding)
 
     def _rows_shape(self, weight_shape: Sequence[int]) -> tuple[int, ...]:
         """Returns the shape of a row of ``P`` and of ``SIG``: each weight has a position."""
@@ -238,10 +273,10 @@ class _DclsParameters(Module):
         """Draws new parameters.
 
         ``weight`` and ``bias`` are drawn as ``torch.nn.Conv2d`` draws them for the same number
-        of weights. Positions are drawn within the grid, see the class. ``SIG`` becomes 0.23 for
-        ``gauss`` and 0 for ``max``. The order of the draws is that of DCLS 0.1.1: the same seed
-        gives the same parameters. Only kernels with an even or a non-square size differ, because
-        their limits do.
+        of weights. Positions are drawn within the grid, see the class. ``SIG`` becomes 0 for
+        ``max`` and 0.23 for any other version. The order of the draws is that of DCLS 0.1.1: the
+        same seed gives the same parameters. Only kernels with an even or a non-square size differ,
+        because their limits do.
 
         Parameters that are computed are drawn as those that ``clamp_parameters`` names; a
         parametrization may change what is drawn. Parameters that processes share as a ``DTensor``
@@ -259,7 +294,7 @@ class _DclsParameters(Module):
             draw("bias", on_whole(lambda bias: init.uniform_(bias, -bound, bound)))
         draw("P", on_whole(self._draw_rows))
         if self.SIG is not None:
-            width = INITIAL_SIG[self.version]
+            width = INITIAL_SIG.get(self.version, INITIAL_SIG["gauss"])
             draw("SIG", on_whole(lambda SIG: init.constant_(SIG, width)))
 
     def _draw_rows(self, P: Tensor) -> None:
@@ -325,6 +360,10 @@ class _DclsParameters(Module):
         for name in ("version", "method"):
             if f"_own_{name}" in own:
                 own[name] = own.pop(f"_own_{name}")
+        padding = own.pop("_reversed_padding_repeated_twice", ())
+        if padding and self.padding == "same" and tuple(padding) != self._explicit_padding():
+            ends = zip(padding[-2::-2], padding[::-2], strict=True)
+            self._given_kernel_size = tuple(before + after + 1 for before, after in ends)
         direct = own.pop("use_implicit_gemm", True)
         self.method = own.get("method", "auto" if direct else "conv")
 
