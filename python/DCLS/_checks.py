@@ -24,10 +24,21 @@ PADDING_MODES: Final[tuple[str, ...]] = get_args(PaddingMode)
 #: Most grid points on one axis of a kernel: up to it every index is exact in float32.
 MAX_AXIS_SIZE: Final = 1 << 24
 
+#: Most of any other number: what every way to convolve takes.
+MAX_NUMBER: Final = 1 << 30
+
 _AT_LEAST = {0: "a non-negative int", 1: "a positive int"}
 
 
 # ----------------------------------------------------------------------------------------- numbers
+
+
+def shown(value: object) -> str:
+    """Returns ``repr(value)``, or what Python calls an int that has too many digits for it."""
+    try:
+        return repr(value)
+    except ValueError:
+        return "an int of thousands of digits"
 
 
 def is_int(value: object) -> bool:
@@ -42,11 +53,18 @@ def check_int(name: str, value: object, or_none: bool = False) -> None:
         raise TypeError(f"{name} must be an int{' or None' if or_none else ''}, got {value!r}")
 
 
-def integer(name: str, value: object, minimum: int) -> int:
-    """Returns ``value`` as an int of at least ``minimum``, which is 0 or 1."""
+def integer(
+    name: str, value: object, minimum: int, maximum: int = MAX_NUMBER, whole_floats: bool = False
+) -> int:
+    """Returns ``value`` as an int from ``minimum``, which is 0 or 1, to ``maximum``.
+
+    With ``whole_floats`` a real number that is whole counts as an int.
+    """
     # bool is refused although it is an int: it is nearly always an argument in the wrong place.
     if isinstance(value, bool):
         raise TypeError(f"{name} must be {_AT_LEAST[minimum]}, got the bool {value}")
+    if whole_floats and isinstance(value, Real) and getattr(value, "is_integer", bool)():
+        value = int(value)  # type: ignore[call-overload]  # mypy's Real has no __int__
     try:
         number = operator.index(value)  # type: ignore[arg-type]
     except TypeError:
@@ -54,7 +72,9 @@ def integer(name: str, value: object, minimum: int) -> int:
             f"{name} must be {_AT_LEAST[minimum]}, got {value!r} of type {type(value).__name__}"
         ) from None
     if number < minimum:
-        raise ValueError(f"{name} must be {_AT_LEAST[minimum]}, got {number}")
+        raise ValueError(f"{name} must be {_AT_LEAST[minimum]}, got {shown(number)}")
+    if number > maximum:
+        raise ValueError(f"{name} must be at most {maximum}, got {shown(number)}")
     return number
 
 
@@ -100,23 +120,40 @@ def resolve_sigma_min(version: str, sigma_min: float | None) -> float:
 # ------------------------------------------------------------------------------- numbers per axis
 
 
-def integers(name: str, value: object, count: int | None, minimum: int) -> tuple[int, ...]:
+def integers(
+    name: str,
+    value: object,
+    count: int | None,
+    minimum: int,
+    maximum: int = MAX_NUMBER,
+    whole_floats: bool = False,
+) -> tuple[int, ...]:
     """Returns what a constructor takes for each axis: ``count`` ints of at least ``minimum``.
 
     One int stands for ``count`` equal ones. With ``count`` None, ``value`` is a sequence of one to
-    three ints. ``minimum`` is 0 or 1.
+    three ints. The other arguments are those of ``integer``.
     """
+    limits = (minimum, maximum, whole_floats)
     wanted = f"a sequence of {'1 to 3' if count is None else count} ints"
     if count is not None:
         wanted = f"an int or {wanted}"
-    if isinstance(value, Iterable) and not isinstance(value, (str, bytes, Tensor)):
-        numbers = tuple(integer(f"{name}[{i}]", item, minimum) for i, item in enumerate(value))
+    alone = isinstance(value, (str, bytes, Tensor)) or getattr(value, "ndim", 1) == 0
+    if isinstance(value, Iterable) and not alone:
+        numbers = tuple(integer(f"{name}[{i}]", item, *limits) for i, item in enumerate(value))
         if len(numbers) not in ((1, 2, 3) if count is None else (count,)):
             raise ValueError(f"{name} must be {wanted}, got {numbers}")
         return numbers
     if count is None or isinstance(value, (str, bytes)):
         raise TypeError(f"{name} must be {wanted}, got {value!r}")
-    return (integer(name, value, minimum),) * count
+    return (integer(name, value, *limits),) * count
+
+
+def grid_size(value: object, count: int | None) -> tuple[int, ...]:
+    """Returns ``dilated_kernel_size`` of a constructor, as ``integers`` takes it.
+
+    Whole floats are taken, too, as in DCLS 0.1.1: sizes such as ``250 // 10.`` come from divisions.
+    """
+    return integers("dilated_kernel_size", value, count, 1, MAX_AXIS_SIZE, whole_floats=True)
 
 
 def ints(

@@ -17,6 +17,7 @@ from DCLS._checks import (
     padding_sides,
     resolve_sigma_min,
 )
+from DCLS._fx import traceable
 from DCLS._ops.im2col import check_input
 from DCLS._types import Version
 
@@ -53,6 +54,7 @@ def construct_kernel(
 ) -> tuple[Tensor, Tensor]: ...
 
 
+@traceable
 def construct_kernel(
     weight: Tensor,
     P: Tensor,
@@ -117,6 +119,7 @@ def construct_kernel(
     return kernel, _ops.construct_support(P, SIG, size, version, sigma_min)
 
 
+@traceable
 def construct_support(
     P: Tensor,
     SIG: Tensor | None = None,
@@ -152,6 +155,7 @@ def construct_support(
     return support
 
 
+@traceable
 def direct_conv(
     input: Tensor,
     kernel: Tensor,
@@ -247,6 +251,7 @@ def _im2col_arguments(
     return size, strides, [zeros for pair in sides for zeros in pair], version, sigma_min
 
 
+@traceable
 def im2col(
     input: Tensor,
     P: Tensor,
@@ -301,6 +306,7 @@ def im2col(
     return columns
 
 
+@traceable
 def im2col_conv(
     input: Tensor,
     weight: Tensor,

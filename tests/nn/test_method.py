@@ -392,15 +392,25 @@ def test_use_implicit_gemm_chooses_the_method() -> None:
 @pytest.mark.parametrize(("old", "method"), [(True, "auto"), (False, "conv")])
 def test_modules_that_0_1_1_pickled_know_the_switch_only(old: bool, method: str) -> None:
     module = Dcls2d(2, 2, 3, dilated_kernel_size=7, groups=2, version="v1")
-    for part in (module, module.DCK):
-        part.__dict__["version"] = part.__dict__.pop("_own_version")
-    del module.__dict__["_own_method"]
+    del module.__dict__["method"]
     module.__dict__["use_implicit_gemm"] = old
     loaded = pickle.loads(pickle.dumps(module))
     assert loaded.method == method
     assert loaded.use_implicit_gemm is old
     assert loaded.version == loaded.DCK.version == "v1"
-    assert not {"use_implicit_gemm", "version"} & loaded.__dict__.keys()
+    assert loaded(torch.ones(1, 2, 9, 9)).shape == (1, 2, 3, 3)
+
+
+def test_modules_that_1_0_pickled_have_other_names() -> None:
+    module = Dcls2d(2, 2, 3, dilated_kernel_size=7, groups=2, version="v1", method="direct")
+    for part in (module, module.DCK):
+        part.__dict__["_own_version"] = part.__dict__.pop("version")
+    module.__dict__["_own_method"] = module.__dict__.pop("method")
+    del module.__dict__["use_implicit_gemm"]
+    loaded = pickle.loads(pickle.dumps(module))
+    assert (loaded.method, loaded.use_implicit_gemm) == ("direct", True)
+    assert loaded.version == loaded.DCK.version == "v1"
+    assert not any(name.startswith("_own") for name in {**vars(loaded), **vars(loaded.DCK)})
     assert loaded(torch.ones(1, 2, 9, 9)).shape == (1, 2, 3, 3)
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
 from layers import LAYERS, Layer, assert_close, layer_id
 from support import NORMALISED, SIGMA_VERSIONS, VERSIONS
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
+from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm, weight_norm
 
 from DCLS.construct.modules import Dcls1d, Dcls2d
 
@@ -67,6 +68,17 @@ def test_initial_values_come_from_the_seed(layer: Layer) -> None:
     assert torch.equal(module.weight, weight)
     assert torch.equal(module.bias, bias)
     assert torch.equal(module.P, torch.stack(rows))
+
+
+def test_a_reset_takes_widths_that_the_present_version_does_not_use() -> None:
+    module = Dcls2d(2, 2, 3, dilated_kernel_size=5, version="gauss")
+    for version in VERSIONS:
+        module.version = version
+        with torch.no_grad():
+            module.SIG.fill_(torch.nan)
+        module.reset_parameters()
+        want = torch.full_like(module.SIG, 0.0 if version == "max" else 0.23)
+        assert torch.equal(module.SIG, want)
 
 
 @layers
@@ -219,3 +231,151 @@ def test_clamping_what_a_parametrization_cannot_undo_is_an_error() -> None:
     assert module.parametrizations.P.original.grad is not None
     with pytest.raises(RuntimeError, match="right_inverse"):
         module.clamp_parameters()
+
+
+# Parameters that hooks compute before each forward.
+
+NAMES = ["weight", "P", "SIG", "bias"]
+
+
+def pruned(module: nn.Module, name: str) -> None:
+    prune.random_unstructured(module, name, 0.3)
+
+
+def pruned_twice(module: nn.Module, name: str) -> None:
+    prune.l1_unstructured(module, name, 1)
+    prune.random_unstructured(module, name, 1)
+
+
+def normalised(module: nn.Module, name: str) -> None:
+    with pytest.warns(FutureWarning, match="weight_norm"):
+        weight_norm(module, name)
+
+
+def normalised_by_a_parametrization(module: nn.Module, name: str) -> None:
+    parametrizations.weight_norm(module, name)
+
+
+def of_unequal_limits(layer: Layer) -> tuple[nn.Module, Tensor]:
+    torch.manual_seed(0)
+    module = layer.make(version="gauss")
+    with torch.no_grad():
+        module.P.mul_(40)
+        module.SIG.uniform_(0.1, 0.5)
+    return module, layer.input(module, 1)
+
+
+@layers
+@pytest.mark.parametrize(
+    "compute",
+    [pruned, pruned_twice, normalised, normalised_by_a_parametrization],
+    ids=lambda compute: compute.__name__,
+)
+def test_the_next_forward_keeps_the_edits_of_a_computed_parameter(
+    layer: Layer, compute: Callable[[nn.Module, str], None]
+) -> None:
+    module, x = of_unequal_limits(layer)
+    for name in NAMES:
+        compute(module, name)
+    before = module(x)
+    module.clamp_parameters()
+    clamped = module.P.detach().clone()
+    for row, (low, high) in zip(clamped, limits(layer, "gauss"), strict=True):
+        assert row.min() == pytest.approx(low, rel=1e-5)
+        assert row.max() == pytest.approx(high, rel=1e-5)
+    assert not torch.equal(module(x), before)
+    assert torch.equal(module.P, clamped)
+    assert module.P.requires_grad
+    torch.manual_seed(1)
+    module.reset_parameters()
+    torch.manual_seed(1)
+    fresh = layer.make(version="gauss")
+    drawn = {name: getattr(module, name).detach().clone() for name in NAMES}
+    module(x).sum().backward()
+    for name, value in drawn.items():
+        assert torch.equal(getattr(module, name), value), name
+        mask = getattr(module, f"{name}_mask", torch.ones(()))
+        assert_close(value, mask * getattr(fresh, name).detach(), 1e-5)
+    assert all(parameter.grad is not None for parameter in module.parameters())
+
+
+class Doubled(prune.BasePruningMethod):
+    """A pruning method that does not multiply by its mask."""
+
+    PRUNING_TYPE = "unstructured"
+
+    def compute_mask(self, t: Tensor, default_mask: Tensor) -> Tensor:  # noqa: ARG002
+        return default_mask
+
+    def apply_mask(self, module: nn.Module) -> Tensor:
+        return 2 * getattr(module, f"{self._tensor_name}_orig")
+
+
+def computed_by_the_user(module: nn.Module, name: str) -> None:
+    raw = getattr(module, name)
+    delattr(module, name)
+    module.register_parameter("raw", raw)
+    module.register_forward_pre_hook(lambda module, _: setattr(module, name, 3 * module.raw))
+
+
+def set_by_a_parent(module: nn.Module, name: str) -> None:
+    value = getattr(module, name).detach()
+    delattr(module, name)
+    setattr(module, name, value)
+
+
+WAYS = [Doubled.apply, spectral_norm, computed_by_the_user, set_by_a_parent]
+
+
+@pytest.mark.parametrize(
+    ("compute", "name"),
+    # spectral_norm takes no vector.
+    [(way, name) for way in WAYS for name in NAMES if (way, name) != (spectral_norm, "bias")],
+)
+def test_an_edit_that_the_next_forward_would_undo_is_an_error(
+    compute: Callable[[nn.Module, str], None], name: str
+) -> None:
+    module = Dcls2d(2, 2, 3, dilated_kernel_size=5)
+    compute(module, name)
+    module(torch.randn(1, 2, 8, 8))
+    with pytest.raises(RuntimeError, match=f"^{name} cannot be edited"):
+        module.reset_parameters()
+    if name == "P":
+        with pytest.raises(RuntimeError, match=r"^P cannot be edited"):
+            module.clamp_parameters()
+
+
+class Squashed(nn.Module):
+    """A parametrization whose inverse is wrong outside [-1, 1]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 9 * x.tanh()
+
+    def right_inverse(self, x: Tensor) -> Tensor:
+        return x
+
+
+def test_a_parametrization_that_does_not_keep_a_clamp_is_an_error() -> None:
+    module = Dcls2d(2, 2, 3, dilated_kernel_size=5)
+    parametrize.register_parametrization(module, "P", Squashed())
+    with torch.no_grad():
+        module.parametrizations.P.original.fill_(3)
+    before = module.P.detach().clone()
+    with pytest.raises(RuntimeError, match=r"P cannot be edited.*values back"):
+        module.clamp_parameters()
+    assert torch.equal(module.P, before)
+    module.reset_parameters()
+
+
+def test_a_norm_of_zero_is_an_error() -> None:
+    # The positions along an axis of one point are 0, and weight_norm makes 0 / 0 of them.
+    module = Dcls2d(2, 2, 3, dilated_kernel_size=(5, 1))
+    for way in (normalised, normalised_by_a_parametrization):
+        twin = copy.deepcopy(module)
+        with torch.no_grad():
+            twin.P.fill_(1)
+        way(twin, "P")
+        for method in (twin.clamp_parameters, twin.reset_parameters):
+            with pytest.raises(RuntimeError, match="P cannot be edited"):
+                method()
+        assert torch.equal(twin.P, torch.ones_like(twin.P))

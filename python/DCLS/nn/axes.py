@@ -12,6 +12,7 @@ from typing import Final
 
 import torch
 from torch import Tensor
+from torch.fx import Proxy
 
 from DCLS._ops._rows import to_kernel_axes as to_kernel_axes
 
@@ -37,6 +38,8 @@ def axis_order(ndim: int, version: str, *, dense_ndim: int = 0) -> tuple[int, ..
 
 def as_floats(rows: Tensor, dtype: torch.dtype) -> Tensor:
     """Returns ``P`` or ``SIG``, integers cast to ``dtype``: such positions are on the grid."""
+    if isinstance(rows, Proxy):  # torch.fx, which traces symbolically, cannot say
+        return rows
     return rows if rows.is_floating_point() or rows.is_complex() else rows.to(dtype)
 
 

@@ -6,13 +6,16 @@ import functools
 import logging
 import math
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.fx import Proxy
 from torch.nn import Parameter
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.module import _has_any_global_hook
+from torch.overrides import TorchFunctionMode
 
 from DCLS._checks import resolve_sigma_min
 from DCLS._native.dense import is_channels_last
@@ -30,6 +33,9 @@ from DCLS.method import (
 )
 from DCLS.nn.builders import _ConstructKernel
 from DCLS.nn.parameters import _DclsParameters
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 _CONV: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
@@ -51,8 +57,31 @@ _COUNTED_PAIRS = 64
 _WORTH_COUNTING = 1 << 26
 
 
+class _KeepsLayout(TorchFunctionMode):
+    """Ignores the ``memory_format`` of ``Tensor.to``.
+
+    ``torch.nn.Module.to`` gives it to each parameter with 4 or 5 axes, which it takes for the
+    kernel of a convolution. Weights and positions of a DCLS layer have other axes.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if func is Tensor.to:
+            kwargs.pop("memory_format", None)
+        return func(*args, **kwargs)
+
+
 class _DclsModule(_DclsParameters):
     """A DCLS layer: what ``_DclsNd`` and ``_DclsN_Md`` share."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        def keep_layout(tensor: Tensor) -> Tensor:
+            with _KeepsLayout():
+                return fn(tensor)
+
+        return super()._apply(keep_layout, recurse)  # type: ignore[no-untyped-call, no-any-return]
 
     def _shape_kernel(self, kernel: Tensor) -> Tensor:
         """Gives what ``DCK`` builds the axes of the convolution."""
@@ -60,6 +89,8 @@ class _DclsModule(_DclsParameters):
 
     def _dense_kernel(self, weight: Tensor, P: Tensor, SIG: Tensor | None) -> Tensor:
         """Returns the kernel to convolve with."""
+        if not isinstance(self.DCK, _ConstructKernel) and not torch.compiler.is_compiling():
+            self._check_wrappers()
         return self._shape_kernel(self.DCK(weight, P, SIG))
 
     def _kernel_support(self, weight: Tensor, P: Tensor, SIG: Tensor | None) -> Tensor | None:
@@ -109,10 +140,6 @@ class _DclsModule(_DclsParameters):
             return input, self.padding
         padded = F.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)
         return padded, (0,) * len(self.stride)
-
-    def _whole_kernel_size(self) -> tuple[int, ...]:
-        """Points of the dense kernel on each axis of the convolution."""
-        return (*self.dense_kernel_size, *self.dilated_kernel_size)
 
     def _choose(
         self,
@@ -203,6 +230,8 @@ class _DclsModule(_DclsParameters):
                 f"{type(self).__name__} must define _conv_forward: it is transposed"
             )
         x, padding = self._pad(input)
+        if isinstance(x, Proxy) or isinstance(weight, Proxy):
+            return self._traced(x, padding, weight, bias, P, SIG)
         if not isinstance(self.DCK, _ConstructKernel):
             kernel = self._dense_kernel(weight, P, SIG)
             choice = self._choose(x, padding, weight, P, SIG, kernel)
@@ -221,6 +250,21 @@ class _DclsModule(_DclsParameters):
         trains = self._trains([kernel, *(t for t in (weight, P, SIG) if t is not None)])
         support = self._kernel_support(weight, P, SIG) if trains else None
         return direct_conv(x, kernel, bias, self.stride, padding, 1, self.groups, support)
+
+    def _traced(
+        self,
+        x: Tensor,
+        padding: tuple[int, ...] | str,
+        weight: Tensor,
+        bias: Tensor | None,
+        P: Tensor,
+        SIG: Tensor | None,
+    ) -> Tensor:
+        """The forward pass as nodes of ``torch.fx``, which knows no sizes: ``auto`` is ``conv``."""
+        kernel = self._dense_kernel(weight, P, SIG)
+        if self.method == "direct":
+            return direct_conv(x, kernel, bias, self.stride, padding, 1, self.groups)
+        return _CONV[len(self.stride)](x, kernel, bias, self.stride, padding, groups=self.groups)
 
     def _in_one_call(
         self,
@@ -283,6 +327,9 @@ class _DclsModule(_DclsParameters):
     def forward(self, input: Tensor) -> Tensor:
         """Convolves ``input`` as the ``torch.nn`` layer with the same number of axes does.
 
+        A symbolic trace of ``torch.fx`` knows no sizes: its graph convolves by ``method``, where
+        ``auto`` is ``conv``. As a leaf of the tracer the layer chooses at each call.
+
         Args:
             input: ``(N, in_channels, *spatial)`` or ``(in_channels, *spatial)``.
 
@@ -316,12 +363,46 @@ class _DclsModule(_DclsParameters):
 
         Raises:
             TypeError: a subclass has its own ``forward`` or ``_conv_forward``, which need not
-                compute a convolution with the kernel. Its own ``DCK`` is fine.
+                compute a convolution with the kernel (see ``folded``). Its own ``DCK`` is fine.
             RuntimeError: the layer has forward hooks, which a plain layer would not run.
             ValueError: ``version`` needs ``SIG`` and there is none, or ``DCK`` builds a kernel that
                 does not fit the channels.
         """
         self._refuse_other_forwards()
+        return self._plain_convolution()
+
+    def folded(self, conv: nn.Module) -> nn.Module:
+        """Returns what ``DCLS.fold`` puts in the place of this layer.
+
+        A subclass with its own ``forward`` overrides it, and returns a module that computes the
+        same around a plain convolution. That module should not need the subclass.
+
+        Args:
+            conv: the convolution that computes what ``forward`` of the DCLS class does, as
+                ``to_conv`` describes it.
+
+        Example:
+            >>> class Causal(Dcls1d):
+            ...     def forward(self, input):
+            ...         return super().forward(F.pad(input, (24, 0)))
+            ...
+            ...     def folded(self, conv):
+            ...         return nn.Sequential(nn.ConstantPad1d((24, 0), 0), conv)
+        """
+        return conv
+
+    def _fold(self) -> nn.Module:
+        """Returns what computes the same without DCLS; raises as ``to_conv``."""
+        self._refuse_other_forwards(unless_folded=True)
+        module = self.folded(self._plain_convolution())
+        if not isinstance(module, nn.Module) or isinstance(module, _DclsModule):
+            raise TypeError(
+                f"{type(self).__name__}.folded must return a torch.nn.Module without DCLS, "
+                f"got {type(module).__name__}"
+            )
+        return module.train(self.training)
+
+    def _plain_convolution(self) -> _ConvNd:
         parameters = [self.weight, self.P, *(() if self.SIG is None else (self.SIG,))]
         with torch.no_grad():
             # A new tensor even where a DCK returns one of the parameters.
@@ -354,15 +435,27 @@ class _DclsModule(_DclsParameters):
         conv._reversed_padding_repeated_twice = list(self._reversed_padding_repeated_twice)
         return conv.train(self.training)
 
-    def _refuse_other_forwards(self) -> None:
-        """Raises if ``forward`` may be more than the convolution with the dense kernel."""
+    def _refuse_other_forwards(self, unless_folded: bool = False) -> None:
+        """Raises if ``forward`` may be more than the convolution with the dense kernel.
+
+        With ``unless_folded`` a class may have its own ``forward`` if it has its own ``folded``.
+        """
         package = __name__.partition(".")[0]
+
+        def generation(name: str) -> int:
+            return next(i for i, kind in enumerate(type(self).__mro__) if name in vars(kind))
+
         for name in ("forward", "_conv_forward"):
-            definition = vars(self).get(name) or getattr(type(self), name)
-            if getattr(definition, "__module__", "").partition(".")[0] != package:
+            patched = name in vars(self)
+            definition = vars(self)[name] if patched else getattr(type(self), name)
+            foreign = getattr(definition, "__module__", "").partition(".")[0] != package
+            # A folded that is older than the forward does not know of it.
+            declared = unless_folded and not patched and generation("folded") <= generation(name)
+            if foreign and not declared:
                 raise TypeError(
                     f"{type(self).__name__} has a {name} of its own, so that no plain convolution "
-                    "is known to compute the same"
+                    "is known to compute the same; for DCLS.fold its method folded can say what "
+                    "does"
                 )
         if self._forward_hooks or self._forward_pre_hooks:
             raise RuntimeError(

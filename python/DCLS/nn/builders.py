@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.fx import Proxy
 from torch.nn import Module
 
 from DCLS import _checks
@@ -36,7 +37,6 @@ class _ConstructKernel(Module):
     in_channels: int
     groups: int
     kernel_count: int
-    dilated_kernel_size: tuple[int, ...]
 
     def __init__(
         self,
@@ -66,20 +66,30 @@ class _ConstructKernel(Module):
             in_channels, out_channels, groups
         )
         self.kernel_count = _checks.integer("kernel_count", kernel_count, 1)
-        self.dilated_kernel_size = _checks.integers(
-            "dilated_kernel_size", dilated_kernel_size, self._learnable_ndim, 1
-        )
+        self.dilated_kernel_size = dilated_kernel_size
         self.version = version
+
+    @property
+    def dilated_kernel_size(self) -> tuple[int, ...]:
+        """Number of grid points on each learnable axis. It may be set at any time."""
+        size: tuple[int, ...] = self.__dict__["dilated_kernel_size"]
+        return size
+
+    @dilated_kernel_size.setter
+    def dilated_kernel_size(self, value: int | Sequence[int]) -> None:
+        size = _checks.grid_size(value, self._learnable_ndim)
+        self.__dict__["dilated_kernel_size"] = size
 
     @property
     def version(self) -> Version:
         """The interpolation, one of ``DCLS.VERSIONS``. It may be set at any time."""
-        return self._own_version
+        version: Version = self.__dict__["version"]
+        return version
 
     @version.setter
     def version(self, value: Version) -> None:
         _checks.check_version(value)
-        self._own_version: Version = value
+        self.__dict__["version"] = value  # as in a layer
 
     def forward(self, W: Tensor, P: Tensor, SIG: Tensor | None = None) -> Tensor:
         """Builds the dense kernel.
@@ -154,6 +164,8 @@ class _ConstructKernel(Module):
         self, W: Tensor, P: Tensor, SIG: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Gives all tensors the shapes that ``DCLS.functional.construct_kernel`` takes."""
+        if isinstance(W, Proxy):  # torch.fx, which traces symbolically, knows no shapes
+            return W, P, SIG
         _checks.check_tensors(weight=W, P=P)
         _checks.check_tensors(or_none=True, SIG=SIG)
         named = {"P": P} if SIG is None else {"P": P, "SIG": SIG}
@@ -201,9 +213,9 @@ class _ConstructKernel(Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
-        # Of modules that 0.1.1 pickled.
-        if "version" in self.__dict__:
-            self._own_version = self.__dict__.pop("version")
+        # Of modules that 1.0 pickled, then of those of 0.1.1.
+        if "_own_version" in self.__dict__:
+            self.__dict__["version"] = self.__dict__.pop("_own_version")
         for name in _OLD_GRID:
             self.__dict__.pop(name, None)
             self._buffers.pop(name, None)
@@ -246,7 +258,7 @@ class _ConstructKernelN_M(_ConstructKernel):
             out_channels, in_channels, groups, kernel_count, dilated_kernel_size, version
         )
         self.dense_kernel_size = _checks.integers(
-            "dense_kernel_size", dense_kernel_size, self._dense_ndim, 1
+            "dense_kernel_size", dense_kernel_size, self._dense_ndim, 1, _checks.MAX_AXIS_SIZE
         )
 
     def _describe(self) -> Iterator[str]:

@@ -42,7 +42,8 @@ class _DclsConv(_DclsNd):
         """Creates the layer.
 
         Each argument except ``bias``, ``device`` and ``dtype`` becomes an attribute of its name.
-        Numbers for each axis become tuples.
+        Numbers for each axis become tuples. ``kernel_size`` and ``dilation`` are those of the layer
+        that ``to_conv`` returns. ``dilated_kernel_size`` may hold whole floats.
 
         Args:
             in_channels: number of input channels ``I``.
@@ -135,7 +136,8 @@ class Dcls2d(_DclsConv):
         """Creates the layer.
 
         Each argument except ``bias``, ``device`` and ``dtype`` becomes an attribute of its name.
-        Numbers for each axis become tuples.
+        Numbers for each axis become tuples. ``kernel_size`` and ``dilation`` are those of the layer
+        that ``to_conv`` returns. ``dilated_kernel_size`` may hold whole floats.
 
         Args:
             in_channels: number of input channels ``I``.
@@ -241,7 +243,8 @@ class Dcls2dK1d(_DclsNd):
         """Creates the layer.
 
         Each argument except ``bias``, ``device`` and ``dtype`` becomes an attribute of its name.
-        Numbers for each axis become tuples.
+        Numbers for each axis become tuples. ``kernel_size`` and ``dilation`` are those of the layer
+        that ``to_conv`` returns. ``dilated_kernel_size`` may hold whole floats.
 
         Args:
             in_channels: number of input channels ``I``.
@@ -270,9 +273,8 @@ class Dcls2dK1d(_DclsNd):
         flat_dim = _checks.integer("flat_dim", flat_dim, 0)
         if flat_dim > 1:
             raise ValueError(f"flat_dim must be 0 or 1, got {flat_dim}")
-        (size,) = _checks.integers("dilated_kernel_size", dilated_kernel_size, 1, 1)
-        self._set_up({**locals(), "kernel_size": (1, size) if flat_dim else (size, 1)})
-        self.flat_dim = flat_dim
+        self.flat_dim = flat_dim  # the size of the kernel depends on it
+        self._set_up(locals())
 
     def _shape_kernel(self, kernel: Tensor) -> Tensor:
         return kernel.unsqueeze(-1 - self.flat_dim)

@@ -21,20 +21,23 @@ def fold(model: Module, inplace: bool = False) -> Module:
     Each layer is replaced by its ``to_conv()``, which describes device, dtype,
     ``requires_grad`` and ``training``. A layer that is used in several places stays one layer.
     Parametrized layers are folded with the values that the parametrizations give now. Parameters
-    that several layers shared become separate ones.
+    that several layers shared become separate ones. A subclass whose ``forward`` does more than the
+    convolution, as padding on one side, says by its method ``folded`` what takes its place.
 
     Args:
         model: any module, which may itself be a DCLS layer.
-        inplace: False leaves ``model`` as it is and returns a deep copy, folded. True replaces the
-            layers in ``model`` itself, which saves the memory of the copy.
+        inplace: False leaves ``model`` as it is and returns a deep copy, folded. True makes each
+            layer itself the plain convolution, whatever refers to it: a list, a closure, or a
+            variable outside of the model. That saves the memory of the copy. A bound method
+            that was taken off a layer before does not follow.
 
     Returns:
-        The folded model. With ``inplace`` it is ``model`` itself, unless that is a DCLS layer,
-        which cannot replace itself. Where an error is raised, ``model`` is left unchanged.
+        The folded model. With ``inplace`` it is ``model`` itself. Where an error is raised,
+        ``model`` is left unchanged.
 
     Raises:
         TypeError: ``model`` is no module, or a layer has its own ``forward`` or
-            ``_conv_forward``. The message names the layer.
+            ``_conv_forward`` and no ``folded`` beside it. The message names the layer.
         RuntimeError: a layer has forward hooks.
         ValueError: a layer cannot build its kernel.
     """
@@ -44,7 +47,11 @@ def fold(model: Module, inplace: bool = False) -> Module:
     for name, module in model.named_modules():
         if isinstance(module, _DclsModule):
             try:
-                plain[module] = module.to_conv()
+                plain[module] = module._fold()
+                if inplace:
+                    # Fails where the classes do not allow what is done below.
+                    trial: Module = type(module).__new__(type(module))
+                    trial.__class__ = type(plain[module])
             except (TypeError, RuntimeError, ValueError) as error:
                 where = f"model.{name}" if name else "model"
                 raise type(error)(f"{where} cannot be folded: {error}") from error
@@ -52,9 +59,8 @@ def fold(model: Module, inplace: bool = False) -> Module:
         # Deepcopy takes what the memo holds for a layer, wherever the model refers to it.
         copied: Module = copy.deepcopy(model, {id(old): new for old, new in plain.items()})
         return copied
-    for parent in list(model.modules()):
-        # Not named_children, which gives a child with two names only once.
-        for name, child in parent._modules.items():
-            if child is not None and child in plain:
-                parent._modules[name] = plain[child]
-    return plain.get(model, model)
+    for layer, new in plain.items():
+        # Not a search for what refers to the layer: closures and lists of lists would escape it.
+        layer.__class__ = type(new)
+        layer.__dict__ = new.__dict__
+    return model

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
+from torch.fx import Proxy
 
 from DCLS._spec import SIGMA_VERSIONS
 from DCLS._types import Method
@@ -35,6 +36,7 @@ class _Im2colConv(_DclsConv):
                 f"method must be 'auto' for an im2col convolution, which builds no kernel, "
                 f"got {value!r}"
             )
+        self.__dict__["method"] = value
 
     def _choose(self, *_: Any) -> Choice:
         return Choice("im2col", "an im2col layer builds no kernel", "layer")
@@ -76,17 +78,9 @@ class _Im2colConv(_DclsConv):
     ) -> Tensor:
         """Samples ``input`` at the positions and multiplies by the weights."""
         ndim = len(self.stride)
-        if input.ndim not in (ndim + 1, ndim + 2):
-            raise ValueError(
-                f"input must have {ndim} spatial axes, that is shape (N, {self.in_channels}, "
-                f"*spatial) or ({self.in_channels}, *spatial), got {tuple(input.shape)}"
-            )
-        if input.shape[-ndim - 1] != self.in_channels:
-            raise ValueError(
-                f"input must have {self.in_channels} channels, got {input.shape[-ndim - 1]} in the "
-                f"shape {tuple(input.shape)}"
-            )
-        x = input if input.ndim == ndim + 2 else input.unsqueeze(0)
+        # torch.fx, which traces symbolically, knows no shapes: its graph takes batches only.
+        batched = isinstance(input, Proxy) or self._is_batched(input)
+        x = input if batched else input.unsqueeze(0)
         padding = self.padding
         if self.padding_mode != "zeros":
             x = F.pad(x, self._reversed_padding_repeated_twice, mode=self.padding_mode)
@@ -105,7 +99,22 @@ class _Im2colConv(_DclsConv):
             version=self.version,
             workspace=self.workspace,
         )
-        return output if input.ndim == ndim + 2 else output.squeeze(0)
+        return output if batched else output.squeeze(0)
+
+    def _is_batched(self, input: Tensor) -> bool:
+        """Whether ``input``, which must fit the layer, has a batch axis."""
+        ndim = len(self.stride)
+        if input.ndim not in (ndim + 1, ndim + 2):
+            raise ValueError(
+                f"input must have {ndim} spatial axes, that is shape (N, {self.in_channels}, "
+                f"*spatial) or ({self.in_channels}, *spatial), got {tuple(input.shape)}"
+            )
+        if input.shape[-ndim - 1] != self.in_channels:
+            raise ValueError(
+                f"input must have {self.in_channels} channels, got {input.shape[-ndim - 1]} in the "
+                f"shape {tuple(input.shape)}"
+            )
+        return input.ndim == ndim + 2
 
 
 class Dcls1d(_Im2colConv):

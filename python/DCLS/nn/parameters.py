@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import sys
 import warnings
@@ -12,13 +13,24 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor
 from torch.nn import Module, Parameter, init
-from torch.nn.utils import parametrize
 
 from DCLS import _checks
 from DCLS._spec import INITIAL_SIG, SIGMA_VERSIONS
 from DCLS._types import Method, PaddingMode, Version
 from DCLS.method import check_method
 from DCLS.nn.axes import axis_order, row_limits
+from DCLS.nn.editing import check_rows, clamp_rows, edit, on_whole
+from DCLS.nn.reaching import set_value, value_of
+
+
+class _Fact:
+    """An attribute that follows from others, until a subclass stores one of its name."""
+
+    def __init__(self, of: Callable[[Any], tuple[int, ...]]) -> None:
+        self._of = of
+
+    def __get__(self, layer: Any, owner: type) -> Any:
+        return self if layer is None else self._of(layer)
 
 
 class _DclsParameters(Module):
@@ -29,6 +41,8 @@ class _DclsParameters(Module):
     _ndim: ClassVar[int | None] = None
     _learnable_ndim: ClassVar[int | None] = None
     _dense_ndim: ClassVar[int | None] = None
+    #: Size of the dense kernel where a subclass builds one that has other axes than the grid.
+    _given_kernel_size: tuple[int, ...] | None = None
     #: The class of ``DCK``; None where a subclass builds its own.
     _builder: ClassVar[Callable[..., Module] | None] = None
 
@@ -37,7 +51,6 @@ class _DclsParameters(Module):
     kernel_count: int
     stride: tuple[int, ...]
     padding: tuple[int, ...] | str
-    dilated_kernel_size: tuple[int, ...]
     transposed: bool
     output_padding: tuple[int, ...]
     groups: int
@@ -69,15 +82,16 @@ class _DclsParameters(Module):
             given["in_channels"], given["out_channels"], given["groups"]
         )
         self.kernel_count = _checks.integer("kernel_count", given["kernel_count"], 1)
-        self.stride = _checks.integers("stride", given["stride"], self._ndim, 1)
+        self.stride = _checks.integers(
+            "stride", given["stride"], self._ndim, 1, _checks.MAX_AXIS_SIZE
+        )
         ndim = len(self.stride)
         self.padding = _checks.padding(given["padding"], self.stride)
+        dense = given.get("dense_kernel_size", ())
         self.dense_kernel_size = _checks.integers(
-            "dense_kernel_size", given.get("dense_kernel_size", ()), self._dense_ndim, 1
+            "dense_kernel_size", dense, self._dense_ndim, 1, _checks.MAX_AXIS_SIZE
         )
-        self.dilated_kernel_size = _checks.integers(
-            "dilated_kernel_size", given["dilated_kernel_size"], self._learnable_ndim, 1
-        )
+        self.dilated_kernel_size = given["dilated_kernel_size"]
         self.transposed = _checks.flag("transposed", given.get("transposed", False))
         self.output_padding = _checks.integers(
             "output_padding", given.get("output_padding", 0), ndim, 0
@@ -86,12 +100,9 @@ class _DclsParameters(Module):
         self.padding_mode = cast("PaddingMode", mode)
         self.version = given["version"]
         self.method = given.get("method", "auto")
-        whole = given.get("kernel_size")
-        if whole is None:
-            whole = (*self.dense_kernel_size, *self.dilated_kernel_size)
-        else:
-            whole = _checks.integers("kernel_size", whole, ndim, 1)
-        self._reversed_padding_repeated_twice = self._explicit_padding(whole)
+        if given.get("kernel_size") is not None:
+            self._given_kernel_size = _checks.integers("kernel_size", given["kernel_size"], ndim, 1)
+        self._explicit_padding()  # raises where it is not known
         self._make_parameters(given["bias"], given["device"], given["dtype"])
         if self._builder is not None:
             sizes = [self.dense_kernel_size] if self.dense_kernel_size else []
@@ -145,24 +156,68 @@ class _DclsParameters(Module):
             stacklevel=outermost + 1,
         )
 
+    #: Size of the dense kernel, as the layer that ``to_conv`` returns has it.
+    kernel_size = _Fact(lambda layer: layer._whole_kernel_size())
+    #: 1 on each axis: the grid of the dense kernel is that of the input.
+    dilation = _Fact(lambda layer: (1,) * len(layer.stride))
+
+    def _whole_kernel_size(self) -> tuple[int, ...]:
+        """Points of the dense kernel on each axis of the convolution."""
+        return (*self.dense_kernel_size, *self.dilated_kernel_size)
+
     @property
     def version(self) -> Version:
         """The interpolation, one of ``DCLS.VERSIONS``. It may be set at any time.
 
-        The layer and its ``DCK`` have one version: setting either sets both. Where a subclass
-        builds a ``DCK`` without a version, the layer alone has it.
+        The layer and its ``DCK`` have one version: setting either sets both, also where a wrapper
+        such as ``torch.compile`` or activation checkpointing holds the builder. What does not
+        reach the builder raises a RuntimeError. Where a subclass builds a ``DCK`` without a
+        version, the layer alone has it.
         """
-        builder = getattr(self, "DCK", None)
-        version: Version = getattr(builder, "version", self._own_version)
+        version: Version = self._built("version")
         return version
 
     @version.setter
     def version(self, value: Version) -> None:
         _checks.check_version(value)
-        self._own_version: Version = value
-        builder: Any = getattr(self, "DCK", None)
-        if hasattr(builder, "version"):
-            builder.version = value
+        self._build("version", value)
+
+    @property
+    def dilated_kernel_size(self) -> tuple[int, ...]:
+        """Number of grid points on each learnable axis. It may be set at any time, as ``version``.
+
+        The number of axes stays. The kernel, the limits of the positions and the padding that
+        depends on the kernel follow.
+        """
+        size: tuple[int, ...] = self._built("dilated_kernel_size")
+        return size
+
+    @dilated_kernel_size.setter
+    def dilated_kernel_size(self, value: int | Sequence[int]) -> None:
+        own = self.__dict__.get("dilated_kernel_size")
+        count = self._learnable_ndim if own is None else len(own)
+        self._build("dilated_kernel_size", _checks.grid_size(value, count))
+
+    def _built(self, name: str) -> Any:
+        """Returns a setting that the layer has in common with its builder."""
+        own = self.__dict__[name]
+        value = value_of(getattr(self, "DCK", None), name, own)
+        if value != own and not torch.compiler.is_compiling():
+            self.__dict__[name] = value  # for ``vars(layer)``
+        return value
+
+    def _check_wrappers(self) -> None:
+        """Raises if a wrapper of the builder tells another setting than the builder builds."""
+        for name in ("version", "dilated_kernel_size"):
+            self._built(name)
+
+    def _build(self, name: str, value: Any) -> None:
+        """Sets it in both."""
+        DCK = getattr(self, "DCK", None)
+        if DCK is not None and value != self._built(name):
+            set_value(DCK, name, value)
+        # Under its own name, as 0.1.1 held it: code formats texts with ``vars(layer)``.
+        self.__dict__[name] = value
 
     @property
     def method(self) -> Method:
@@ -174,7 +229,8 @@ class _DclsParameters(Module):
         for training and the other for inference; their results agree to rounding. A transposed
         layer takes only ``auto``: its convolution is torch's own.
         """
-        return self._own_method
+        method: Method = self.__dict__["method"]
+        return method
 
     @method.setter
     def method(self, value: Method) -> None:
@@ -183,10 +239,13 @@ class _DclsParameters(Module):
                 "method must be 'auto' for a transposed convolution, which is always torch's own, "
                 f"got {value!r}"
             )
-        self._own_method: Method = value
+        self.__dict__["method"] = value
+        if hasattr(type(self), "use_implicit_gemm"):  # the switch that 0.1.1 had in its place
+            self.__dict__["use_implicit_gemm"] = value != "conv"
 
-    def _explicit_padding(self, kernel_size: Sequence[int]) -> tuple[int, ...]:
+    def _explicit_padding(self) -> tuple[int, ...]:
         """Returns the padding as ``torch.nn.functional.pad`` takes it, last axis first."""
+        kernel_size = self._given_kernel_size or self._whole_kernel_size()
         if self.padding == "same" and len(kernel_size) != len(self.stride):
             raise ValueError(
                 "kernel_size must have one number for each of the "
@@ -194,6 +253,9 @@ class _DclsParameters(Module):
             )
         sides = _checks.padding_sides(self.padding, kernel_size, self.stride)
         return tuple(zeros for pair in reversed(sides) for zeros in pair)
+
+    #: The same, by the name that torch's layers have for it.
+    _reversed_padding_repeated_twice = property(_explicit_padding)
 
     def _rows_shape(self, weight_shape: Sequence[int]) -> tuple[int, ...]:
         """Returns the shape of a row of ``P`` and of ``SIG``: each weight has a position."""
@@ -208,44 +270,40 @@ class _DclsParameters(Module):
         size = self.dilated_kernel_size
         return axis_order(len(size), self.version, dense_ndim=len(self.dense_kernel_size))
 
-    def _edit(self, name: str, edit: Callable[[Tensor], object]) -> None:
-        """Runs ``edit`` in place on a parameter, through its parametrization if it has one."""
-        with torch.no_grad():
-            value: Tensor = getattr(self, name)
-            if parametrize.is_parametrized(self, name):
-                value = value.clone()
-                edit(value)
-                setattr(self, name, value)
-            else:
-                edit(value)
-
     def reset_parameters(self) -> None:
         """Draws new parameters.
 
         ``weight`` and ``bias`` are drawn as ``torch.nn.Conv2d`` draws them for the same number
-        of weights. Positions are drawn within the grid, see the class. ``SIG`` becomes 0.23 for
-        ``gauss`` and 0 for ``max``. The order of the draws is that of DCLS 0.1.1: the same seed
-        gives the same parameters. Only kernels with an even or a non-square size differ, because
-        their limits do.
+        of weights. Positions are drawn within the grid, see the class. ``SIG`` becomes 0 for
+        ``max`` and 0.23 for any other version. The order of the draws is that of DCLS 0.1.1: the
+        same seed gives the same parameters. Only kernels with an even or a non-square size differ,
+        because their limits do.
+
+        Parameters that are computed are drawn as those that ``clamp_parameters`` names; a
+        parametrization may change what is drawn. Parameters that processes share as a ``DTensor``
+        become what the first process of their mesh draws, as for a layer that is not sharded: all
+        of its processes must call this.
 
         Raises:
-            RuntimeError: a parametrization has no ``right_inverse``.
+            RuntimeError: as ``clamp_parameters`` raises it, for any of the parameters.
         """
-        self._edit("weight", lambda weight: init.kaiming_uniform_(weight, a=math.sqrt(5)))
+        draw = functools.partial(edit, self, exact=False)
+        draw("weight", on_whole(lambda weight: init.kaiming_uniform_(weight, a=math.sqrt(5))))
         if self.bias is not None:
             fan_in = math.prod(self.weight.shape[1:])
             bound = 1 / math.sqrt(fan_in) if fan_in else 0.0
-            self._edit("bias", lambda bias: init.uniform_(bias, -bound, bound))
-        limits = self._position_limits()
-
-        def draw(P: Tensor) -> None:
-            for index, (low, high) in enumerate(limits):
-                self._draw_positions(P[index], low, high)
-
-        self._edit("P", draw)
+            draw("bias", on_whole(lambda bias: init.uniform_(bias, -bound, bound)))
+        draw("P", on_whole(self._draw_rows))
         if self.SIG is not None:
-            width = INITIAL_SIG[self.version]
-            self._edit("SIG", lambda SIG: init.constant_(SIG, width))
+            width = INITIAL_SIG.get(self.version, INITIAL_SIG["gauss"])
+            draw("SIG", on_whole(lambda SIG: init.constant_(SIG, width)))
+
+    def _draw_rows(self, P: Tensor) -> None:
+        """Draws the rows of ``P`` in place."""
+        limits = self._position_limits()
+        check_rows(P, len(limits))
+        for index, (low, high) in enumerate(limits):
+            self._draw_positions(P[index], low, high)
 
     def _draw_positions(self, row: Tensor, low: int, high: int) -> None:
         """Draws one row of ``P`` in place, between ``low`` and ``high``."""
@@ -254,16 +312,17 @@ class _DclsParameters(Module):
     def clamp_parameters(self) -> None:
         """Clamps ``P`` in place to the grid: to ``[-(S // 2), S - 1 - S // 2]`` on each axis.
 
+        Where processes share ``P`` as a ``DTensor``, each clamps its own part. Where ``P`` is
+        computed from other parameters, these are edited: those of a parametrization that has a
+        ``right_inverse``, of ``torch.nn.utils.prune`` and of ``torch.nn.utils.weight_norm``.
+
         Raises:
-            RuntimeError: ``P`` has a parametrization without a ``right_inverse``.
+            RuntimeError: the next forward would undo the edit. ``P`` has a parametrization without
+                a ``right_inverse``, or one that does not give the clamped positions back; or a hook
+                computes it in another way; or ``fully_shard`` has gathered it for a forward.
         """
         limits = self._position_limits()
-
-        def clamp(P: Tensor) -> None:
-            for index, (low, high) in enumerate(limits):
-                P[index].clamp_(low, high)
-
-        self._edit("P", clamp)
+        edit(self, "P", lambda P: clamp_rows(P, limits), exact=True)
 
     def _describe(self) -> Iterator[str]:
         """Yields the parts of ``extra_repr``."""
@@ -296,13 +355,18 @@ class _DclsParameters(Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
-        # Of modules that 0.1.1 pickled; they know its switch between two convolutions, no method.
         own = self.__dict__
         own.setdefault("padding_mode", "zeros")
-        if "version" in own:
-            self._own_version = own.pop("version")
+        # Modules that 1.0 pickled have other names, those of 0.1.1 a switch in place of the method.
+        for name in ("version", "method"):
+            if f"_own_{name}" in own:
+                own[name] = own.pop(f"_own_{name}")
+        padding = own.pop("_reversed_padding_repeated_twice", ())
+        if padding and self.padding == "same" and tuple(padding) != self._explicit_padding():
+            ends = zip(padding[-2::-2], padding[::-2], strict=True)
+            self._given_kernel_size = tuple(before + after + 1 for before, after in ends)
         direct = own.pop("use_implicit_gemm", True)
-        own.setdefault("_own_method", "auto" if direct else "conv")
+        self.method = own.get("method", "auto" if direct else "conv")
 
 
 def _first_argument(frame: FrameType) -> object:

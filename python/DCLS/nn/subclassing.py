@@ -66,8 +66,8 @@ class _DclsNd(_DclsModule):
             bias: whether the layer has a learnable bias.
             padding_mode: ``zeros``, ``reflect``, ``replicate`` or ``circular``.
             version: the interpolation, one of ``DCLS.VERSIONS``.
-            kernel_size: size of the dense kernel; None (default) for ``dilated_kernel_size``. Only
-                ``padding="same"`` uses it.
+            kernel_size: size of the dense kernel; None (default) for ``dilated_kernel_size``. It
+                becomes an attribute, and ``padding="same"`` uses it.
             method: how the layer convolves: ``auto`` (default), ``direct`` or ``conv``. Only
                 ``auto`` if ``transposed``.
             device: where to create the parameters; None (default) for torch's default.
@@ -78,6 +78,8 @@ class _DclsNd(_DclsModule):
             ValueError: an argument is out of its range or has a wrong length.
         """
         self._set_up(locals())
+        if kernel_size is not None:
+            self.kernel_size = tuple(int(points) for points in kernel_size)
 
     def _draw_positions(self, row: Tensor, low: int, high: int) -> None:
         init.normal_(row, 0, 0.5).clamp_(low, high)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from DCLS import _checks
+from DCLS._fx import traceable
 from DCLS._types import Device, PaddingMode, Version
 from DCLS.method import Choice
 from DCLS.nn.builders import (
@@ -26,6 +27,45 @@ _CONV_TRANSPOSE: dict[int, Callable[..., Tensor]] = {
     2: F.conv_transpose2d,
     3: F.conv_transpose3d,
 }
+
+
+@traceable
+def _output_padding(
+    input: Tensor,
+    output_size: Sequence[int] | None,
+    default: tuple[int, ...],
+    strides: tuple[int, ...],
+    paddings: tuple[int, ...],
+    kernel_size: tuple[int, ...],
+) -> tuple[int, ...]:
+    """Returns the output padding that gives an output of ``output_size``; for None the default."""
+    if output_size is None:
+        return default
+    ndim = len(strides)
+    if input.ndim not in (ndim + 1, ndim + 2):
+        raise ValueError(f"input must have {ndim + 1} or {ndim + 2} axes, got {tuple(input.shape)}")
+    wanted = tuple(output_size)
+    if len(wanted) == input.ndim:
+        wanted = wanted[-ndim:]
+    if len(wanted) != ndim:
+        raise ValueError(
+            f"output_size must have {ndim} or {input.ndim} numbers, got {tuple(output_size)}"
+        )
+    smallest = tuple(
+        (length - 1) * stride - 2 * padding + size
+        for length, stride, padding, size in zip(
+            input.shape[-ndim:], strides, paddings, kernel_size, strict=True
+        )
+    )
+    largest = tuple(low + step - 1 for low, step in zip(smallest, strides, strict=True))
+    if any(
+        not low <= size <= high for low, size, high in zip(smallest, wanted, largest, strict=True)
+    ):
+        raise ValueError(
+            f"output_size must be from {smallest} to {largest} for an input of size "
+            f"{tuple(input.shape[-ndim:])}, got {wanted}"
+        )
+    return tuple(size - low for size, low in zip(wanted, smallest, strict=True))
 
 
 class _DclsTranspose(_DclsNd):
@@ -53,7 +93,8 @@ class _DclsTranspose(_DclsNd):
         """Creates the layer.
 
         Each argument except ``bias``, ``device`` and ``dtype`` becomes an attribute of its name.
-        Numbers for each axis become tuples.
+        Numbers for each axis become tuples. ``kernel_size`` and ``dilation`` are those of the layer
+        that ``to_conv`` returns. ``dilated_kernel_size`` may hold whole floats.
 
         Args:
             in_channels: number of input channels ``I``.
@@ -97,7 +138,14 @@ class _DclsTranspose(_DclsNd):
         """Builds the kernel with ``self.DCK`` and applies it to ``input``."""
         output_padding = self.output_padding
         if output_size is not None:
-            output_padding = self._output_padding(input, output_size)
+            output_padding = _output_padding(
+                input,
+                output_size,
+                self.output_padding,
+                self.stride,
+                self.padding,
+                self.dilated_kernel_size,
+            )
         return _CONV_TRANSPOSE[len(self.stride)](
             input,
             self._dense_kernel(weight, P, SIG),
@@ -107,41 +155,6 @@ class _DclsTranspose(_DclsNd):
             output_padding,
             self.groups,
         )
-
-    def _output_padding(self, input: Tensor, output_size: Sequence[int]) -> tuple[int, ...]:
-        """Returns the output padding that gives an output of ``output_size``."""
-        ndim = len(self.stride)
-        if input.ndim not in (ndim + 1, ndim + 2):
-            raise ValueError(
-                f"input must have {ndim + 1} or {ndim + 2} axes, got {tuple(input.shape)}"
-            )
-        wanted = tuple(output_size)
-        if len(wanted) == input.ndim:
-            wanted = wanted[-ndim:]
-        if len(wanted) != ndim:
-            raise ValueError(
-                f"output_size must have {ndim} or {input.ndim} numbers, got {tuple(output_size)}"
-            )
-        smallest = tuple(
-            (length - 1) * stride - 2 * padding + size
-            for length, stride, padding, size in zip(
-                input.shape[-ndim:],
-                self.stride,
-                self.padding,
-                self.dilated_kernel_size,
-                strict=True,
-            )
-        )
-        largest = tuple(low + step - 1 for low, step in zip(smallest, self.stride, strict=True))
-        if any(
-            not low <= size <= high
-            for low, size, high in zip(smallest, wanted, largest, strict=True)
-        ):
-            raise ValueError(
-                f"output_size must be from {smallest} to {largest} for an input of size "
-                f"{tuple(input.shape[-ndim:])}, got {wanted}"
-            )
-        return tuple(size - low for size, low in zip(wanted, smallest, strict=True))
 
     def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         """Applies the transposed convolution to ``input``, with or without a batch axis.
