@@ -4,10 +4,12 @@
 // buffers, which are exactly as large as the arguments say: AddressSanitizer watches that.
 //
 //   fuzz_NAME [RUNS [SEED]]   runs RUNS random inputs; tells how many of them were valid
+//   fuzz_NAME --seconds N [SEED]  the same for a time; a new seed unless given, which is printed
 //   fuzz_NAME --input FILE    runs one, as it was written by libFuzzer
 //   clang++ -fsanitize=fuzzer,address -DDCLS_LIBFUZZER ...   is a libFuzzer target
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -24,6 +26,7 @@
 
 #include "core/dispatch.hpp"
 #include "dcls/runtime.hpp"
+#include "fuzz_again.hpp"
 
 namespace dcls::fuzz {
 
@@ -37,6 +40,7 @@ inline Counts counts;
 
 [[noreturn]] inline void stop(const std::string& message) {
   std::fprintf(stderr, "fuzz: %s\n", message.c_str());
+  print_again();
   std::abort();
 }
 
@@ -213,14 +217,30 @@ inline int main_of(Target& run, std::size_t longest, int argc, char** argv) {
     run(reinterpret_cast<const std::uint8_t*>(bytes.data()), bytes.size());
     return 0;
   }
-  const unsigned long runs = argc > 1 ? std::strtoul(argv[1], nullptr, 10) : 20000;
-  const unsigned long seed = argc > 2 ? std::strtoul(argv[2], nullptr, 10) : 0;
-  for (unsigned long i = 0; i < runs; ++i) {
+  on_sanitizer_death();
+  const bool timed = argc > 2 && std::strcmp(argv[1], "--seconds") == 0;
+  const double seconds = timed ? std::strtod(argv[2], nullptr) : 0;
+  const int at = timed ? 3 : 2;
+  unsigned long runs = argc > 1 && !timed ? std::strtoul(argv[1], nullptr, 10) : 20000;
+  const unsigned long seed = argc > at ? std::strtoul(argv[at], nullptr, 10)
+                             : timed   ? std::random_device()()
+                                       : 0;
+  const auto start = std::chrono::steady_clock::now();
+  const auto goes_on = [&](unsigned long i) {
+    if (!timed) return i < runs;
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() <
+           seconds;
+  };
+  unsigned long i = 0;
+  for (; goes_on(i); ++i) {
+    again = std::string(argv[0]) + " 1 " + std::to_string(static_cast<unsigned>(seed + i));
     std::mt19937 engine(static_cast<unsigned>(seed + i));  // input i alone: RUNS 1, SEED seed + i
     std::vector<std::uint8_t> data(engine() % longest);
     for (std::uint8_t& value : data) value = static_cast<std::uint8_t>(engine());
     run(data.data(), data.size());
   }
+  runs = i;
+  std::printf("seed %lu: ", seed);
   std::printf(
       "%llu inputs: %llu results, %llu gradients, %llu calls refused, %llu without a GPU, "
       "%llu of wild sizes\n",
