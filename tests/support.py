@@ -50,7 +50,7 @@ class Problem:
                 tensor.requires_grad_()
         return Problem(weight, P, SIG, self.size, self.version, cotangent)
 
-    def run(self, function=construct_kernel) -> tuple[Tensor, ...]:
+    def run(self, function=construct_kernel, create_graph: bool = False) -> tuple[Tensor, ...]:
         """The kernel, then the gradients of weight, P and SIG."""
         kernel = function(
             self.weight,
@@ -59,7 +59,8 @@ class Problem:
             dilated_kernel_size=self.size,
             version=self.version,
         )
-        return kernel, *torch.autograd.grad(kernel, self.inputs, self.cotangent)
+        grads = torch.autograd.grad(kernel, self.inputs, self.cotangent, create_graph=create_graph)
+        return kernel, *grads
 
 
 def make_problem(
