@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 
+import hypothesis
 import pytest
 import torch
 
@@ -16,6 +17,19 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 #: Tests for a GPU that were skipped.
 _not_run: list[str] = []
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The same examples in every run; others with ``--hypothesis-seed``."""
+    hypothesis.settings.register_profile("fixed", derandomize=True)
+    if config.getoption("hypothesis_seed", None) is None:
+        hypothesis.settings.load_profile("fixed")
+
+
+@pytest.fixture(autouse=True)
+def _seed(request: pytest.FixtureRequest) -> None:
+    """What a test draws from torch does not depend on the tests before it."""
+    torch.manual_seed(int(request.config.getoption("hypothesis_seed", None) or 0))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -265,6 +265,20 @@ def test_autocast_takes_positions_as_the_kernel_does(low, device):
     assert torch.equal(support, expected)
 
 
+@pytest.mark.parametrize("low", [torch.bfloat16, torch.float16], ids=str)
+def test_autocast_does_not_round_the_positions(low, device):
+    """7.9999 is 8 in 16 bits: the marks would lack the grid point before it."""
+    P = torch.full((1, 1, 1), 7.9999, device=device)
+    with torch.autocast(device, low):
+        _, support = construct_kernel(
+            *(torch.ones(1, 1, device=device), P),
+            dilated_kernel_size=21,
+            version="v1",
+            return_support=True,
+        )
+    assert support.nonzero()[:, 1].tolist() == [17, 18]
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [

@@ -170,6 +170,25 @@ def test_a_cell_outside_of_the_support_is_a_constant_in_either_mode(device: str)
     assert_close(second(jacfwd), second(jacrev))
 
 
+def test_mixed_derivatives_count_cells_outside_of_the_support_as_constant(device: str) -> None:
+    """By input and kernel, in either order, as with a kernel that is masked."""
+    x, kernel, bias = make_direct_conv(device)[2]
+    x, kernel = x[:1], kernel[:2, :, :2]
+    support = torch.rand_like(kernel) < 0.5
+
+    def ours(x: Tensor, kernel: Tensor) -> Tensor:
+        return direct_conv(x, kernel, bias[:2], 2, 1, 1, 2, support).sin().sum()
+
+    def masked(x: Tensor, kernel: Tensor) -> Tensor:
+        kernel = torch.where(support, kernel, kernel.detach())
+        return torch.nn.functional.conv2d(x, kernel, bias[:2], 2, 1, 1, 2).sin().sum()
+
+    for first, second in ((0, 1), (1, 0), (1, 1)):
+        got, want = (jacrev(jacrev(f, first), second)(x, kernel) for f in (ours, masked))
+        assert want.abs().max() > 1e-3
+        assert_close(got, want)
+
+
 @pytest.mark.parametrize("method", ["conv", "direct"])
 @pytest.mark.parametrize("layer", LAYERS, ids=layer_id)
 def test_jacobian_of_every_layer(layer: Layer, method: str) -> None:

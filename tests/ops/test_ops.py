@@ -154,6 +154,29 @@ def test_autocast_computes_in_float32(low, device):
         assert torch.equal(a, b)
 
 
+@pytest.mark.parametrize("version", VERSIONS)
+def test_autocast_leaves_further_derivatives_in_float32(version, device):
+    """They come from plain torch, whose products autocast would round to 8 bits."""
+    problem = smooth_problem(version, (5, 4), device, dtype=torch.float32)
+
+    def derivatives():
+        grads = problem.run(create_graph=True)[1:]
+        second = torch.autograd.grad([g.sin().sum() for g in grads], problem.inputs)
+        primals = tuple(t.detach() for t in problem.inputs)
+
+        def build(*tensors):
+            return construct_kernel(*tensors, dilated_kernel_size=(5, 4), version=version)
+
+        return *second, torch.func.jvp(build, primals, tuple(t.cos() for t in primals))[1]
+
+    expected = derivatives()
+    with torch.autocast(device, torch.bfloat16):
+        got = derivatives()
+    for a, b in zip(got, expected, strict=True):
+        assert a.dtype == torch.float32
+        assert torch.equal(a, b)
+
+
 def test_meta_tensors():
     problem = make_problem("gauss", (4, 5)).to(torch.float32)
     meta = [t.detach().to("meta").requires_grad_() for t in problem.inputs]
