@@ -112,6 +112,9 @@ class _DclsModule(_DclsParameters):
         """
         if self.method != "auto":
             return Choice(self.method, f"the layer's method is {self.method!r}", "asked")
+        if x.layout != torch.strided or x.is_nested or x.is_quantized:
+            # Torch's convolution takes some of these, and says which it does not.
+            return Choice("conv", "the input is not a dense tensor", "default")
         ndim = len(self.stride)
         if x.ndim not in (ndim + 1, ndim + 2) or x.shape[-ndim - 1] != self.in_channels:
             # Torch's convolution says what is wrong, as it did in 0.1.1.
