@@ -6,8 +6,6 @@ beyond the first, forward mode and torch.func's transforms take that road.
 
 from __future__ import annotations
 
-import functools
-import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -238,7 +236,8 @@ def _backward(ctx: Any, grad_output: Tensor | None, _: Any) -> tuple[Tensor | No
     if unsaved or torch.is_grad_enabled():
         grads = _gradients(grad_output, input, weight, P, SIG, make_spec(ctx.numbers), mask)
         return (*grads, *nothing)
-    call = layer_backward if _is_watched(input.device) else _backward_kernel
+    direct = not _is_watched(input.device) and _is_plain(grad_output)
+    call = _backward_kernel if direct else layer_backward
     results = call(grad_output, *tensors, saved, *ctx.numbers, ctx.saves, mask)
     wanted = (grad if needed else None for grad, needed in zip(results, mask, strict=True))
     return (*wanted, *nothing)
@@ -306,6 +305,17 @@ class _Eager(torch.autograd.Function):
         return _backward(ctx, grad_output, None)
 
 
+#: Dispatch keys of tensors whose memory holds their elements, on either device. With any other
+#: key (functorch's, lazy negation, zeros without memory) the dispatcher has to see to the tensor.
+_PLAIN_KEYS = torch._C._dispatch_keys(torch.empty(0)).raw_repr()
+for _key in (torch._C.DispatchKey.CUDA, torch._C.DispatchKey.AutocastCUDA):
+    _PLAIN_KEYS |= torch._C.DispatchKeySet(_key).raw_repr()
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    return not torch._C._dispatch_keys(tensor).raw_repr() & ~_PLAIN_KEYS
+
+
 def _is_watched(device: torch.device) -> bool:
     """Whether something between the caller and the kernel wants to see or change the operator."""
     return bool(
@@ -314,24 +324,6 @@ def _is_watched(device: torch.device) -> bool:
         or torch._C._autograd._profiler_enabled()
         or torch.is_autocast_enabled(device.type)
     )
-
-
-#: What makes of a tensor's memory something else than the tensor. The dispatcher sees to these.
-_NOT_PLAIN = functools.reduce(
-    operator.or_,
-    (
-        torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))
-        for key in (
-            *("Python", "Functionalize", "Conjugate", "Negative", "ZeroTensor"),
-            *("FuncTorchBatched", "FuncTorchGradWrapper"),
-        )
-    ),
-).raw_repr()
-
-
-def _is_plain(tensor: Tensor) -> bool:
-    """Whether a tensor is what its memory holds."""
-    return not torch._C._dispatch_keys(tensor).raw_repr() & _NOT_PLAIN
 
 
 def layer(*args: Any) -> Tensor:
