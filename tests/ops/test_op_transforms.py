@@ -179,6 +179,19 @@ def test_jvp_of_an_exported_layer(method: str) -> None:
         close(forward_ad.unpack_dual(program(forward_ad.make_dual(x, v))).tangent, want)
 
 
+@pytest.mark.parametrize("name", ["construct_kernel", "direct_conv", "im2col_conv"])
+def test_jvp_within_a_compiled_function(name: str) -> None:
+    torch.compiler.reset()
+    of, tensors = function(name, arguments(name))
+
+    def derivative(x: Tensor) -> Tensor:
+        return jvp(lambda x: of(tensors[0], x, *tensors[2:])[0].sin(), (x,), (x.cos(),))[1]
+
+    want = derivative(tensors[1])
+    assert want.any()
+    close(torch.compile(derivative, backend="aot_eager")(tensors[1]), want)
+
+
 def test_a_layer_that_ran_before_the_dual_level() -> None:
     """Its backward pass carries the tangents of the cotangent."""
     torch.manual_seed(0)

@@ -143,9 +143,14 @@ def _autograd_kernel(
 
     def kernel(keyset: Any, *args: Any) -> Any:
         grad = torch.is_grad_enabled()
-        if forward_ad._current_level < 0 and not (grad and torch._C._any_requires_grad(*args)):
-            return below_autograd(keyset, args)
+        # A compiled graph enters forward mode by torch.func's stack, without the other mark.
         nested = torch._C._functorch.peek_interpreter_stack() is not None
+        if not (
+            nested
+            or forward_ad._current_level >= 0
+            or (grad and torch._C._any_requires_grad(*args))
+        ):
+            return below_autograd(keyset, args)
         forward_mode = forward_ad._is_fwd_grad_enabled()
 
         def call(args: Sequence[Any]) -> Any:
