@@ -297,3 +297,16 @@ def check_widths(SIG: object, version: str, sigma_min: float) -> None:
         raise ValueError(f"SIG must be None for version {version!r}, which has no widths")
     if has_sigma:
         resolve_sigma_min(version, sigma_min)
+
+
+def check_memory(name: str, tensor: Tensor) -> None:
+    """Raises unless the elements of ``tensor`` lie in memory, where its strides say."""
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_nested:
+        kind = "quantized" if tensor.is_quantized else "nested" if tensor.is_nested else "of layout"
+        layout = f" {tensor.layout}" if kind == "of layout" else ""
+        raise TypeError(f"{name} must be a dense tensor, got one that is {kind}{layout}")
+    if tensor.data_ptr() == 0 and tensor.numel() != 0:
+        raise ValueError(
+            f"{name} must have memory, got a tensor of shape {tuple(tensor.shape)} without: its "
+            "storage was freed, or its class keeps the elements elsewhere"
+        )

@@ -7,13 +7,42 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd import forward_ad
+from torch.autograd.function import _SingleLevelFunction
+
+from DCLS._checks import check_memory
 
 library = torch.library.Library("dcls", "DEF")
 
+#: What tensors of other layouts dispatch to. All of them are refused, by name of the argument.
+_OTHER_LAYOUTS = (
+    *("MkldnnCPU", "SparseCPU", "SparseCUDA", "SparseMeta", "SparseCsrCPU", "SparseCsrCUDA"),
+    *("SparseCsrMeta", "QuantizedCPU", "QuantizedCUDA", "NestedTensorCPU", "NestedTensorCUDA"),
+)
 
-#: What casts an operator's arguments under autocast, by the operator's name.
-casts: dict[str, Callable[[Sequence[Any]], list[Any]]] = {}
+
+def transforms_active() -> bool:
+    """Whether torch.func transforms what is called now, or forward mode is on."""
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def results_of(output: Any) -> Sequence[Any]:
+    """Returns the results of an operator, which are one or several."""
+    return output if isinstance(output, (tuple, list)) else (output,)
+
+
+def with_checked_memory(name: str, kernel: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns a kernel of the operator ``name`` that first looks whether tensors have memory."""
+    names = [argument.name for argument in getattr(torch.ops.dcls, name).default._schema.arguments]
+
+    def checked(*args: Any) -> Any:
+        for argument, value in zip(names, args, strict=True):
+            if isinstance(value, Tensor):
+                check_memory(argument, value)
+        return kernel(*args)
+
+    return checked
 
 
 def register(
@@ -25,78 +54,113 @@ def register(
     setup_context: Callable[..., None] | None = None,
     backward: Callable[..., Any] | None = None,
     jvp: Callable[[Sequence[Any], Sequence[Any]], Any] | None = None,
-) -> Callable[..., Any]:
+) -> Any:
     """Implements a defined operator for CPU and CUDA.
 
     Args:
         name: the operator, without the namespace.
-        kernel: the implementation.
+        kernel: the implementation, with its memory checked (see ``with_checked_memory``).
         fake: the same for tensors without data.
         vmap: the batching rule, as ``torch.library.register_vmap`` takes it.
         setup_context: what to save for ``backward``.
-        backward: the gradients of the arguments; None for an operator without gradients.
-        jvp: takes the arguments and their tangents, and returns the tangents of the results; given
-            where ``backward`` is.
+        backward: the gradients of the arguments; None for an operator without derivatives.
+        jvp: takes the arguments and their tangents, None among them, and returns the tangents of
+            the results; given where ``backward`` is.
 
     Returns:
-        What calls the operator, under torch.func's transforms and in forward mode too: for these
-        torch.library has no means, but an ``torch.autograd.Function`` with a separate
-        setup_context does. That serves only there: the operator costs less, and is what the
-        compiler sees.
+        The operator.
     """
     qualified = f"dcls::{name}"
-    for key in ("CPU", "CUDA"):
+    operator: Any = getattr(torch.ops.dcls, name)
+    for key in ("CPU", "CUDA", *_OTHER_LAYOUTS):
         library.impl(name, kernel, key)
     torch.library.register_fake(qualified, fake, lib=library)
     torch.library.register_vmap(qualified, vmap, lib=library)
-    operator: Any = getattr(torch.ops.dcls, name)
-    if setup_context is None or backward is None or jvp is None:
-        return operator  # type: ignore[no-any-return]
-    torch.library.register_autograd(qualified, backward, setup_context=setup_context, lib=library)
-    function = _function(name, operator, vmap, setup_context, backward, jvp)
-
-    def call(*args: Any) -> Any:
-        if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
-            # Cast here, not in the operator: derivatives are those at the tensors it computes with.
-            cast = casts.get(name)
-            return function.apply(*(args if cast is None else cast(args)))
-        return operator(*args)
-
-    return call
+    autograd = _autograd_kernel(name, operator.default, setup_context, backward, jvp)
+    library.impl(name, autograd, "Autograd", with_keyset=True)
+    return operator
 
 
-def _function(
+def _autograd_kernel(
     name: str,
     operator: Any,
-    vmap: Callable[..., Any],
-    setup_context: Callable[..., None],
-    backward: Callable[..., Any],
-    jvp: Callable[[Sequence[Any], Sequence[Any]], Any],
-) -> Any:
-    """Makes the autograd function of an operator."""
+    setup_context: Callable[..., None] | None,
+    backward: Callable[..., Any] | None,
+    jvp: Callable[[Sequence[Any], Sequence[Any]], Any] | None,
+) -> Callable[..., Any]:
+    """Makes what records derivatives of an operator, reverse and forward, at one level.
 
-    def setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        setup_context(ctx, inputs, output)
-        ctx.save_for_forward(*(arg if isinstance(arg, Tensor) else None for arg in inputs))
-        ctx.others = tuple(None if isinstance(arg, Tensor) else arg for arg in inputs)
+    torch.library.register_autograd knows no forward mode. Like the operators of torch this kernel
+    serves one level: torch.func's transforms call it once for each, from the innermost outwards.
+    """
 
-    def tangents_of_results(ctx: Any, *tangents: Any) -> Any:
-        saved = zip(ctx.saved_tensors, ctx.others, strict=True)
+    def below_autograd(keyset: Any, args: Sequence[Any]) -> Any:
+        with torch._C._AutoDispatchBelowAutograd():
+            return operator.redispatch(keyset & torch._C._after_autograd_keyset, *args)
+
+    if setup_context is None or backward is None or jvp is None:
+        return lambda keyset, *args: below_autograd(keyset, args)
+
+    # Behind the operator's arguments, a Function takes how to call the operator.
+    def forward(ctx: Any, *args_and_call: Any) -> Any:
+        *args, call = args_and_call
+        output = call(args)
+        setup_context(ctx, args, output)
+        ctx.save_for_forward(*(arg if isinstance(arg, Tensor) else None for arg in args))
+        ctx.others = [None if isinstance(arg, Tensor) else arg for arg in args]
+        results = results_of(output)
+        ctx.mark_non_differentiable(*(r for r in results if not r.is_floating_point()))
+        ctx.results = [(r.shape, r.dtype, r.device) for r in results]
+        return output
+
+    def pull_back(ctx: Any, *grads: Any) -> tuple[Any, ...]:
+        return (*backward(ctx, *grads), None)
+
+    def push_forward(ctx: Any, *tangents: Any) -> Any:
         # Torch turns forward mode off here, and a jvp of this jvp would silently lose a term. With
         # the tangents of this level off the tensors it can be on.
         with forward_ad._set_fwd_grad_enabled(True):
-            args = [
+            primals = [
                 other if tensor is None else forward_ad.unpack_dual(tensor, level=0).primal
-                for tensor, other in saved
+                for tensor, other in zip(ctx.saved_tensors, ctx.others, strict=True)
             ]
-            return jvp(args, tangents)
+            pushed = jvp(primals, tangents[:-1])
+        # For torch, None is no tangent of a result that may have one.
+        every = tuple(
+            torch.zeros(shape, dtype=dtype, device=device)
+            if tangent is None and dtype.is_floating_point
+            else tangent
+            for tangent, (shape, dtype, device) in zip(results_of(pushed), ctx.results, strict=True)
+        )
+        return every if isinstance(pushed, (tuple, list)) else every[0]
 
-    members = {
-        "forward": operator,
-        "setup_context": setup,
-        "backward": backward,
-        "jvp": tangents_of_results,
-        "vmap": vmap,
-    }
-    members = {key: staticmethod(member) for key, member in members.items()}
-    return type(name, (torch.autograd.Function,), members)
+    members = {"forward": forward, "backward": pull_back, "jvp": push_forward}
+    function: Any = type(
+        name,
+        (_SingleLevelFunction,),
+        {key: staticmethod(member) for key, member in members.items()},
+    )
+
+    def kernel(keyset: Any, *args: Any) -> Any:
+        grad = torch.is_grad_enabled()
+        # A compiled graph enters forward mode by torch.func's stack, without the other mark.
+        nested = torch._C._functorch.peek_interpreter_stack() is not None
+        if not (
+            nested
+            or forward_ad._current_level >= 0
+            or (grad and torch._C._any_requires_grad(*args))
+        ):
+            return below_autograd(keyset, args)
+        forward_mode = forward_ad._is_fwd_grad_enabled()
+
+        def call(args: Sequence[Any]) -> Any:
+            if not nested:
+                return below_autograd(keyset, args)
+            # A Function turns both off, but the levels below have derivatives of their own.
+            with torch.set_grad_enabled(grad), forward_ad._set_fwd_grad_enabled(forward_mode):
+                return below_autograd(keyset, args)
+
+        with enable_single_level_autograd_function():
+            return function.apply(*args, call)
+
+    return kernel

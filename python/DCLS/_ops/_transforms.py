@@ -1,4 +1,4 @@
-"""What the operators share: autocast by argument, derivatives by plain torch, batching."""
+"""What the operators share: autocast by argument, and derivatives by plain torch."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._functorch.eager_transforms import enable_inplace_requires_grad
+from torch.autograd import forward_ad
 
-from DCLS._ops._library import casts, library
+from DCLS._ops._library import library, results_of
 
 _AUTOCAST = {"cpu": torch._C.DispatchKey.AutocastCPU, "cuda": torch._C.DispatchKey.AutocastCUDA}
 
@@ -49,166 +51,151 @@ def register_autocast(name: str, low: Sequence[int] = (), full: Sequence[int] = 
 
     for device, key in _AUTOCAST.items():
         register(device, key)
-    if low or full:
-        casts[name] = cast
 
 
-def _of_present(build: Callable[..., Tensor], present: Sequence[bool]) -> Callable[..., Tensor]:
-    """Returns ``build`` as a function of the arguments that are present.
+# ----------------------------------------------------------------------- derivatives by plain torch
+#
+# Forward mode calls these within the kernel of one level of torch.func's transforms, where another
+# transform cannot start: so they are made of torch's operators, dual tensors and autograd.grad.
 
-    Like the operators, it computes tensors of 16 bits in float32; the first has the result's dtype.
+#: The same as an operator, in operators that have derivatives themselves.
+Plain = Callable[..., Any]
+
+
+def computed_wide(build: Plain) -> Plain:
+    """Returns ``build`` with tensors of 16 bits computed in float32, as the operators do.
+
+    The first argument, a tensor, has the result's dtype.
     """
 
-    def of_present(*tensors: Tensor) -> Tensor:
-        given = (tensor.to(torch.promote_types(tensor.dtype, torch.float32)) for tensor in tensors)
-        return build(*(next(given) if p else None for p in present)).to(tensors[0].dtype)
+    def wide(*args: Any) -> Tensor:
+        # Within a level of torch.func, autocast cannot be turned off for the levels below. It
+        # leaves float64 alone.
+        nested = torch._C._functorch.peek_interpreter_stack() is not None
+        least = torch.float64 if nested else torch.float32
+        result: Tensor = build(
+            *(
+                arg.to(torch.promote_types(arg.dtype, least)) if isinstance(arg, Tensor) else arg
+                for arg in args
+            )
+        )
+        return result.to(args[0].dtype)
 
-    return of_present
+    return wide
 
 
-def _gradients(
-    build: Callable[..., Tensor], present: Sequence[bool], mask: Sequence[bool]
-) -> Callable[..., tuple[Tensor, ...]]:
-    """Returns what computes the gradients of ``build`` that ``mask`` asks for.
+def _branch(tensor: Tensor) -> Tensor:
+    """Returns a view of its own.
 
-    It takes the gradient of the result of ``build`` and those of its arguments that are present.
+    Derivatives by it are partial ones, even where the tensors of an operator depend on each other.
+    """
+    view = tensor.view_as(tensor)
+    if not view.requires_grad:
+        with enable_inplace_requires_grad(True):
+            view.requires_grad_()
+    return view
+
+
+def gradients_of(build: Plain, count: int) -> Plain:
+    """Returns what computes the gradients of ``build``, with derivatives of its own.
+
+    It takes the gradient of the result of ``build``, the arguments of ``build``, and a mask. It
+    returns the gradients of the first ``count`` arguments; empty where the mask or the argument
+    says that there is none.
     """
 
-    def gradients(grad_output: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
-        pullback = torch.func.vjp(_of_present(build, present), *tensors)[1]
-        grads = iter(pullback(grad_output))
-        every = [next(grads) if p else None for p in present]
-        return tuple(g for g, wanted in zip(every, mask, strict=True) if wanted and g is not None)
+    def gradients(grad_output: Tensor, *args: Any) -> tuple[Tensor, ...]:
+        *args_of_build, mask = args
+        primals = args_of_build[:count]
+        # Under torch.func a level with gradients off has them off in all levels below.
+        create_graph = torch.is_grad_enabled() and (
+            torch._C._functorch.peek_interpreter_stack() is not None
+            or torch._C._any_requires_grad(grad_output, *primals)
+        )
+        with torch.enable_grad():
+            branches = [
+                _branch(tensor) if tensor is not None and wanted else tensor
+                for tensor, wanted in zip(primals, mask, strict=True)
+            ]
+            by = [b for b, wanted in zip(branches, mask, strict=True) if wanted and b is not None]
+            result = build(*branches, *args_of_build[count:])
+            grads = iter(_grad((result,), by, (grad_output,), create_graph))
+        return tuple(
+            next(grads) if wanted and tensor is not None else grad_output.new_empty(0)
+            for tensor, wanted in zip(primals, mask, strict=True)
+        )
 
     return gradients
 
 
-def second_gradients(
-    build: Callable[..., Tensor],
-    primals: Sequence[Tensor | None],
-    mask: Sequence[bool],
-    grad_output: Tensor,
-    grad_grads: Sequence[Tensor | None],
-) -> tuple[Tensor | None, ...]:
-    """Differentiates the gradients of ``build``, a function in plain torch.
-
-    Rare, so simple before fast.
-
-    Args:
-        build: takes the primals, None among them.
-        primals: arguments of ``build``.
-        mask: which of their gradients were asked for.
-        grad_output: the gradient of the result of ``build``, which gave those gradients.
-        grad_grads: the gradients of those gradients.
-
-    Returns:
-        The gradients of ``grad_output`` and of each primal; None where that is None.
-    """
-    present = [tensor is not None for tensor in primals]
-    tensors = [tensor for tensor in primals if tensor is not None]
-    pullback: Any
-    outputs: Any
-    with torch._C._DisableAutocast():
-        outputs, pullback, *_ = torch.func.vjp(
-            _gradients(build, present, mask), grad_output, *tensors
-        )
-        chosen = [g for g, wanted, p in zip(grad_grads, mask, present, strict=True) if wanted and p]
-        cotangents = tuple(
-            torch.zeros_like(out) if g is None else g.to(out.dtype)
-            for g, out in zip(chosen, outputs, strict=True)
-        )
-        second = iter(pullback(cotangents))
-    grads: list[Tensor | None] = [next(second), *(next(second) if p else None for p in present)]
-    return tuple(grads)
-
-
-def tangent(
-    build: Callable[..., Tensor],
-    primals: Sequence[Tensor | None],
-    tangents: Sequence[Tensor | None],
-) -> Tensor:
-    """Pushes tangents forward through ``build``, a function in plain torch.
-
-    Args:
-        build: takes the primals, None among them.
-        primals: arguments of ``build``.
-        tangents: those of the primals; None where these are.
-
-    Returns:
-        The tangent of the result of ``build``.
-    """
-    plain = _of_present(build, [tensor is not None for tensor in primals])
-    return _push_forward(lambda *tensors: (plain(*tensors),), primals, tangents)[0]
-
-
-def tangents_of_gradients(
-    build: Callable[..., Tensor],
-    primals: Sequence[Tensor | None],
-    mask: Sequence[bool],
-    grad_output: Tensor,
-    tangents: Sequence[Tensor | None],
-) -> tuple[Tensor, ...]:
-    """Pushes tangents forward through the gradients of ``build``.
-
-    Args:
-        build: takes the primals, None among them.
-        primals: arguments of ``build``.
-        mask: which of their gradients were asked for.
-        grad_output: the gradient of the result of ``build``, which gave those gradients.
-        tangents: those of ``grad_output`` and of the primals; None where these are.
-
-    Returns:
-        The tangents of the gradients of each primal; empty where there is no such gradient.
-    """
-    present = [tensor is not None for tensor in primals]
-    pushed = iter(
-        _push_forward(_gradients(build, present, mask), (grad_output, *primals), tangents)
-    )
-    return tuple(
-        next(pushed) if wanted and p else grad_output.new_empty(0)
-        for wanted, p in zip(mask, present, strict=True)
+def _grad(
+    outputs: Sequence[Tensor],
+    inputs: Sequence[Tensor],
+    cotangents: Sequence[Tensor],
+    create_graph: bool,
+) -> Sequence[Tensor]:
+    """As torch.autograd.grad, with zeros where nothing depends on an input."""
+    pairs = [(o, c) for o, c in zip(outputs, cotangents, strict=True) if o.requires_grad]
+    if not inputs or not pairs:
+        return [torch.zeros_like(tensor) for tensor in inputs]
+    outputs, cotangents = zip(*pairs, strict=True)
+    return torch.autograd.grad(
+        outputs, inputs, cotangents, create_graph=create_graph, materialize_grads=True
     )
 
 
-def _push_forward(
-    function: Callable[..., tuple[Tensor, ...]],
-    primals: Sequence[Tensor | None],
-    tangents: Sequence[Tensor | None],
-) -> tuple[Tensor, ...]:
-    """Returns the tangents of the results of ``function``, which takes the primals not None.
+def derivatives_by(plain: Plain) -> dict[str, Any]:
+    """Returns what ``register`` takes for an operator whose derivatives are those of ``plain``.
 
-    In reverse mode, since forward modes do not nest: pulling back is linear, and its own pullback,
-    wherever it is taken, pushes forward.
+    Rare, so simple before fast. ``plain`` returns what the operator returns, or None for a result
+    without derivatives.
     """
-    tensors = [tensor for tensor in primals if tensor is not None]
 
-    def pull_back(*cotangents: Tensor) -> tuple[Tensor, ...]:
-        pulled: tuple[Tensor, ...] = torch.func.vjp(function, *tensors)[1](cotangents)
-        return pulled
+    def setup_context(ctx: Any, inputs: Sequence[Any], output: Any) -> None:  # noqa: ARG001
+        ctx.save_for_backward(*(arg if isinstance(arg, Tensor) else None for arg in inputs))
+        ctx.set_materialize_grads(False)
 
-    with torch._C._DisableAutocast():
-        somewhere = [torch.zeros_like(result) for result in function(*tensors)]
-        push: Any = torch.func.vjp(pull_back, *somewhere)[1]
-        pushed: tuple[Tensor, ...] = push(tuple(t for t in tangents if t is not None))
-    return pushed
+    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
+        create_graph = torch.is_grad_enabled()
+        with torch.enable_grad(), torch._C._DisableAutocast():
+            args = [
+                other if tensor is None else tensor
+                for tensor, other in zip(ctx.saved_tensors, ctx.others, strict=True)
+            ]
+            needs = ctx.needs_input_grad[: len(args)]
+            args = [_branch(a) if need else a for a, need in zip(args, needs, strict=True)]
+            pairs = [
+                (result, cotangent.to(result.dtype))
+                for result, cotangent in zip(results_of(plain(*args)), cotangents, strict=True)
+                if result is not None and cotangent is not None
+            ]
+            by = [arg for arg, need in zip(args, needs, strict=True) if need]
+            grads = iter(
+                _grad(
+                    [r for r, _ in pairs], by, [cotangent for _, cotangent in pairs], create_graph
+                )
+            )
+        return tuple(next(grads) if need else None for need in needs)
+
+    return {"setup_context": setup_context, "backward": backward, "jvp": tangents_by(plain)}
 
 
-def to_front(tensor: Tensor | None, dim: int | None, batch: int, at: int = 0) -> Tensor | None:
-    """Moves the dimension that vmap added to the front, or to ``at``, or makes one there."""
-    if tensor is None:
-        return None
-    if dim is None:
-        return tensor.unsqueeze(at).expand(*tensor.shape[:at], batch, *tensor.shape[at:])
-    return tensor.movedim(dim, at)
+def tangents_by(plain: Plain) -> Callable[[Sequence[Any], Sequence[Any]], Any]:
+    """Returns the ``jvp`` that ``register`` takes, whose tangents are those of ``plain``."""
 
+    def dual(primal: Any, tangent: Tensor | None) -> Any:
+        if tangent is None or not primal.is_floating_point():
+            return primal
+        # Torch gives the tangent the strides of the primal, which must then not be expanded.
+        return forward_ad.make_dual(primal.contiguous(), tangent, level=0)
 
-def merge(tensor: Tensor | None, at: int) -> Tensor | None:
-    """Makes one dimension of the first and the ``at``-th of the others: copies come one by one."""
-    return None if tensor is None else tensor.movedim(0, at).flatten(at, at + 1)
+    def jvp(primals: Sequence[Any], tangents: Sequence[Any]) -> Any:
+        with torch._C._DisableAutocast():
+            results = plain(*map(dual, primals, tangents))
+        pushed = tuple(
+            None if result is None else forward_ad.unpack_dual(result, level=0).tangent
+            for result in results_of(results)
+        )
+        return pushed if isinstance(results, (tuple, list)) else pushed[0]
 
-
-def split(tensor: Tensor, at: int, batch: int) -> Tensor:
-    """The converse of ``merge``: the copies come first again."""
-    copies = (batch, tensor.shape[at] // batch)
-    apart = tensor.reshape(*tensor.shape[:at], *copies, *tensor.shape[at + 1 :])
-    return apart.movedim(at, 0)
+    return jvp

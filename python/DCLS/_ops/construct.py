@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,13 +17,14 @@ from DCLS._checks import (
     check_widths,
 )
 from DCLS._native import dense as _kernels
-from DCLS._ops._library import library, register
+from DCLS._ops._batching import Batching, batching_rule
+from DCLS._ops._library import library, register, with_checked_memory
 from DCLS._ops._transforms import (
+    computed_wide,
+    derivatives_by,
+    gradients_of,
     register_autocast,
-    second_gradients,
-    tangent,
-    tangents_of_gradients,
-    to_front,
+    tangents_by,
 )
 
 __all__ = ["construct_kernel", "construct_kernel_backward", "construct_support"]
@@ -220,124 +221,57 @@ def _backward(ctx: Any, grad_kernel: Tensor) -> tuple[Tensor | None, ...]:
     return (*wanted, None, None, None)
 
 
-def _setup_double_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:  # noqa: ARG001
-    grad_kernel, weight, P, SIG, size, version, sigma_min, mask = inputs
-    ctx.save_for_backward(grad_kernel, weight, P, SIG)
-    ctx.rest = (size, version, sigma_min, mask)
-
-
 def _plain(
-    size: Sequence[int], version: str, sigma_min: float
-) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
-    """Returns the same in plain torch, as a function of the tensors."""
-
-    def build(weight: Tensor, P: Tensor, SIG: Tensor | None) -> Tensor:
-        return reference.construct_kernel(
-            weight,
-            P,
-            SIG,
-            dilated_kernel_size=size,
-            version=version,
-            sigma_min=None if SIG is None else sigma_min,
-        )
-
-    return build
-
-
-def _double_backward(ctx: Any, *grad_grads: Tensor) -> tuple[Tensor | None, ...]:
-    *spec, mask = ctx.rest
-    grad_kernel, *primals = ctx.saved_tensors
-    grads = second_gradients(_plain(*spec), primals, mask, grad_kernel, grad_grads)
-    return (*grads, None, None, None, None)
-
-
-def _jvp(args: Sequence[Any], tangents: Sequence[Tensor | None]) -> Tensor:
-    return tangent(_plain(*args[3:]), args[:3], tangents[:3])
-
-
-def _backward_jvp(args: Sequence[Any], tangents: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
-    grad_kernel, *primals = args[:4]
-    *spec, mask = args[4:]
-    return tangents_of_gradients(_plain(*spec), primals, mask, grad_kernel, tangents[:4])
-
-
-# -------------------------------------------------------------------------------------------- vmap
-
-
-def _construct_vmap(
-    info: Any,
-    in_dims: tuple[int | None, ...],
     weight: Tensor,
     P: Tensor,
     SIG: Tensor | None,
-    *rest: Any,
-) -> tuple[Tensor, int]:
-    """A batch is one more leading dimension of the rows."""
-    weight_, P_, SIG_ = (
-        to_front(tensor, dim, info.batch_size, at)
-        for tensor, dim, at in zip((weight, P, SIG), in_dims[:3], (0, 1, 1), strict=True)
-    )
-    return construct_kernel(weight_, P_, SIG_, *rest), 0
-
-
-def _construct_backward_vmap(
-    info: Any,
-    in_dims: tuple[int | None, ...],
-    grad_kernel: Tensor,
-    weight: Tensor,
-    P: Tensor,
-    SIG: Tensor | None,
-    *rest: Any,
-) -> tuple[tuple[Tensor, ...], tuple[int | None, ...]]:
-    tensors = (grad_kernel, weight, P, SIG)
-    batched = (
-        to_front(tensor, dim, info.batch_size, at)
-        for tensor, dim, at in zip(tensors, in_dims[:4], (0, 0, 1, 1), strict=True)
-    )
-    grads = construct_kernel_backward(*batched, *rest)
-    return tuple(grads), tuple(
-        at if wanted else None for at, wanted in zip((0, 1, 1), rest[-1], strict=True)
+    size: Sequence[int],
+    version: str,
+    sigma_min: float,
+) -> Tensor:
+    return reference.construct_kernel(
+        weight,
+        P,
+        SIG,
+        dilated_kernel_size=size,
+        version=version,
+        sigma_min=None if SIG is None else sigma_min,
     )
 
 
-def _support_vmap(
-    info: Any, in_dims: tuple[int | None, ...], P: Tensor, SIG: Tensor | None, *rest: Any
-) -> tuple[Tensor, int]:
-    P_, SIG_ = (
-        to_front(tensor, dim, info.batch_size, 1)
-        for tensor, dim in zip((P, SIG), in_dims[:2], strict=True)
-    )
-    return construct_support(P_, SIG_, *rest), 0
-
+_wide = computed_wide(_plain)
 
 # ------------------------------------------------------------------------------------ registration
 
-construct_kernel = register(
+construct_kernel = torch.ops.dcls.construct_kernel
+construct_kernel_backward = torch.ops.dcls.construct_kernel_backward
+#: It has no derivatives: marks do not move by degrees.
+construct_support = torch.ops.dcls.construct_support
+
+# A batch is one more leading dimension of the rows.
+register(
     "construct_kernel",
-    kernel=_construct,
+    kernel=with_checked_memory("construct_kernel", _construct),
     fake=_construct_fake,
-    vmap=_construct_vmap,
+    vmap=batching_rule(construct_kernel, Batching((0, 1, 1), (0,), merged=False)),
     setup_context=_setup_context,
     backward=_backward,
-    jvp=_jvp,
+    jvp=tangents_by(_wide),
 )
-construct_kernel_backward = register(
+register(
     "construct_kernel_backward",
-    kernel=_construct_backward,
+    kernel=with_checked_memory("construct_kernel_backward", _construct_backward),
     fake=_construct_backward_fake,
-    vmap=_construct_backward_vmap,
-    setup_context=_setup_double_context,
-    backward=_double_backward,
-    jvp=_backward_jvp,
+    vmap=batching_rule(
+        construct_kernel_backward, Batching((0, 0, 1, 1), (0, 1, 1), (1, 2, 3), merged=False)
+    ),
+    **derivatives_by(gradients_of(_wide, 3)),
 )
-_construct_support = register(
-    "construct_support", kernel=_support, fake=_support_fake, vmap=_support_vmap
+register(
+    "construct_support",
+    kernel=with_checked_memory("construct_support", _support),
+    fake=_support_fake,
+    vmap=batching_rule(construct_support, Batching((1, 1), (0,), merged=False)),
 )
 register_autocast("construct_kernel", full=(0, 1, 2))
 register_autocast("construct_support", full=(0, 1))
-
-
-def construct_support(P: Tensor | None, SIG: Tensor | None, *rest: Any) -> Any:
-    """Calls ``dcls::construct_support``, which has no gradient: marks do not move by degrees."""
-    P, SIG = (None if tensor is None else tensor.detach() for tensor in (P, SIG))
-    return _construct_support(P, SIG, *rest)

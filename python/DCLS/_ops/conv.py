@@ -10,8 +10,9 @@ from torch import Tensor
 
 from DCLS._checks import MAX_AXIS_SIZE, check_device, check_dtype, check_like
 from DCLS._native import dense as _kernels
-from DCLS._ops._library import library, register
-from DCLS._ops._transforms import merge, register_autocast, split, to_front
+from DCLS._ops._batching import Batching, batching_rule
+from DCLS._ops._library import library, register, with_checked_memory
+from DCLS._ops._transforms import register_autocast
 
 __all__ = ["direct_conv", "direct_conv_backward"]
 
@@ -203,9 +204,15 @@ def _add(first: Tensor | None, second: Tensor | None) -> Tensor | None:
     return first + second
 
 
+def _at_support(kernel: Tensor, support: Tensor | None) -> Tensor:
+    """A kernel's gradient or tangent without the cells that count as constants."""
+    return kernel if support is None else torch.where(support, kernel, 0)
+
+
 def _tangent(
     input: Tensor,
     kernel: Tensor,
+    support: Tensor | None,
     of_input: Tensor | None,
     of_kernel: Tensor | None,
     of_bias: Tensor | None,
@@ -213,11 +220,12 @@ def _tangent(
 ) -> Tensor | None:
     """The convolution is linear in input and in kernel: its tangent is a sum of convolutions.
 
-    None stands for zero. A tangent of the bias alone has still to be expanded to the output.
+    ``of_kernel`` is zero outside of ``support``. None stands for zero. A tangent of the bias alone
+    has still to be expanded to the output.
     """
     result = None
     if of_input is not None:
-        result = direct_conv(of_input, kernel, None, None, *geometry)
+        result = direct_conv(of_input, kernel, None, support, *geometry)
     if of_kernel is not None:
         result = _add(result, direct_conv(input, of_kernel, None, None, *geometry))
     if of_bias is not None:
@@ -236,13 +244,14 @@ def _double_backward(
     grad_output, input, kernel, support = ctx.saved_tensors
     needs_output, needs_input, needs_kernel = ctx.needs_input_grad[:3]
     has_input, has_kernel, has_bias = ctx.mask
-    if has_kernel and support is not None:
-        kernel_grad = kernel_grad * support
+    if has_kernel:
+        kernel_grad = _at_support(kernel_grad, support)
     second: list[Tensor | None] = [None, None, None]
     if needs_output:
         of_output = _tangent(
             input,
             kernel,
+            support,
             input_grad if has_input else None,
             kernel_grad if has_kernel else None,
             bias_grad if has_bias else None,
@@ -265,84 +274,57 @@ def _double_backward(
 def _jvp(args: Sequence[Any], tangents: Sequence[Any]) -> Tensor | None:
     input, kernel, _, support, *geometry = args
     of_input, of_kernel, of_bias = tangents[:3]
-    # As in reverse mode: a cell outside of the support counts as a constant.
-    of_kernel = of_kernel if support is None else of_kernel * support
-    return _tangent(input, kernel, of_input, of_kernel, of_bias, geometry)
+    if of_kernel is not None:
+        of_kernel = _at_support(of_kernel, support)
+    tangent = _tangent(input, kernel, support, of_input, of_kernel, of_bias, geometry)
+    if tangent is None or tangent.ndim == input.ndim:
+        return tangent
+    size = _check_conv(input, kernel, None, support, *geometry)
+    return tangent.expand(size)
 
 
-def _backward_jvp(args: Sequence[Any], tangents: Sequence[Any]) -> tuple[Tensor, ...]:
+def _backward_jvp(args: Sequence[Any], tangents: Sequence[Any]) -> tuple[Tensor | None, ...]:
     """The gradients are bilinear, too: of grad_output and kernel, and of grad_output and input."""
     grad_output, input, kernel, support, *geometry, mask = args
     of_output, of_input, of_kernel = tangents[:3]
-    results = list(direct_conv_backward(of_output, input, kernel, support, *geometry, mask))
-    for i, (x, k) in enumerate(((input, of_kernel), (of_input, kernel))):
-        if mask[i]:
-            only = [i == 0, i == 1, False]
-            more = direct_conv_backward(grad_output, x, k, support, *geometry, only)
-            results[i] = results[i] + more[i]
+    results: list[Tensor | None] = [None, None, None]
+    if of_output is not None:
+        every = direct_conv_backward(of_output, input, kernel, support, *geometry, mask)
+        results = [grad if wanted else None for grad, wanted in zip(every, mask, strict=True)]
+    if mask[0] and of_kernel is not None:
+        moved = (grad_output, input, _at_support(of_kernel, support), None)
+        more = direct_conv_backward(*moved, *geometry, [True, False, False])
+        results[0] = _add(results[0], more[0])
+    if mask[1] and of_input is not None:
+        moved = (grad_output, of_input, kernel, support)
+        more = direct_conv_backward(*moved, *geometry, [False, True, False])
+        results[1] = _add(results[1], more[1])
     return tuple(results)
-
-
-# -------------------------------------------------------------------------------------------- vmap
-
-
-def _fold(
-    tensors: Sequence[Tensor | None], in_dims: Sequence[int | None], batch: int, at: int
-) -> list[Tensor | None]:
-    """Merges the copies into the dimension ``at``."""
-    return [
-        merge(to_front(tensor, dim, batch), at)
-        for tensor, dim in zip(tensors, in_dims, strict=True)
-    ]
-
-
-def _conv_vmap(
-    info: Any, in_dims: tuple[int | None, ...], input: Tensor, *rest: Any
-) -> tuple[Tensor, int]:
-    kernel, bias, support, *sizes, groups = rest
-    batch = info.batch_size
-    if in_dims[1] is None and in_dims[2] is None:  # a batch of inputs only
-        (folded,) = _fold([input], in_dims[:1], batch, 0)
-        return split(direct_conv(folded, *rest), 0, batch), 0
-    # A batch of kernels: one more level of groups.
-    (folded,) = _fold([input], in_dims[:1], batch, 1)
-    rows = _fold([kernel, bias, support], in_dims[1:4], batch, 0)
-    return split(direct_conv(folded, *rows, *sizes, batch * groups), 1, batch), 0
-
-
-def _conv_backward_vmap(
-    info: Any, in_dims: tuple[int | None, ...], grad_output: Tensor, input: Tensor, *rest: Any
-) -> tuple[tuple[Tensor, ...], tuple[int | None, ...]]:
-    kernel, support, *sizes, groups, mask = rest
-    batch = info.batch_size
-    channels = _fold([grad_output, input], in_dims[:2], batch, 1)
-    rows = _fold([kernel, support], in_dims[2:4], batch, 0)
-    grads = direct_conv_backward(*channels, *rows, *sizes, batch * groups, mask)
-    return (
-        tuple(
-            split(grad, at, batch) if wanted else grad
-            for grad, wanted, at in zip(grads, mask, (1, 0, 0), strict=True)
-        ),
-        tuple(0 if wanted else None for wanted in mask),
-    )
 
 
 # ------------------------------------------------------------------------- registration, autocast
 
-direct_conv = register(
+direct_conv = torch.ops.dcls.direct_conv
+direct_conv_backward = torch.ops.dcls.direct_conv_backward
+
+# A batch of kernels is one more level of groups.
+register(
     "direct_conv",
-    kernel=_conv,
+    kernel=with_checked_memory("direct_conv", _conv),
     fake=_conv_fake,
-    vmap=_conv_vmap,
+    vmap=batching_rule(direct_conv, Batching((1, 0, 0, 0), (1,), groups=7, items=(0,))),
     setup_context=_setup_context,
     backward=_backward,
     jvp=_jvp,
 )
-direct_conv_backward = register(
+register(
     "direct_conv_backward",
-    kernel=_conv_backward,
+    kernel=with_checked_memory("direct_conv_backward", _conv_backward),
     fake=_conv_backward_fake,
-    vmap=_conv_backward_vmap,
+    vmap=batching_rule(
+        direct_conv_backward,
+        Batching((1, 1, 0, 0), (1, 0, 0), (1, 2, None), groups=7, items=(0, 1)),
+    ),
     setup_context=_setup_double_context,
     backward=_double_backward,
     jvp=_backward_jvp,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from DCLS import reference
@@ -17,16 +18,15 @@ from DCLS._checks import (
     check_widths,
 )
 from DCLS._native import im2col as _im2col_kernels
+from DCLS._ops._batching import Batching, batching_rule
 from DCLS._ops._library import library as _library
-from DCLS._ops._library import register
+from DCLS._ops._library import register, with_checked_memory
 from DCLS._ops._transforms import (
-    merge,
+    computed_wide,
+    derivatives_by,
+    gradients_of,
     register_autocast,
-    second_gradients,
-    split,
-    tangent,
-    tangents_of_gradients,
-    to_front,
+    tangents_by,
 )
 
 __all__ = ["im2col", "im2col_backward"]
@@ -170,11 +170,6 @@ def _im2col_backward_fake(
     )
 
 
-# As unfold: columns serve a matrix product in autocast's dtype.
-register_autocast("im2col", low=(0,), full=(1, 2))
-register_autocast("im2col_backward")
-
-
 # ---------------------------------------------------------------------------------------- autograd
 
 
@@ -190,105 +185,52 @@ def _backward(ctx: Any, grad_columns: Tensor) -> tuple[Tensor | None, ...]:
     return (*wanted, *(None for _ in ctx.rest))
 
 
-def _setup_double_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:  # noqa: ARG001
-    ctx.save_for_backward(*inputs[:4])
-    ctx.rest = inputs[4:]
-
-
 def _plain(
+    input: Tensor,
+    P: Tensor,
+    SIG: Tensor | None,
     size: Sequence[int],
     stride: Sequence[int],
     padding: Sequence[int],
     version: str,
     sigma_min: float,
-) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
-    """Returns the same in plain torch, as a function of the tensors."""
-
-    def build(input: Tensor, P: Tensor, SIG: Tensor | None) -> Tensor:
-        return reference.im2col(
-            input,
-            P,
-            SIG,
-            dilated_kernel_size=size,
-            stride=stride,
-            padding=padding,
-            version=version,
-            sigma_min=None if SIG is None else sigma_min,
-        )
-
-    return build
-
-
-def _double_backward(ctx: Any, *grad_grads: Tensor) -> tuple[Tensor | None, ...]:
-    *spec, mask = ctx.rest
-    grad_columns, *primals = ctx.saved_tensors
-    grads = second_gradients(_plain(*spec), primals, mask, grad_columns, grad_grads)
-    return (*grads, *(None for _ in ctx.rest))
-
-
-def _jvp(args: Sequence[Any], tangents: Sequence[Tensor | None]) -> Tensor:
-    return tangent(_plain(*args[3:]), args[:3], tangents[:3])
-
-
-def _backward_jvp(args: Sequence[Any], tangents: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
-    grad_columns, *primals = args[:4]
-    *spec, mask = args[4:]
-    return tangents_of_gradients(_plain(*spec), primals, mask, grad_columns, tangents[:4])
-
-
-# -------------------------------------------------------------------------------------------- vmap
-
-
-def _im2col_vmap(
-    info: Any,
-    in_dims: tuple[int | None, ...],
-    input: Tensor,
-    P: Tensor,
-    SIG: Tensor | None,
-    *rest: Any,
-) -> tuple[Tensor, int]:
-    """The copies are channels of one problem."""
-    batch = info.batch_size
-    tensors = (
-        merge(to_front(tensor, dim, batch), 1)
-        for tensor, dim in zip((input, P, SIG), in_dims[:3], strict=True)
-    )
-    return split(im2col(*tensors, *rest), 1, batch), 0
-
-
-def _im2col_backward_vmap(
-    info: Any, in_dims: tuple[int | None, ...], *args: Any
-) -> tuple[tuple[Tensor, ...], tuple[int | None, ...]]:
-    batch = info.batch_size
-    tensors = (
-        merge(to_front(tensor, dim, batch), 1)
-        for tensor, dim in zip(args[:4], in_dims[:4], strict=True)
-    )
-    grads = im2col_backward(*tensors, *args[4:])
-    mask = [
-        wanted and tensor is not None for wanted, tensor in zip(args[-1], args[1:4], strict=True)
-    ]
-    return (
-        tuple(split(g, 1, batch) if wanted else g for g, wanted in zip(grads, mask, strict=True)),
-        tuple(0 if wanted else None for wanted in mask),
+) -> Tensor:
+    return reference.im2col(
+        input,
+        P,
+        SIG,
+        dilated_kernel_size=size,
+        stride=stride,
+        padding=padding,
+        version=version,
+        sigma_min=None if SIG is None else sigma_min,
     )
 
 
-im2col = register(
+_wide = computed_wide(_plain)
+
+# ------------------------------------------------------------------------------------ registration
+
+im2col = torch.ops.dcls.im2col
+im2col_backward = torch.ops.dcls.im2col_backward
+
+# The copies are channels of one problem.
+register(
     "im2col",
-    kernel=_im2col,
+    kernel=with_checked_memory("im2col", _im2col),
     fake=_im2col_fake,
-    vmap=_im2col_vmap,
+    vmap=batching_rule(im2col, Batching((1, 1, 1), (1,), items=(0,))),
     setup_context=_setup_context,
     backward=_backward,
-    jvp=_jvp,
+    jvp=tangents_by(_wide),
 )
-im2col_backward = register(
+register(
     "im2col_backward",
-    kernel=_im2col_backward,
+    kernel=with_checked_memory("im2col_backward", _im2col_backward),
     fake=_im2col_backward_fake,
-    vmap=_im2col_backward_vmap,
-    setup_context=_setup_double_context,
-    backward=_double_backward,
-    jvp=_backward_jvp,
+    vmap=batching_rule(im2col_backward, Batching((1, 1, 1, 1), (1, 1, 1), (1, 2, 3), items=(0, 1))),
+    **derivatives_by(gradients_of(_wide, 3)),
 )
+# As unfold: columns serve a matrix product in autocast's dtype.
+register_autocast("im2col", low=(0,), full=(1, 2))
+register_autocast("im2col_backward")

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from DCLS import reference
 from DCLS._checks import check_like
 from DCLS._native import im2col as _im2col_kernels
+from DCLS._ops._batching import Batching, batching_rule
 from DCLS._ops._library import library as _library
-from DCLS._ops._library import register
+from DCLS._ops._library import register, with_checked_memory
 from DCLS._ops._transforms import (
-    merge,
+    computed_wide,
+    derivatives_by,
+    gradients_of,
     register_autocast,
-    second_gradients,
-    split,
-    tangent,
-    tangents_of_gradients,
-    to_front,
+    tangents_by,
 )
 from DCLS._ops.im2col import check_gradient, check_spec
 
@@ -142,10 +142,6 @@ def _im2col_conv_backward_fake(
     )
 
 
-register_autocast("im2col_conv", low=(0, 1, 2), full=(3, 4))
-register_autocast("im2col_conv_backward")
-
-
 # ---------------------------------------------------------------------------------------- autograd
 
 
@@ -165,12 +161,12 @@ def _backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
     return (*wanted[:2], bias, *wanted[2:], *(None for _ in ctx.rest))
 
 
-def _setup_double_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:  # noqa: ARG001
-    ctx.save_for_backward(*inputs[:5])
-    ctx.rest = inputs[5:]
-
-
 def _plain(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    P: Tensor,
+    SIG: Tensor | None,
     size: Sequence[int],
     stride: Sequence[int],
     padding: Sequence[int],
@@ -178,111 +174,53 @@ def _plain(
     sigma_min: float,
     groups: int,
     workspace: int,  # noqa: ARG001
-) -> Callable[..., Tensor]:
-    """Returns the same in plain torch, as a function of input, weight, bias, P and SIG."""
-
-    def build(
-        input: Tensor, weight: Tensor, bias: Tensor | None, P: Tensor, SIG: Tensor | None
-    ) -> Tensor:
-        return reference.im2col_conv(
-            input,
-            weight,
-            bias,
-            P,
-            SIG,
-            dilated_kernel_size=size,
-            stride=stride,
-            padding=padding,
-            groups=groups,
-            version=version,
-            sigma_min=None if SIG is None else sigma_min,
-        )
-
-    return build
-
-
-def _plain_without_bias(*spec: Any) -> Callable[..., Tensor]:
-    """Returns what has the gradients of ``dcls::im2col_conv_backward``."""
-    build = _plain(*spec)
-    return lambda sampled, weight, P, SIG: build(sampled, weight, None, P, SIG)
-
-
-def _double_backward(ctx: Any, *grad_grads: Tensor) -> tuple[Tensor | None, ...]:
-    *spec, mask = ctx.rest
-    grad_output, *primals = ctx.saved_tensors
-    grads = second_gradients(_plain_without_bias(*spec), primals, mask, grad_output, grad_grads)
-    return (*grads, *(None for _ in ctx.rest))
-
-
-def _jvp(args: Sequence[Any], tangents: Sequence[Tensor | None]) -> Tensor:
-    return tangent(_plain(*args[5:]), args[:5], tangents[:5])
-
-
-def _backward_jvp(args: Sequence[Any], tangents: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
-    grad_output, *primals = args[:5]
-    *spec, mask = args[5:]
-    build = _plain_without_bias(*spec)
-    return tangents_of_gradients(build, primals, mask, grad_output, tangents[:5])
-
-
-# -------------------------------------------------------------------------------------------- vmap
-
-#: Which dimension of input, weight, P and SIG the copies are merged into: they become groups.
-_MERGED = (1, 0, 1, 1)
-
-
-def _grouped(rest: Sequence[Any], batch: int) -> tuple[Any, ...]:
-    """The arguments behind the tensors, with as many groups as all copies have."""
-    *spec, groups, workspace = rest
-    return (*spec, groups * batch, workspace)
-
-
-def _im2col_conv_vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
-    """The copies are groups of one convolution."""
-    batch = info.batch_size
-    tensors = (
-        merge(to_front(tensor, dim, batch), at)
-        for tensor, dim, at in zip(args[:5], in_dims[:5], (1, 0, 0, 1, 1), strict=True)
-    )
-    output = im2col_conv(*tensors, *_grouped(args[5:], batch))
-    return split(output, 1, batch), 0
-
-
-def _im2col_conv_backward_vmap(
-    info: Any, in_dims: tuple[int | None, ...], *args: Any
-) -> tuple[tuple[Tensor, ...], tuple[int | None, ...]]:
-    batch = info.batch_size
-    tensors = (
-        merge(to_front(tensor, dim, batch), at)
-        for tensor, dim, at in zip(args[:5], in_dims[:5], (1, *_MERGED), strict=True)
-    )
-    *rest, mask = args[5:]
-    grads = im2col_conv_backward(*tensors, *_grouped(rest, batch), mask)
-    mask = [wanted and tensor is not None for wanted, tensor in zip(mask, args[1:5], strict=True)]
-    return (
-        tuple(
-            split(grad, at, batch) if wanted else grad
-            for grad, wanted, at in zip(grads, mask, _MERGED, strict=True)
-        ),
-        tuple(0 if wanted else None for wanted in mask),
+) -> Tensor:
+    return reference.im2col_conv(
+        input,
+        weight,
+        bias,
+        P,
+        SIG,
+        dilated_kernel_size=size,
+        stride=stride,
+        padding=padding,
+        groups=groups,
+        version=version,
+        sigma_min=None if SIG is None else sigma_min,
     )
 
 
-im2col_conv = register(
+def _plain_without_bias(
+    input: Tensor, weight: Tensor, P: Tensor, SIG: Tensor | None, *spec: Any
+) -> Tensor:
+    """What has the gradients of ``dcls::im2col_conv_backward``."""
+    return _plain(input, weight, None, P, SIG, *spec)
+
+
+# ------------------------------------------------------------------------------------ registration
+
+im2col_conv = torch.ops.dcls.im2col_conv
+im2col_conv_backward = torch.ops.dcls.im2col_conv_backward
+
+# The copies are groups of one convolution.
+register(
     "im2col_conv",
-    kernel=_im2col_conv,
+    kernel=with_checked_memory("im2col_conv", _im2col_conv),
     fake=_im2col_conv_fake,
-    vmap=_im2col_conv_vmap,
+    vmap=batching_rule(im2col_conv, Batching((1, 0, 0, 1, 1), (1,), groups=10, items=(0,))),
     setup_context=_setup_context,
     backward=_backward,
-    jvp=_jvp,
+    jvp=tangents_by(computed_wide(_plain)),
 )
-im2col_conv_backward = register(
+register(
     "im2col_conv_backward",
-    kernel=_im2col_conv_backward,
+    kernel=with_checked_memory("im2col_conv_backward", _im2col_conv_backward),
     fake=_im2col_conv_backward_fake,
-    vmap=_im2col_conv_backward_vmap,
-    setup_context=_setup_double_context,
-    backward=_double_backward,
-    jvp=_backward_jvp,
+    vmap=batching_rule(
+        im2col_conv_backward,
+        Batching((1, 1, 0, 1, 1), (1, 0, 1, 1), (1, 2, 3, 4), groups=10, items=(0, 1)),
+    ),
+    **derivatives_by(gradients_of(computed_wide(_plain_without_bias), 4)),
 )
+register_autocast("im2col_conv", low=(0, 1, 2), full=(3, 4))
+register_autocast("im2col_conv_backward")

@@ -11,15 +11,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from DCLS._checks import check_like
 from DCLS._native import layer as _native
 from DCLS._native.layer import Spec
+from DCLS._ops._batching import no_copies, one_by_one, one_copy
 from DCLS._ops._layer_checks import check_layer, make_spec
-from DCLS._ops._library import library, register
+from DCLS._ops._library import library, register, transforms_active, with_checked_memory
 from DCLS._ops._rows import to_kernel_axes, to_position_rows
-from DCLS._ops._transforms import register_autocast
+from DCLS._ops._transforms import derivatives_by, register_autocast, tangents_by
 from DCLS._ops.construct import (
     construct_kernel,
     construct_kernel_backward,
@@ -118,16 +118,16 @@ def _layer_backward(
     shape = _check_backward(grad_output, input, weight, P, SIG, spec)
     problem = _native.Layer(input, weight, P, SIG, shape[2:], spec, *saves)
     expected = problem.saved_bytes()
-    if saved.dtype != torch.uint8 or saved.numel() != expected or not saved.is_contiguous():
+    if saved.dtype != torch.uint8 or saved.numel() != expected:
         raise ValueError(
-            f"saved must be what layer returned, {expected} contiguous bytes, got {saved.numel()} "
-            f"of {saved.dtype}"
+            f"saved must be what layer returned, {expected} bytes, got {saved.numel()} of "
+            f"{saved.dtype}"
         )
     grads = _new_grads((input, weight, P, SIG), weight, mask)
     given = [
         grad if wanted and grad.numel() else None for grad, wanted in zip(grads, mask, strict=True)
     ]
-    problem.backward(grad_output, saved, given)
+    problem.backward(grad_output, saved.contiguous(), given)
     return tuple(grads)
 
 
@@ -236,89 +236,55 @@ def _backward(ctx: Any, grad_output: Tensor | None, _: Any) -> tuple[Tensor | No
     if unsaved or torch.is_grad_enabled():
         grads = _gradients(grad_output, input, weight, P, SIG, make_spec(ctx.numbers), mask)
         return (*grads, *nothing)
-    call = layer_backward if _is_watched(input.device) else _layer_backward
+    direct = not _is_watched(input.device) and _is_plain(grad_output)
+    call = _backward_kernel if direct else layer_backward
     results = call(grad_output, *tensors, saved, *ctx.numbers, ctx.saves, mask)
     wanted = (grad if needed else None for grad, needed in zip(results, mask, strict=True))
     return (*wanted, *nothing)
 
 
-def _setup_double_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:  # noqa: ARG001
-    *tensors, _saved = inputs[:6]
-    ctx.save_for_backward(*tensors)
-    ctx.numbers, ctx.mask = inputs[6:-2], inputs[-1]
-    ctx.set_materialize_grads(False)
+def _plain(*args: Any) -> tuple[Tensor, None]:
+    return _separately(*args), None
 
 
-def _double_backward(ctx: Any, *grad_grads: Tensor | None) -> tuple[Tensor | None, ...]:
-    grad_output, input, weight, P, SIG = tensors = ctx.saved_tensors
-    places = [i for i, needed in enumerate(ctx.needs_input_grad[:_TENSORS]) if needed]
-    with torch.enable_grad():
-        spec = make_spec(ctx.numbers)
-        grads = _gradients(grad_output, input, weight, P, SIG, spec, ctx.mask)
-        pairs = [
-            (grad, grad_grad)
-            for grad, grad_grad in zip(grads, grad_grads, strict=True)
-            if grad is not None and grad_grad is not None and grad.requires_grad
-        ]
-    results: list[Tensor | None] = [None] * (len(ctx.numbers) + 8)
-    if pairs:
-        outputs, cotangents = zip(*pairs, strict=True)
-        second = torch.autograd.grad(
-            outputs,
-            [tensors[i] for i in places],
-            cotangents,
-            create_graph=torch.is_grad_enabled(),
-            allow_unused=True,
-        )
-        for place, grad in zip(places, second, strict=True):
-            results[place] = grad
-    return tuple(results)
+def _plain_backward(*args: Any) -> list[Tensor | None]:
+    grad_output, input, weight, P, SIG, _saved, *numbers, _saves, mask = args
+    return _gradients(grad_output, input, weight, P, SIG, make_spec(numbers), mask)
 
 
 # -------------------------------------------------------------------------------------------- vmap
 
 
-def _one_by_one(
-    operator: Any, in_dims: tuple[int | None, ...], batch: int, args: Sequence[Any]
-) -> list[Tensor]:
-    """Calls the operator for each copy; layers under vmap take the separate operators instead."""
-
-    def copy_of(index: int) -> list[Any]:
-        return [
-            arg.select(dim, index) if isinstance(arg, Tensor) and dim is not None else arg
-            for arg, dim in zip(args, in_dims, strict=True)
-        ]
-
-    copies = [operator(*copy_of(index)) for index in range(batch)]
-    return [torch.stack(results) for results in zip(*copies, strict=True)]
-
-
-def _layer_vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
-    return tuple(_one_by_one(torch.ops.dcls.layer, in_dims, info.batch_size, args)), (0, 0)
-
-
-def _layer_backward_vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
-    grads = _one_by_one(torch.ops.dcls.layer_backward, in_dims, info.batch_size, args)
-    return tuple(grads), (0,) * len(grads)
+def _layer_backward_vmap(info: Any, in_dims: Sequence[Any], *args: Any) -> tuple[Any, Any]:
+    if info.batch_size == 0:  # what the forward pass saves cannot be made up
+        _, input, weight, P, SIG, *_ = one_copy(in_dims, args)
+        return no_copies(_new_grads((input, weight, P, SIG), weight, args[-1]))
+    return one_by_one(layer_backward)(info, in_dims, *args)
 
 
 # ------------------------------------------------------------------------------------ registration
 
-_layer_op = register(
+_layer_op = torch.ops.dcls.layer
+layer_backward = torch.ops.dcls.layer_backward
+
+_kernel = with_checked_memory("layer", _layer)
+_backward_kernel = with_checked_memory("layer_backward", _layer_backward)
+# Layers under vmap take the separate operators instead.
+register(
     "layer",
-    kernel=_layer,
+    kernel=_kernel,
     fake=_layer_fake,
-    vmap=_layer_vmap,
+    vmap=one_by_one(_layer_op),
+    setup_context=_setup_context,
+    backward=_backward,
+    jvp=tangents_by(_plain),
 )
-layer_backward = register(
+register(
     "layer_backward",
-    kernel=_layer_backward,
+    kernel=_backward_kernel,
     fake=_layer_backward_fake,
     vmap=_layer_backward_vmap,
-)
-torch.library.register_autograd("dcls::layer", _backward, setup_context=_setup_context, lib=library)
-torch.library.register_autograd(
-    "dcls::layer_backward", _double_backward, setup_context=_setup_double_context, lib=library
+    **derivatives_by(_plain_backward),
 )
 # As the separate operators: positions need float32, a convolution takes autocast's dtype.
 register_autocast("layer", low=(0, 4), full=(1, 2, 3))
@@ -329,7 +295,8 @@ class _Eager(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *args: Any) -> Tensor:
-        output, saved = _layer(*args)
+        output: Tensor
+        output, saved = _kernel(*args)
         _setup_context(ctx, args, (output, saved))
         return output
 
@@ -338,10 +305,22 @@ class _Eager(torch.autograd.Function):
         return _backward(ctx, grad_output, None)
 
 
+#: Dispatch keys of tensors whose memory holds their elements, on either device. With any other
+#: key (functorch's, lazy negation, zeros without memory) the dispatcher has to see to the tensor.
+_PLAIN_KEYS = torch._C._dispatch_keys(torch.empty(0)).raw_repr()
+for _key in (torch._C.DispatchKey.CUDA, torch._C.DispatchKey.AutocastCUDA):
+    _PLAIN_KEYS |= torch._C.DispatchKeySet(_key).raw_repr()
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    return not torch._C._dispatch_keys(tensor).raw_repr() & ~_PLAIN_KEYS
+
+
 def _is_watched(device: torch.device) -> bool:
     """Whether something between the caller and the kernel wants to see or change the operator."""
     return bool(
-        torch._C._len_torch_dispatch_stack()
+        transforms_active()
+        or torch._C._len_torch_dispatch_stack()
         or torch._C._autograd._profiler_enabled()
         or torch.is_autocast_enabled(device.type)
     )
@@ -349,15 +328,14 @@ def _is_watched(device: torch.device) -> bool:
 
 def layer(*args: Any) -> Tensor:
     """Calls ``dcls::layer``, or under torch.func and in forward mode the separate operators."""
-    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+    if transforms_active():
         return _separately(*args)
     output: Tensor
-    if _is_watched(args[0].device):
+    tensors = [tensor for tensor in args[:_TENSORS] if tensor is not None]
+    if _is_watched(args[0].device) or not all(map(_is_plain, tensors)):
         output = _layer_op(*args)[0]
-    elif torch.is_grad_enabled() and any(
-        tensor is not None and tensor.requires_grad for tensor in args[:_TENSORS]
-    ):
+    elif torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
         output = _Eager.apply(*args)  # type: ignore[no-untyped-call]  # of torch
     else:
-        output = _layer(*args)[0]
+        output = _kernel(*args)[0]
     return output

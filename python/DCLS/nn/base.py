@@ -155,8 +155,14 @@ class _DclsModule(_DclsParameters):
         ``kernel`` is that of a ``DCK`` that is not ours: all of its cells count. None if it has not
         been built.
         """
+        if self.in_channels == 0 or self.out_channels == 0:
+            # Torch's convolution refuses the one, and drops the output's channels with the other.
+            return Choice("direct", "the layer has no channels on one side", "default")
         if self.method != "auto":
             return Choice(self.method, f"the layer's method is {self.method!r}", "asked")
+        if x.layout != torch.strided or x.is_nested or x.is_quantized:
+            # Torch's convolution takes some of these, and says which it does not.
+            return Choice("conv", "the input is not a dense tensor", "default")
         ndim = len(self.stride)
         if x.ndim not in (ndim + 1, ndim + 2) or x.shape[-ndim - 1] != self.in_channels:
             # Torch's convolution says what is wrong, as it did in 0.1.1.
