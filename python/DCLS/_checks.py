@@ -44,7 +44,9 @@ def shown(value: object) -> str:
 def is_int(value: object) -> bool:
     """Whether it is an int, perhaps one of numpy or, while torch compiles, a symbol; no bool."""
     # In this order: of a symbol torch.compile knows the type, but not whether it has __index__.
-    # Tensors and arrays have __index__ whatever they hold, as the type int itself has.
+    if isinstance(value, Tensor):  # torch takes one without axes
+        return value.ndim == 0 and not value.is_floating_point() and not value.is_complex()
+    # Arrays have __index__ whatever they hold, as the type int itself has.
     return not isinstance(value, (bool, type)) and (
         isinstance(value, int) or (hasattr(value, "__index__") and not hasattr(value, "__len__"))
     )
