@@ -10,7 +10,7 @@ import math
 import operator
 from collections.abc import Iterable, Sequence
 from numbers import Real
-from typing import Final, get_args
+from typing import Any, Final, get_args
 
 import torch
 from torch import Tensor
@@ -44,13 +44,25 @@ def shown(value: object) -> str:
 def is_int(value: object) -> bool:
     """Whether it is an int, perhaps one of numpy or, while torch compiles, a symbol; no bool."""
     # In this order: of a symbol torch.compile knows the type, but not whether it has __index__.
-    return not isinstance(value, bool) and (isinstance(value, int) or hasattr(value, "__index__"))
+    if isinstance(value, Tensor):  # torch takes one without axes
+        return value.ndim == 0 and not value.is_floating_point() and not value.is_complex()
+    # Arrays have __index__ whatever they hold, as the type int itself has.
+    return not isinstance(value, (bool, type)) and (
+        isinstance(value, int) or (hasattr(value, "__index__") and not hasattr(value, "__len__"))
+    )
 
 
 def check_int(name: str, value: object, or_none: bool = False) -> None:
     """Raises unless ``value`` is an int, in the sense of ``is_int``, or an allowed None."""
     if not is_int(value) and not (or_none and value is None):
         raise TypeError(f"{name} must be an int{' or None' if or_none else ''}, got {value!r}")
+    check_range(name, value)
+
+
+def check_range(name: str, value: object) -> None:
+    """Raises if ``value`` is an int that torch cannot hold."""
+    if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
+        raise ValueError(f"{name} must fit 64 bits, got {shown(value)}")
 
 
 def integer(
@@ -80,10 +92,12 @@ def integer(
 
 def flag(name: str, value: object) -> bool:
     """Returns ``value`` if it is a bool or one of numpy; 0 and None are False, 1 is True."""
+    if isinstance(value, bool):
+        return value
     of_numpy = getattr(value, "dtype", None) == "bool" and getattr(value, "shape", None) == ()
     if value is None or of_numpy or (isinstance(value, int) and value in (0, 1)):
         return bool(value)
-    raise TypeError(f"{name} must be a bool, got {value!r} of type {type(value).__name__}")
+    raise TypeError(f"{name} must be a bool, got {shown(value)} of type {type(value).__name__}")
 
 
 def channels(in_channels: object, out_channels: object, groups: object) -> tuple[int, int, int]:
@@ -112,9 +126,13 @@ def resolve_sigma_min(version: str, sigma_min: float | None) -> float:
         raise TypeError(f"sigma_min must be a float or None, got {type(sigma_min).__name__}")
     if version not in SIGMA_VERSIONS:
         raise ValueError(f"sigma_min must be None for version {version!r}, got {sigma_min}")
-    if not (math.isfinite(sigma_min) and sigma_min > 0):
-        raise ValueError(f"sigma_min must be finite and positive, got {sigma_min}")
-    return float(sigma_min)
+    try:
+        number = float(sigma_min)
+    except OverflowError:
+        number = math.inf
+    if not 0 < number < math.inf:
+        raise ValueError(f"sigma_min must be finite and positive, got {shown(sigma_min)}")
+    return number
 
 
 # ------------------------------------------------------------------------------- numbers per axis
@@ -170,12 +188,14 @@ def ints(
         one_for_all: whether a sequence of one int stands for ``count`` equal ones, too.
     """
     if is_int(value):
+        check_range(name, value)
         return [value] * (1 if count is None else count)  # type: ignore[list-item]
-    if not isinstance(value, Sequence) or isinstance(value, str):
+    if not isinstance(value, Sequence) or isinstance(value, (str, bytes)):
         raise TypeError(f"{name} must be an int or a sequence of ints, got {value!r}")
     for item in value:
         if not is_int(item):
             raise TypeError(f"{name} must hold ints, got {tuple(value)!r}")
+        check_range(name, item)
     if count is None or len(value) == count:
         return list(value)
     if one_for_all and len(value) == 1:
@@ -249,8 +269,17 @@ def parameter_dtype(value: object) -> torch.dtype | None:
         return None
     if not isinstance(value, torch.dtype) or value not in DTYPES:
         names = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
-        raise TypeError(f"dtype must be None or one of {names}, got {value!r}")
+        raise TypeError(f"dtype must be None or one of {names}, got {shown(value)}")
     return value
+
+
+def check_device_name(value: Any) -> None:
+    """Raises unless ``value`` is None or what torch takes for a device."""
+    try:
+        if value is not None:
+            torch.device(value)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise type(error)(f"device must be None or name one, got {shown(value)}: {error}") from None
 
 
 # ----------------------------------------------------------------------------------------- tensors

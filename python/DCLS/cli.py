@@ -1,7 +1,7 @@
 """The command ``dcls``: its arguments, its errors, its exit codes.
 
-Exit codes: 0 done, 1 the training failed or this installation lacks what the command is for, 2 the
-command line asks for what cannot be, 130 interrupted.
+Exit codes: 0 done, 1 the training or the picture failed or this installation lacks what the command
+is for, 2 the command line or an environment variable asks for what cannot be, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -76,6 +76,9 @@ def _demo(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         if this_rank() == 0:
             sys.stderr.write(f"{parser.prog}: error: {error}; try a lower --lr\n")
         return 1
+    except OSError as error:
+        sys.stderr.write(f"{parser.prog}: error: {settings.output} cannot be written: {error}\n")
+        return 1
     return 0
 
 
@@ -113,13 +116,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         SystemExit: with 2 and a line on stderr for a bad command line, 0 for --help and --version.
     """
     parser, demo_parser = _make_parser()
-    arguments = parser.parse_args(argv)
     try:
+        arguments = parser.parse_args(argv)
         if arguments.command == "info":
             return _info(arguments)
         if arguments.command == "cmake-dir":
             return _cmake_dir()
         return _demo(arguments, demo_parser)
+    except (RuntimeError, ValueError) as error:
+        # Those of torchrun, and DCLS_SIMD, for which the native library has no type of its own.
+        if not str(error).startswith("environment variable"):
+            raise
+        sys.stderr.write(f"dcls: error: {error}\n")
+        return 2
     except KeyboardInterrupt:
         sys.stderr.write("dcls: interrupted\n")
         return 130

@@ -13,6 +13,7 @@ from DCLS._checks import (
     check_int,
     check_tensors,
     check_version,
+    flag,
     ints,
     padding_sides,
     resolve_sigma_min,
@@ -114,7 +115,7 @@ def construct_kernel(
     check_tensors(weight=weight, P=P)
     check_tensors(or_none=True, SIG=SIG)
     kernel: Tensor = _ops.construct_kernel(weight, P, SIG, size, version, sigma_min)
-    if not return_support:
+    if not flag("return_support", return_support):
         return kernel
     return kernel, _ops.construct_support(P, SIG, size, version, sigma_min)
 

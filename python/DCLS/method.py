@@ -96,7 +96,7 @@ def expected_cells(
     Returns:
         A number of cells, at most all of them.
     """
-    if version in INITIAL_SIG:
+    if _checks.check_version(version) in INITIAL_SIG:
         smallest = SIGMA_MIN[version] if sigma_min is None else sigma_min
         sigma = smallest + (INITIAL_SIG[version] if width is None else width)
     if version == "gauss":

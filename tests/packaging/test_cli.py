@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +20,7 @@ pytest.importorskip("tqdm")
 
 import DCLS
 from DCLS import _C, cli
-from DCLS.demo import settings, train
+from DCLS.demo import picture, settings, train
 
 
 @pytest.fixture
@@ -195,6 +197,109 @@ def test_checking_the_output_changes_nothing(
         error_line(capsys, "demo", "--output", str(path))
     assert old.read_bytes() == b"a picture"
     assert not new.exists()
+
+
+@pytest.mark.usefixtures("no_training")
+def test_special_files_are_refused_and_stay(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    fifo, full, bound = (tmp_path / f"{name}.png" for name in ("fifo", "full", "bound"))
+    os.mkfifo(fifo)
+    full.symlink_to("/dev/full")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(bound))
+        for path in (fifo, full, bound):
+            line = error_line(capsys, "demo", "--output", str(path))
+            assert line.endswith(f"argument --output: got {str(path)!r}, which is no regular file")
+    assert fifo.is_fifo()
+    assert full.is_symlink()
+    assert bound.is_socket()
+    loop = tmp_path / "loop.png"
+    loop.symlink_to(loop)
+    assert "cannot be written" in error_line(capsys, "demo", "--output", str(loop))
+    assert loop.is_symlink()
+
+
+@pytest.mark.usefixtures("no_training")
+def test_a_dangling_link_stays(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link, target = tmp_path / "link.png", tmp_path / "target.png"
+    link.symlink_to(target.name)
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    error_line(capsys, "demo", "--output", str(link))
+    assert link.is_symlink()
+    assert sorted(tmp_path.iterdir()) == [link], "nothing is left behind"
+    link.unlink()
+    link.symlink_to(tmp_path / "missing" / "target.png")
+    assert "there is no directory" in error_line(capsys, "demo", "--output", str(link))
+    assert link.is_symlink()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+@pytest.mark.usefixtures("no_training")
+def test_without_permission(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    locked = tmp_path / "locked.png"
+    locked.write_bytes(b"a picture")
+    locked.chmod(0o400)
+    assert "Permission denied" in error_line(capsys, "demo", "--output", str(locked))
+    tmp_path.chmod(0o500)
+    assert "Permission denied" in error_line(capsys, "demo", "--output", str(tmp_path / "new.png"))
+    tmp_path.chmod(0o700)
+
+
+def test_the_picture_replaces_what_is_there_only_when_it_is_whole(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, link = tmp_path / "target.png", tmp_path / "link.png"
+    target.write_bytes(b"a picture")
+    target.chmod(0o640)
+    link.symlink_to(target)
+
+    class Drawn:
+        problem: OSError | None = OSError(errno.ENOSPC, "No space left on device")
+
+        def savefig(self, path: Path) -> None:
+            path.write_bytes(b"half")
+            if self.problem is not None:
+                raise self.problem
+
+    monkeypatch.setattr(picture, "draw", lambda *_: Drawn())
+    monkeypatch.setattr(train, "run", lambda settings: picture.save([], settings))
+    command = ["demo", "--output", str(link)]
+    assert cli.main(command) == 1
+    expected = f"dcls demo: error: {link} cannot be written: [Errno 28] No space left on device\n"
+    assert capsys.readouterr().err == expected
+    assert target.read_bytes() == b"a picture"
+    monkeypatch.setattr(Drawn, "problem", None)
+    assert cli.main(command) == 0
+    assert link.is_symlink()
+    assert target.read_bytes() == b"half"
+    assert target.stat().st_mode & 0o777 == 0o640
+    assert sorted(tmp_path.iterdir()) == [link, target]
+
+
+@pytest.mark.usefixtures("no_training")
+@pytest.mark.parametrize("name", ["RANK", "LOCAL_WORLD_SIZE"])
+def test_bad_environment_variables_of_torchrun(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(settings, "cuda_problem", lambda: "")
+    monkeypatch.setenv(name, "first")
+    assert cli.main(["demo", "--device", "cuda"]) == 2
+    expected = f"dcls: error: environment variable {name} must be an int, got 'first'\n"
+    assert capsys.readouterr().err == expected
+
+
+def test_a_bad_simd_level_is_one_line() -> None:
+    for command in (["info"], ["info", "--json"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "DCLS", *command],
+            capture_output=True, text=True, timeout=120, env={**os.environ, "DCLS_SIMD": "bad"},
+        )  # fmt: skip
+        assert (done.returncode, done.stdout) == (2, "")
+        pattern = r"dcls: error: environment variable DCLS_SIMD must be one of .*, got 'bad'\n"
+        assert re.fullmatch(pattern, done.stderr)
 
 
 @pytest.mark.usefixtures("no_training")

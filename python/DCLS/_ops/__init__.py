@@ -6,6 +6,8 @@ safe as calling ``DCLS.functional``.
 
 from __future__ import annotations
 
+from DCLS._ops import _kept
+from DCLS._ops import flops as flops
 from DCLS._ops.construct import (
     construct_kernel,
     construct_kernel_backward,
@@ -15,6 +17,8 @@ from DCLS._ops.conv import direct_conv, direct_conv_backward
 from DCLS._ops.im2col import im2col, im2col_backward
 from DCLS._ops.im2col_conv import im2col_conv, im2col_conv_backward
 from DCLS._ops.layer import layer, layer_backward
+
+_kept.keep()
 
 __all__ = [
     "construct_kernel",

@@ -72,6 +72,7 @@ def register(
     """
     qualified = f"dcls::{name}"
     operator: Any = getattr(torch.ops.dcls, name)
+    kernel, fake = (_checking_masks(name, function) for function in (kernel, fake))
     for key in ("CPU", "CUDA", *_OTHER_LAYOUTS):
         library.impl(name, kernel, key)
     torch.library.register_fake(qualified, fake, lib=library)
@@ -79,6 +80,26 @@ def register(
     autograd = _autograd_kernel(name, operator.default, setup_context, backward, jvp)
     library.impl(name, autograd, "Autograd", with_keyset=True)
     return operator
+
+
+def _checking_masks(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Checks the length of lists of bools, such as ``bool[3]``: torch does not."""
+    arguments = getattr(torch.ops.dcls, name).default._schema.arguments
+    masks = [
+        (place, argument.name, argument.N)
+        for place, argument in enumerate(arguments)
+        if str(argument.type) == "List[bool]"
+    ]
+    if not masks:
+        return function
+
+    def call(*args: Any) -> Any:
+        for place, mask, length in masks:
+            if len(args[place]) != length:
+                raise ValueError(f"{mask} must have {length} entries, got {len(args[place])}")
+        return function(*args)
+
+    return call
 
 
 def _autograd_kernel(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -167,5 +170,17 @@ def draw(outcomes: Sequence[Outcome], settings: Settings) -> Figure:
 
 
 def save(outcomes: Sequence[Outcome], settings: Settings) -> None:
-    """Draws the picture into ``settings.output``; its suffix chooses the format."""
-    draw(outcomes, settings).savefig(settings.output)
+    """Draws the picture into ``settings.output``; its suffix chooses the format.
+
+    A file that is there is replaced when the new one is whole; a link goes on leading to it.
+
+    Raises:
+        OSError: the picture cannot be written. What is there stays.
+    """
+    target = settings.output.resolve()
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.stem[:64]}-") as folder:
+        new = Path(folder) / f"new{target.suffix}"
+        draw(outcomes, settings).savefig(new)
+        if target.exists():
+            shutil.copymode(target, new)
+        new.replace(target)

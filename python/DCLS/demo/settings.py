@@ -6,6 +6,8 @@ import argparse
 import math
 import os
 import re
+import stat
+import tempfile
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -83,13 +85,23 @@ class Settings:
 # Where the demo runs
 
 
-def _environment(name: str, default: int) -> int:
-    return int(os.environ.get(name, default))
+def environment(name: str, default: int) -> int:
+    """Returns the int that an environment variable holds, which ``torchrun`` sets.
+
+    Raises:
+        RuntimeError: it holds something else.
+    """
+    text = os.environ.get(name, str(default))
+    try:
+        return int(text)
+    except ValueError:
+        # Not a ValueError: argparse says of these no more than that the option is invalid.
+        raise RuntimeError(f"environment variable {name} must be an int, got {text!r}") from None
 
 
 def this_rank() -> int:
     """Number of this process under ``torchrun``; 0 without it."""
-    return _environment("RANK", 0)
+    return environment("RANK", 0)
 
 
 def cuda_problem() -> str:
@@ -121,7 +133,7 @@ def choose_device(name: str) -> torch.device:
     if kind == "cpu":
         return torch.device("cpu")
     problem = cuda_problem()
-    count, here = torch.cuda.device_count(), _environment("LOCAL_WORLD_SIZE", 1)
+    count, here = torch.cuda.device_count(), environment("LOCAL_WORLD_SIZE", 1)
     if not problem:
         if here > 1 and colon:
             problem = "it must be cuda under torchrun, a GPU for each process"
@@ -134,7 +146,7 @@ def choose_device(name: str) -> torch.device:
     if colon:
         return torch.device("cuda", int(number))
     return torch.device(
-        "cuda", _environment("LOCAL_RANK", 0) if here > 1 else torch.cuda.current_device()
+        "cuda", environment("LOCAL_RANK", 0) if here > 1 else torch.cuda.current_device()
     )
 
 
@@ -174,16 +186,24 @@ def _picture(text: str) -> Path:
     if this_rank() > 0:
         return path
     try:
-        if not path.parent.is_dir():
-            problem = f"{got}, but there is no directory {str(path.parent)!r}"
+        # What a link leads to: the link itself stays.
+        target = path.resolve()
+        if not target.parent.is_dir():
+            problem = f"{got}, but there is no directory {str(target.parent)!r}"
             raise argparse.ArgumentTypeError(problem)
-        existed = path.exists()
         # Permission bits do not tell all (read-only file systems, root): try.
-        path.open("ab").close()
-        if not existed:
-            path.unlink()
-    except OSError as error:
-        problem = f"{got}, which cannot be written: {error.strerror}"
+        try:
+            mode = target.stat().st_mode
+        except FileNotFoundError:
+            pass
+        else:
+            if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+                raise argparse.ArgumentTypeError(f"{got}, which is no regular file")
+            target.open("ab").close()
+        # The picture is made beside the file that it replaces.
+        tempfile.TemporaryFile(dir=target.parent).close()
+    except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, before Python 3.13
+        problem = f"{got}, which cannot be written: {getattr(error, 'strerror', None) or error}"
         raise argparse.ArgumentTypeError(problem) from error
     return path
 

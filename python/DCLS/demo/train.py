@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import math
-import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -27,7 +26,7 @@ from tqdm import tqdm
 from DCLS import Dcls2d
 from DCLS.demo import picture
 from DCLS.demo.model import DigitsNet, Epoch, Outcome, count_parameters, dcls_network, plain_network
-from DCLS.demo.settings import DTYPES, Settings
+from DCLS.demo.settings import DTYPES, Settings, environment
 
 WEIGHT_DECAY = 0.05
 WARM_UP_EPOCHS = 2
@@ -119,7 +118,7 @@ def processes(device: torch.device) -> Iterator[None]:
     """Joins the processes that ``torchrun`` started, if it did: NCCL on GPUs, gloo on CPUs."""
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+    if environment("WORLD_SIZE", 1) == 1:
         yield
         return
     if device.type == "cuda":

@@ -6,7 +6,7 @@ import functools
 import logging
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,6 @@ from torch.fx import Proxy
 from torch.nn import Parameter
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.module import _has_any_global_hook
-from torch.overrides import TorchFunctionMode
 
 from DCLS._checks import resolve_sigma_min
 from DCLS._native.dense import is_channels_last
@@ -32,6 +31,7 @@ from DCLS.method import (
     may_read,
 )
 from DCLS.nn.builders import _ConstructKernel
+from DCLS.nn.layout import KeepsLayout
 from DCLS.nn.parameters import _DclsParameters
 
 if TYPE_CHECKING:
@@ -57,28 +57,12 @@ _COUNTED_PAIRS = 64
 _WORTH_COUNTING = 1 << 26
 
 
-class _KeepsLayout(TorchFunctionMode):
-    """Ignores the ``memory_format`` of ``Tensor.to``.
-
-    ``torch.nn.Module.to`` gives it to each parameter with 4 or 5 axes, which it takes for the
-    kernel of a convolution. Weights and positions of a DCLS layer have other axes.
-    """
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
-    ) -> Any:
-        kwargs = dict(kwargs or {})
-        if func is Tensor.to:
-            kwargs.pop("memory_format", None)
-        return func(*args, **kwargs)
-
-
 class _DclsModule(_DclsParameters):
     """A DCLS layer: what ``_DclsNd`` and ``_DclsN_Md`` share."""
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         def keep_layout(tensor: Tensor) -> Tensor:
-            with _KeepsLayout():
+            with KeepsLayout():
                 return fn(tensor)
 
         return super()._apply(keep_layout, recurse)  # type: ignore[no-untyped-call, no-any-return]

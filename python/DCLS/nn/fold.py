@@ -6,6 +6,7 @@ import copy
 
 from torch.nn import Module
 
+from DCLS._checks import flag
 from DCLS.nn.base import _DclsModule
 
 __all__ = ["fold"]
@@ -43,6 +44,7 @@ def fold(model: Module, inplace: bool = False) -> Module:
     """
     if not isinstance(model, Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    inplace = flag("inplace", inplace)
     plain: dict[Module, Module] = {}
     for name, module in model.named_modules():
         if isinstance(module, _DclsModule):

@@ -125,6 +125,7 @@ class _DclsParameters(Module):
         shape = (*lead, *self.dense_kernel_size, self.kernel_count)
         rows = (len(self.dilated_kernel_size), *self._rows_shape(shape))
         dtype = _checks.parameter_dtype(dtype)
+        _checks.check_device_name(device)
         self.weight = Parameter(torch.empty(shape, device=device, dtype=dtype))
         self.P = Parameter(torch.empty(rows, device=device, dtype=dtype))
         if self.version in SIGMA_VERSIONS:
