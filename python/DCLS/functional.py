@@ -17,6 +17,7 @@ from DCLS._checks import (
     padding_sides,
     resolve_sigma_min,
 )
+from DCLS._native.im2col import least_workspace
 from DCLS._ops.im2col import check_input
 from DCLS._types import Version
 
@@ -301,6 +302,13 @@ def im2col(
     return columns
 
 
+def _default_workspace(input: Tensor, weight: Tensor) -> int:
+    default = DEFAULT_WORKSPACE.get(input.device.type, DEFAULT_WORKSPACE["cpu"])
+    if weight.ndim != 3 or not input.is_floating_point():
+        return default  # the operator says what is wrong
+    return max(default, least_workspace(weight.shape[1], weight.shape[2], input.dtype))
+
+
 def im2col_conv(
     input: Tensor,
     weight: Tensor,
@@ -345,7 +353,7 @@ def im2col_conv(
         version: the interpolation, one of ``DCLS.VERSIONS``.
         sigma_min: what is added to ``abs(SIG)``, finite and positive. None for the version's own.
         workspace: most bytes of columns held at a time, at least those of a group at one output.
-            None for 8 MiB on a CPU and 256 MiB on a GPU.
+            None for 8 MiB on a CPU and 256 MiB on a GPU, or for more where one output needs more.
 
     Returns:
         The output, ``(N, O, *output_spatial)``, of input's dtype, contiguous.
@@ -362,6 +370,6 @@ def im2col_conv(
     check_int("groups", groups)
     check_int("workspace", workspace, or_none=True)
     if workspace is None:
-        workspace = DEFAULT_WORKSPACE.get(input.device.type, DEFAULT_WORKSPACE["cpu"])
+        workspace = _default_workspace(input, weight)
     output: Tensor = _ops.im2col_conv(input, weight, bias, P, SIG, *rest, groups, workspace)
     return output
