@@ -228,6 +228,17 @@ inline ConvArgs conv_args(std::int64_t batch, std::int64_t in_channels, std::int
   return a;
 }
 
+/// Strides with many phases, of which some have no cell.
+inline std::vector<ConvArgs> many_phases() {
+  return {
+      conv_args(1, 2, 2, 2, {200}, {64}, {3}, {64}),
+      conv_args(2, 1, 2, 1, {700}, {3}, {1}, {100}, {7}),
+      conv_args(1, 2, 2, 1, {90, 130}, {2, 70}, {1, 0}, {30, 65}),
+      conv_args(1, 2, 2, 2, {40, 41}, {20, 21}, {2, 2}, {15, 14}, {2, 2}, Layout::kChannelsLast),
+      conv_args(1, 1, 1, 1, {20, 21, 22}, {6, 5, 4}, {1, 1, 1}, {9, 6, 10}, {3, 4, 1}),
+  };
+}
+
 inline std::vector<ConvArgs> typical_conv_args() {
   const Layout last = Layout::kChannelsLast;
   return {

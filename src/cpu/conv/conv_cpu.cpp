@@ -1,6 +1,8 @@
+#include <algorithm>
 #include <cstring>
 #include <memory>
 
+#include "core/conv_geometry.hpp"
 #include "core/dispatch.hpp"
 #include "cpu/conv/conv_kernels.hpp"
 #include "cpu/conv/conv_plan.hpp"
@@ -38,26 +40,53 @@ void forward(PlannedConv& planned, const void* source, const void* kernel, const
             });
 }
 
+/// The output of a convolution without an input.
+void fill_with_bias(const ConvArgs& args, const void* bias, void* output) {
+  const std::int64_t points = geometry::product(args.output_size, args.ndim);
+  const bool last = args.layout == Layout::kChannelsLast;
+  const std::int64_t run = last ? 1 : points;  // values of a channel next to each other
+  dispatch_dtype(args.dtype, [&](auto tag) {
+    using Storage = typename decltype(tag)::type;
+    Storage* to = static_cast<Storage*>(output);
+    for (std::int64_t i = 0; i < args.batch * (last ? points : 1); ++i) {
+      for (std::int64_t c = 0; c < args.out_channels; ++c, to += run) {
+        std::fill_n(to, run, bias == nullptr ? Storage{} : static_cast<const Storage*>(bias)[c]);
+      }
+    }
+  });
+}
+
 }  // namespace
 
 void direct_conv(const ConvArgs& args, const void* input, const void* kernel, const void* bias,
                  void* output, int num_threads) {
+  if (geometry::no_input(args)) return fill_with_bias(args, bias, output);
   PlannedConv planned(args, ConvPass::kForward);
   forward(planned, input, kernel, bias, output, num_threads);
 }
 
 void direct_conv_backward_input(const ConvArgs& args, const void* grad_output, const void* kernel,
                                 void* grad_input, int num_threads) {
+  const std::int64_t values =
+      args.batch * args.in_channels * geometry::product(args.input_size, args.ndim);
+  const std::size_t bytes = static_cast<std::size_t>(values) * storage_bytes(args.dtype);
+  if (geometry::no_output(args)) {
+    std::memset(grad_input, 0, bytes);
+    return;
+  }
   PlannedConv planned(args, ConvPass::kBackwardInput);
+  if (planned.leaves_points()) std::memset(grad_input, 0, bytes);
   forward(planned, grad_output, kernel, nullptr, grad_input, num_threads);
 }
 
 void direct_conv_backward_kernel(const ConvArgs& args, const void* grad_output, const void* input,
                                  const std::uint8_t* support, void* grad_kernel, int num_threads) {
+  const std::int64_t cells = args.out_channels * (args.in_channels / args.groups) *
+                             geometry::product(args.kernel_size, args.ndim);
+  // The cells that are not listed.
+  std::memset(grad_kernel, 0, static_cast<std::size_t>(cells) * storage_bytes(args.dtype));
+  if (geometry::no_input(args) || geometry::no_output(args)) return;
   PlannedConv planned(args, ConvPass::kBackwardKernel);
-  const std::int64_t cells = planned.kernel_cells();
-  const std::size_t bytes = static_cast<std::size_t>(cells) * storage_bytes(args.dtype);
-  std::memset(grad_kernel, 0, bytes);  // the cells that are not listed
   planned.list_cells(support, num_threads);
   const ConvPlan& plan = planned.plan();
   // Of float or double, and zero in the cells that are not listed.
