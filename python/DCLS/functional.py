@@ -171,8 +171,11 @@ def direct_conv(
     It computes what ``torch.nn.functional.conv1d``, ``conv2d`` or ``conv3d`` computes. It
     visits only the cells that are not zero, and only the cells in ``support`` get a gradient. Its
     cost grows with the number of these cells, so that it suits large depthwise kernels, and kernels
-    with few elements between many channels. An infinite input at a zero cell gives no NaN; a
-    multiplication by zero would.
+    with few elements between many channels.
+
+    A value that is infinite or NaN reaches the outputs and gradients that it meets through a cell
+    that is not zero, and no others. In ``torch.nn.functional.conv2d`` it meets the zero cells, too.
+    Padding is zeros that are read, but a cell that reads nothing else is not visited.
 
     Differentiable in ``input``, ``kernel`` and ``bias``, any number of times, in reverse and in
     forward mode; both take a cell outside of ``support`` as a constant. Under autocast it
@@ -331,6 +334,9 @@ def im2col_conv(
     with the columns of ``im2col``. It is the convolution with the kernel that
     ``construct_kernel`` builds from positions shared by all output channels, and for ``v0`` the
     deformable convolution (arXiv 1703.06211) whose offsets are constant over space.
+
+    A value of the input that is infinite or NaN reaches the outputs whose elements touch its point:
+    those with a tap there that is not zero, or a derivative of one.
 
     The columns exist only piece by piece: each piece is computed, multiplied and dropped, and the
     backward pass computes it again. Memory does not grow with K or ``dilated_kernel_size``.

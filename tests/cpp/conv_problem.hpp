@@ -202,6 +202,39 @@ void check_results(const ConvProblem& problem, const ConvResults& got) {
   }
 }
 
+/// Which of the values are infinite, and which NaN.
+inline std::vector<int> kinds(const std::vector<double>& values) {
+  std::vector<int> kinds;
+  for (const double v : values) kinds.push_back(std::isnan(v) ? 3 : std::isinf(v) ? 1 : 0);
+  return kinds;
+}
+
+/// Infinite values in a problem of `args` without zeros reach what the formula says, and nothing
+/// else: run(problem) gives the results of a back end.
+template <typename Run>
+void check_infinities(const ConvArgs& args, const Run& run) {
+  ConvProblem plain(args, 7);
+  for (auto* values : {&plain.input, &plain.kernel, &plain.grad_output}) {
+    for (double& v : *values) v = v < 0 ? -1 : 1;
+  }
+  for (auto& mark : plain.support) mark = 1;
+  const check::Case here(plain.name());
+  for (const bool in_kernel : {false, true}) {
+    for (const int part : {0, 1, 2, 4}) {
+      ConvProblem problem = plain;
+      std::vector<double>& changed = in_kernel ? problem.kernel : problem.input;
+      const std::size_t place = (changed.size() - 1) * static_cast<std::size_t>(part) / 4;
+      changed[place] = part == 1 ? std::nan("") : HUGE_VAL;
+      const check::Case where(in_kernel ? "kernel " : "input ", place);
+      const ConvResults got = run(problem), expected = problem.by_the_formula();
+      CHECK(kinds(got.grad_input) == kinds(expected.grad_input));
+      CHECK(kinds(got.grad_kernel) == kinds(expected.grad_kernel));
+      // In the forward pass padding is zeros, which an infinite weight makes NaN.
+      if (!in_kernel) CHECK(kinds(got.output) == kinds(expected.output));
+    }
+  }
+}
+
 /// Arguments with the usual output size.
 inline ConvArgs conv_args(std::int64_t batch, std::int64_t in_channels, std::int64_t out_channels,
                           std::int64_t groups, const std::vector<std::int64_t>& input,

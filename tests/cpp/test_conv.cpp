@@ -44,6 +44,14 @@ TEST(many_phases) {
   }
 }
 
+TEST(infinite_values_reach_what_they_meet) {
+  for (const ConvArgs& args : typical_conv_args()) {
+    check_infinities(args, [](const ConvProblem& p) { return p.on_cpu<float>(); });
+    check_infinities(args, [](const ConvProblem& p) { return p.on_cpu<double>(); });
+    check_infinities(args, [](const ConvProblem& p) { return p.on_cpu<BFloat16>(); });
+  }
+}
+
 TEST(empty) {
   for (const ConvArgs& args : empty_conv_args()) check_problem<float>(ConvProblem(args));
 }

@@ -253,9 +253,12 @@ void PlannedConv::list_weights_of(const Storage* kernel, int num_threads) {
             [=](std::byte* slot, int length, std::int64_t offset, std::int64_t cell) {
               const auto fill = [&](auto* run) {
                 run->offset = offset;
+                T zero = T(0);  // or NaN
                 for (int j = 0; j < length; ++j) {
                   run->weight[j] = numeric::load(kernel[cell + j * step]);
+                  zero += run->weight[j] - run->weight[j];
                 }
+                if (zero != zero) infinite_weights_.store(true, std::memory_order_relaxed);
               };
               switch (length) {
                 case 1: return fill(reinterpret_cast<WeightRun<T, 1>*>(slot));

@@ -2,6 +2,7 @@
 
 // Planning a pass of the direct convolution: tiles, blocks and the lists of the kernel's runs.
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -62,6 +63,8 @@ class PlannedConv {
     }
     return false;
   }
+  /// Whether a listed weight is infinite or NaN.
+  bool has_infinite_weights() const { return infinite_weights_; }
   std::int64_t forward_units() const;
   std::int64_t backward_kernel_units() const;
   /// Multiply-adds of all units if no cell were zero: to judge what is worth a thread.
@@ -106,6 +109,7 @@ class PlannedConv {
   /// The same in the order of visiting: order_words_ words for each kernel plane.
   std::vector<std::uint64_t> ordered_;
   std::int64_t order_words_ = 0;
+  std::atomic<bool> infinite_weights_{false};
   std::vector<std::int64_t> begin_[kMaxRun];
   std::unique_ptr<std::byte[]> runs_[kMaxRun];
 };
