@@ -19,6 +19,7 @@ from DCLS._checks import (
     resolve_sigma_min,
 )
 from DCLS._fx import traceable
+from DCLS._native.im2col import least_workspace
 from DCLS._ops.im2col import check_input
 from DCLS._types import Version
 
@@ -175,8 +176,11 @@ def direct_conv(
     It computes what ``torch.nn.functional.conv1d``, ``conv2d`` or ``conv3d`` computes. It
     visits only the cells that are not zero, and only the cells in ``support`` get a gradient. Its
     cost grows with the number of these cells, so that it suits large depthwise kernels, and kernels
-    with few elements between many channels. An infinite input at a zero cell gives no NaN; a
-    multiplication by zero would.
+    with few elements between many channels.
+
+    A value that is infinite or NaN reaches the outputs and gradients that it meets through a cell
+    that is not zero, and no others. In ``torch.nn.functional.conv2d`` it meets the zero cells, too.
+    Padding is zeros that are read, but a cell that reads nothing else is not visited.
 
     Differentiable in ``input``, ``kernel`` and ``bias``, any number of times, in reverse and in
     forward mode; both take a cell outside of ``support`` as a constant. Under autocast it
@@ -307,6 +311,13 @@ def im2col(
     return columns
 
 
+def _default_workspace(input: Tensor, weight: Tensor) -> int:
+    default = DEFAULT_WORKSPACE.get(input.device.type, DEFAULT_WORKSPACE["cpu"])
+    if weight.ndim != 3 or not input.is_floating_point():
+        return default  # the operator says what is wrong
+    return max(default, least_workspace(weight.shape[1], weight.shape[2], input.dtype))
+
+
 @traceable
 def im2col_conv(
     input: Tensor,
@@ -331,6 +342,9 @@ def im2col_conv(
     ``construct_kernel`` builds from positions shared by all output channels, and for ``v0`` the
     deformable convolution (arXiv 1703.06211) whose offsets are constant over space.
 
+    A value of the input that is infinite or NaN reaches the outputs whose elements touch its point:
+    those with a tap there that is not zero, or a derivative of one.
+
     The columns exist only piece by piece: each piece is computed, multiplied and dropped, and the
     backward pass computes it again. Memory does not grow with K or ``dilated_kernel_size``.
 
@@ -352,7 +366,7 @@ def im2col_conv(
         version: the interpolation, one of ``DCLS.VERSIONS``.
         sigma_min: what is added to ``abs(SIG)``, finite and positive. None for the version's own.
         workspace: most bytes of columns held at a time, at least those of a group at one output.
-            None for 8 MiB on a CPU and 256 MiB on a GPU.
+            None for 8 MiB on a CPU and 256 MiB on a GPU, or for more where one output needs more.
 
     Returns:
         The output, ``(N, O, *output_spatial)``, of input's dtype, contiguous.
@@ -369,6 +383,6 @@ def im2col_conv(
     check_int("groups", groups)
     check_int("workspace", workspace, or_none=True)
     if workspace is None:
-        workspace = DEFAULT_WORKSPACE.get(input.device.type, DEFAULT_WORKSPACE["cpu"])
+        workspace = _default_workspace(input, weight)
     output: Tensor = _ops.im2col_conv(input, weight, bias, P, SIG, *rest, groups, workspace)
     return output

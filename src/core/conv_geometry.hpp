@@ -18,6 +18,12 @@
 
 namespace dcls::geometry {
 
+DCLS_HD std::int64_t product(const std::int64_t (&sizes)[kMaxDims], int ndim) {
+  std::int64_t product = 1;
+  for (int d = 0; d < ndim; ++d) product *= sizes[d];
+  return product;
+}
+
 struct AxisCell {
   std::int64_t phase;  ///< 0 to stride - 1
   std::int64_t shift;

@@ -90,7 +90,9 @@ void layer_backward(const LayerArgs& args, const void* grad_output, const void* 
     convolve(args.conv, plan.input(), ConvPass::kBackwardInput, plan.input_lists(saved),
              grad_output, nullptr, grads.input, where);
   }
-  const LayerFinish finish = plan.finish(grads, saved, workspace);
+  LayerFinish finish = plan.finish(grads, saved, workspace);
+  finish.grad_output = grad_output;
+  finish.input = input;
   if (finish.blocks() == 0) return;
   if (plan.kernel().splits > 0) {
     const auto launch =

@@ -2,10 +2,13 @@
 
 // An element on one axis, and what the versions' taps are written with.
 
+#include <float.h>
 #include <math.h>
 
 #include <cstdint>
+#include <type_traits>
 
+#include "core/dtype.hpp"
 #include "core/macros.hpp"
 #include "dcls/types.hpp"
 #include "interpolation/exponential.hpp"
@@ -54,6 +57,11 @@ DCLS_HD double floor_of(double value) { return ::floor(value); }
 DCLS_HD float root_of(float value) { return ::sqrtf(value); }
 DCLS_HD double root_of(double value) { return ::sqrt(value); }
 
+template <typename T>
+DCLS_HD constexpr T smallest_normal() {
+  return sizeof(T) == 4 ? T(FLT_MIN) : T(DBL_MIN);
+}
+
 /// condition ? yes : no with both sides evaluated, so that loops over it vectorise.
 template <typename T>
 DCLS_HD T select(bool condition, T yes, T no) {
@@ -76,7 +84,10 @@ DCLS_HD Element<T> make_element(T position, T raw_sigma, T sigma_min, std::int64
   // the kernel without a trace; a diverged training must show.
   e.p = position + (position - position);
   e.centre = static_cast<T>(size / 2);
-  e.sigma = absolute(raw_sigma) + sigma_min;
+  // A width that is no normal number acts as the smallest one that is: 1 / sigma stays finite, and
+  // where denormals are flushed the width does not vanish.
+  const T width = absolute(raw_sigma) + sigma_min;
+  e.sigma = select(width < smallest_normal<T>(), smallest_normal<T>(), width);
   e.inv_sigma = T(1) / e.sigma;
   // Relative to the nearest grid point, not to 1: outside the grid every tap is small, and the
   // normalisation brings them back. A NaN exponent is below no cut.
@@ -97,10 +108,15 @@ DCLS_HD void spread_nan(Element<T> (&elements)[D]) {
   for (int d = 0; d < D; ++d) elements[d].p += poison;
 }
 
-/// d sigma / d raw_sigma: the derivative of |raw_sigma|, 0 at 0.
+/// d sigma / d raw_sigma: the derivative of |raw_sigma|, 0 at 0. By the bits, since comparisons
+/// take denormals for 0 where they are flushed.
 template <typename T>
 DCLS_HD T sigma_slope(T raw_sigma) {
-  return sign(raw_sigma);
+  using Bits = std::conditional_t<sizeof(T) == 4, std::uint32_t, std::uint64_t>;
+  const Bits bits = numeric::bit_cast<Bits>(raw_sigma);
+  const Bits negative = Bits(1) << (8 * sizeof(T) - 1);
+  if ((bits & ~negative) == 0) return T(0);
+  return (bits & negative) != 0 ? T(-1) : T(1);
 }
 
 template <typename T>

@@ -202,6 +202,40 @@ void check_results(const ConvProblem& problem, const ConvResults& got) {
   }
 }
 
+/// Which of the values are infinite, and which NaN.
+inline std::vector<int> kinds(const std::vector<double>& values) {
+  std::vector<int> kinds;
+  for (const double v : values) kinds.push_back(std::isnan(v) ? 3 : std::isinf(v) ? 1 : 0);
+  return kinds;
+}
+
+/// Infinite values in a problem of `args` without zeros reach what the formula says, and nothing
+/// else: run(problem) gives the results of a back end. `weights`: whether also those of the kernel.
+template <typename Run>
+void check_infinities(const ConvArgs& args, const Run& run, bool weights = true) {
+  ConvProblem plain(args, 7);
+  for (auto* values : {&plain.input, &plain.kernel, &plain.grad_output}) {
+    for (double& v : *values) v = v < 0 ? -1 : 1;
+  }
+  for (auto& mark : plain.support) mark = 1;
+  const check::Case here(plain.name());
+  for (const bool in_kernel : {false, true}) {
+    if (in_kernel && !weights) continue;
+    for (const int part : {0, 1, 2, 4}) {
+      ConvProblem problem = plain;
+      std::vector<double>& changed = in_kernel ? problem.kernel : problem.input;
+      const std::size_t place = (changed.size() - 1) * static_cast<std::size_t>(part) / 4;
+      changed[place] = part == 1 ? std::nan("") : HUGE_VAL;
+      const check::Case where(in_kernel ? "kernel " : "input ", place);
+      const ConvResults got = run(problem), expected = problem.by_the_formula();
+      CHECK(kinds(got.grad_input) == kinds(expected.grad_input));
+      CHECK(kinds(got.grad_kernel) == kinds(expected.grad_kernel));
+      // In the forward pass padding is zeros, which an infinite weight makes NaN.
+      if (!in_kernel) CHECK(kinds(got.output) == kinds(expected.output));
+    }
+  }
+}
+
 /// Arguments with the usual output size.
 inline ConvArgs conv_args(std::int64_t batch, std::int64_t in_channels, std::int64_t out_channels,
                           std::int64_t groups, const std::vector<std::int64_t>& input,
@@ -226,6 +260,17 @@ inline ConvArgs conv_args(std::int64_t batch, std::int64_t in_channels, std::int
   }
   ConvProblem::set_usual_output(a);
   return a;
+}
+
+/// Strides with many phases, of which some have no cell.
+inline std::vector<ConvArgs> many_phases() {
+  return {
+      conv_args(1, 2, 2, 2, {200}, {64}, {3}, {64}),
+      conv_args(2, 1, 2, 1, {700}, {3}, {1}, {100}, {7}),
+      conv_args(1, 2, 2, 1, {90, 130}, {2, 70}, {1, 0}, {30, 65}),
+      conv_args(1, 2, 2, 2, {40, 41}, {20, 21}, {2, 2}, {15, 14}, {2, 2}, Layout::kChannelsLast),
+      conv_args(1, 1, 1, 1, {20, 21, 22}, {6, 5, 4}, {1, 1, 1}, {9, 6, 10}, {3, 4, 1}),
+  };
 }
 
 inline std::vector<ConvArgs> typical_conv_args() {

@@ -37,6 +37,21 @@ TEST(strides_past_the_input) {
   for (const ConvArgs& args : far_strides()) check_problem<float>(ConvProblem(args));
 }
 
+TEST(many_phases) {
+  for (const ConvArgs& args : many_phases()) {
+    check_problem<double>(ConvProblem(args));
+    check_problem<float>(ConvProblem(args, 1, 0.9));
+  }
+}
+
+TEST(infinite_values_reach_what_they_meet) {
+  for (const ConvArgs& args : typical_conv_args()) {
+    check_infinities(args, [](const ConvProblem& p) { return p.on_cpu<float>(); });
+    check_infinities(args, [](const ConvProblem& p) { return p.on_cpu<double>(); });
+    check_infinities(args, [](const ConvProblem& p) { return p.on_cpu<BFloat16>(); });
+  }
+}
+
 TEST(empty) {
   for (const ConvArgs& args : empty_conv_args()) check_problem<float>(ConvProblem(args));
 }

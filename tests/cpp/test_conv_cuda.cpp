@@ -105,7 +105,8 @@ void kernel_gradient(const HowToRun& how, const ConvArgs& args, const Storage* g
   }
   host_cuda::launch(how.launch, cuda::conv_kernel_finish<Storage>,
                     grid(how, cuda::divide_up(cells, cuda::kFinishThreads)), cuda::kFinishThreads,
-                    0, plan, static_cast<const T*>(lists.partial.data()), support, grad_kernel);
+                    0, args, plan, static_cast<const T*>(lists.partial.data()), support,
+                    grad_output, input, grad_kernel);
 }
 
 template <typename Storage>
@@ -197,6 +198,43 @@ TEST(edges) {
   check_problem<double>(ConvProblem(far));
   for (const ConvArgs& args : far_strides()) check_problem<double>(ConvProblem(args));
   for (const ConvArgs& args : empty_conv_args()) check_problem<double>(ConvProblem(args));
+}
+
+TEST(many_phases) {
+  for (const ConvArgs& args : many_phases()) check_problem<double>(ConvProblem(args));
+}
+
+TEST(infinite_values_reach_what_they_meet) {
+  for (const ConvArgs& args : typical_conv_args()) {
+    check_infinities(
+        args, [](const ConvProblem& p) { return on_host_cuda<float>(p); }, /*weights=*/false);
+  }
+}
+
+/// Blocks visit the stages of their phase alone: their number does not grow with its square.
+TEST(stages_of_a_phase) {
+  for (const ConvArgs& args : many_phases()) {
+    const cuda::ConvPlan plan = cuda::make_conv_plan(args, ConvPass::kBackwardInput);
+    std::vector<int> visits(static_cast<std::size_t>(plan.stages));
+    for (std::int64_t phase = 0; phase < plan.phases; ++phase) {
+      cuda::BlockPlace block;
+      if (args.ndim == 1) {
+        block.find<true>(plan, phase * plan.tiles);
+      } else {
+        block.find<false>(plan, phase * plan.tiles);
+      }
+      for (std::int64_t n = 0; n < block.stages; ++n) {
+        const std::int64_t stage = block.stage(plan, n);
+        REQUIRE(stage >= 0 && stage < plan.stages);
+        ++visits[static_cast<std::size_t>(stage)];
+        cuda::StageCells cells;
+        cells.find(plan, stage, block.phase);
+        // Of the phase; it may still have no cell that reads anything.
+        CHECK(cells.used || cells.y.count == 0 || cells.x.count == 0);
+      }
+    }
+    for (const int count : visits) CHECK(count <= 1);
+  }
 }
 
 TEST(sparse_and_dense_kernels) {

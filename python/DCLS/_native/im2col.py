@@ -34,6 +34,15 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
+def least_workspace(channels: int, elements: int, dtype: torch.dtype) -> int:
+    """The bytes that ``im2col_conv`` needs for columns, of a group of so many ``channels``.
+
+    These are the columns of a group at one output, or in the backward pass those of a channel in
+    the dtype that is computed in.
+    """
+    return elements * max(channels * dtype.itemsize, compute_dtype(dtype).itemsize)
+
+
 class Columns:
     """An im2col problem of checked arguments, whose columns are made piece by piece."""
 
@@ -321,20 +330,17 @@ def im2col_conv_backward(
     output_mask: Sequence[bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
     """Gradients of input, weight, P and SIG of checked arguments; None where the mask is False."""
-    columns = Columns(input, P, SIG, spec)
+    # All in at least float32: the gradients of columns may pass the range of float16 where those
+    # that they add up to do not, and their rounding would remain in sums of several pieces.
+    dtype = compute_dtype(input.dtype)
+    columns = Columns(input.to(dtype), P, SIG, spec)
     batch, channels = input.shape[:2]
     out_channels, per_group, elements = weight.shape
-    # What several pieces add to is summed in at least float32.
-    sum_dtype = columns.P.dtype
-    matrices = weight.reshape(groups, out_channels // groups, per_group * elements)
+    matrices = weight.to(dtype).reshape(groups, out_channels // groups, per_group * elements)
     pieces = list(_pieces(columns, channels, 1, workspace, per_group)) if channels else []
-    split = not all(columns.has_all_outputs(piece) for _, every in pieces for piece in every)
-    grad_input = None
-    if output_mask[0]:
-        grad_input = torch.zeros_like(columns.input, dtype=sum_dtype if split else input.dtype)
-    grad_weight = None
-    if output_mask[1]:  # contiguous, whatever the layout of the weight
-        grad_weight = matrices.new_zeros(matrices.shape, dtype=sum_dtype)
+    grad_input = torch.zeros_like(columns.input) if output_mask[0] else None
+    # Contiguous, whatever the layout of the weight.
+    grad_weight = matrices.new_zeros(matrices.shape) if output_mask[1] else None
     grad_P = torch.zeros_like(columns.P) if output_mask[2] else None
     with_sigma = output_mask[3] and columns.SIG is not None
     grad_SIG = torch.zeros_like(columns.P) if with_sigma else None
@@ -361,15 +367,12 @@ def im2col_conv_backward(
                     math.prod(shape[3:]),
                 )
                 part = grad[piece.batch.start : piece.batch.stop, of_groups]
-                part = part[..., _flat(piece, spec.output_size)]
+                part = part[..., _flat(piece, spec.output_size)].to(dtype)
                 if grad_weight is not None:
                     columns.make(piece, made)
                     target = grad_weight[of_groups, :, rows]
                     for n in range(len(piece.batch)):
-                        if target.dtype == made.dtype:
-                            target.baddbmm_(part[n], matrix[n].mT)
-                        else:
-                            target += torch.bmm(part[n], matrix[n].mT)
+                        target.baddbmm_(part[n], matrix[n].mT)
                 if for_columns:
                     for n in range(len(piece.batch)):
                         torch.bmm(matrices[of_groups, :, rows].mT, part[n], out=matrix[n])

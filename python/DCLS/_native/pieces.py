@@ -44,20 +44,12 @@ def cut(
         lanes: what the pieces of the channels are made of: channels, or groups of them.
         output_size: outputs on each axis.
         lane_bytes: bytes of a lane's columns at one output.
-        workspace: most bytes of a piece.
+        workspace: most bytes of a piece, at least ``lane_bytes``.
         lanes_in_block: no piece has lanes of several blocks of so many lanes, unless all of them.
 
     Returns:
         The ranges of the batch, of the lanes, and of the outputs on all axes.
-
-    Raises:
-        ValueError: the columns at one output alone take more than ``workspace``.
     """
-    if lane_bytes > workspace:
-        raise ValueError(
-            f"workspace must be at least {lane_bytes} bytes, what the columns at one output take "
-            f"here, got {workspace}"
-        )
     room = workspace // max(lane_bytes, 1)  # outputs of a lane
     steps = []
     for axis, length in enumerate(output_size):

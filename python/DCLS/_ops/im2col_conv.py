@@ -73,6 +73,12 @@ def _check_conv(
             check_like(name, tensor, "input", input)
     if workspace < 1:
         raise ValueError(f"workspace must be a positive number of bytes, got {workspace}")
+    least = _im2col_kernels.least_workspace(*expected, input.dtype)
+    if workspace < least:
+        raise ValueError(
+            f"workspace must be at least {least} bytes, what the columns at one output take here, "
+            f"got {workspace}"
+        )
 
 
 # ---------------------------------------------------------------------------------- kernels, fakes

@@ -227,8 +227,9 @@ class _DclsParameters(Module):
         ``direct`` visits only the cells of the kernel that are not zero, see
         ``DCLS.functional.direct_conv``. ``conv`` is torch's convolution with the dense kernel.
         ``auto`` chooses the one that measurements found faster for such shapes. It may choose one
-        for training and the other for inference; their results agree to rounding. A transposed
-        layer takes only ``auto``: its convolution is torch's own.
+        for training and the other for inference; their results agree to rounding. They differ where
+        the input is infinite or NaN: ``conv`` multiplies the zero cells, too, which makes NaN, and
+        ``direct`` does not. A transposed layer takes only ``auto``: its convolution is torch's own.
         """
         method: Method = self.__dict__["method"]
         return method

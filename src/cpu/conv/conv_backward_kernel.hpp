@@ -77,17 +77,44 @@ struct Slice {
   std::int64_t source_pitch;
   const T* dest;
   std::int64_t dest_pitch;
+  std::int64_t rows;
+  std::int64_t vectors;  ///< of a row
+  std::int64_t columns;  ///< values of the first row
+  std::int64_t fewer;    ///< of them in each next row: a vector where vectors are taken for rows
+  bool exact;            ///< whether nothing but the points of dest may meet the source
   std::int64_t begin;
   std::int64_t end;
   bool last;  ///< whether the rows behind `end`, zeros in dest, are to be taken too
-  std::int64_t vectors;
 };
+
+/// The sums of one run in the order of backward_kernel_runs, but without the zeros around dest:
+/// they would make NaN of values of the source that are not finite and that the cell does not read.
+template <int kLength, typename T>
+void backward_kernel_exact(const Slice<T>& s, const CellRun& run, std::int64_t end, T* sums) {
+  for (std::int64_t v = 0; v < s.vectors; ++v) {
+    const std::int64_t column = v * kLanes<T>;
+    for (std::int64_t y = s.begin; y < end; ++y) {
+      const Vector<T> value =
+          first_lanes<T>(load_vector(s.source + run.offset + y * s.source_pitch + column),
+                         s.columns - column - y * s.fewer);
+      for (int j = 0; j < kLength; ++j) {
+        if (y - j < 0 || y - j >= s.rows) continue;
+        T* const sum = sums + j * kLanes<T>;
+        store_vector(
+            sum, load_vector(sum) + load_vector(s.dest + (y - j) * s.dest_pitch + column) * value);
+      }
+    }
+  }
+}
 
 /// As many runs at once as the registers hold sums of, then half as many, and so on.
 template <int kLength, int kRuns, typename T>
 DCLS_HD void backward_kernel_some(const Slice<T>& s, const CellRun*& runs, std::int64_t& count,
                                   T*& sums) {
   const std::int64_t end = s.last ? s.end + kLength - 1 : s.end;
+  for (; s.exact && count > 0; --count, ++runs, sums += kLength * kLanes<T>) {
+    backward_kernel_exact<kLength>(s, *runs, end, sums);
+  }
   for (; count >= kRuns; count -= kRuns) {
     backward_kernel_runs<kLength, kRuns, T>(runs, s.source, s.source_pitch, s.dest, s.dest_pitch,
                                             s.begin, end, s.vectors, sums);
@@ -100,20 +127,19 @@ DCLS_HD void backward_kernel_some(const Slice<T>& s, const CellRun*& runs, std::
 /// sums += the products of one slice of a tile for the cells of a list; returns the end of the
 /// list's sums.
 template <typename T>
-DCLS_HD T* backward_kernel_slice(const RunLists& lists, std::int64_t list, Slice<T> s,
-                                 std::int64_t rows, T* sums) {
+DCLS_HD T* backward_kernel_slice(const RunLists& lists, std::int64_t list, Slice<T> s, T* sums) {
   // Rows of which source and destination stay in the first-level cache.
   constexpr std::int64_t kBandBytes = 20 << 10;
   const std::int64_t row_bytes =
       (s.source_pitch + s.dest_pitch) * static_cast<std::int64_t>(sizeof(T));
   const std::int64_t fitting = kBandBytes / row_bytes;
-  const std::int64_t bands = fitting >= rows ? 1
-                             : fitting > 8   ? (rows - 1) / fitting + 1
-                                             : (rows - 1) / 8 + 1;
+  const std::int64_t bands = fitting >= s.rows ? 1
+                             : fitting > 8     ? (s.rows - 1) / fitting + 1
+                                               : (s.rows - 1) / 8 + 1;
   T* next = sums;
   for (std::int64_t band = 0; band < bands; ++band) {
-    s.begin = rows * band / bands;
-    s.end = rows * (band + 1) / bands;
+    s.begin = s.rows * band / bands;
+    s.end = s.rows * (band + 1) / bands;
     s.last = band == bands - 1;
     next = sums;
     for_runs(lists, list, [&](auto length, const CellRun* runs, std::int64_t count) {
@@ -124,6 +150,13 @@ DCLS_HD T* backward_kernel_slice(const RunLists& lists, std::int64_t list, Slice
     });
   }
   return next;
+}
+
+template <typename T>
+DCLS_HD bool any_nan(const T* values, std::int64_t count) {
+  bool any = false;
+  for (std::int64_t i = 0; i < count; ++i) any |= values[i] != values[i];
+  return any;
 }
 
 template <typename Storage>
@@ -161,48 +194,57 @@ void backward_kernel_units(const ConvPlan& p, const Storage* source, const Stora
         }
       }
     };
-    for (std::int64_t i = 0; i < p.unit_cells * kLanes<T>; ++i) sums[i] = T(0);
-    const std::int64_t items = p.tile_count() * p.batch;  // the images of the tiles
-    std::int64_t zeroed_tile = -1;
-    for (std::int64_t i = items * split / p.splits; i < items * (split + 1) / p.splits; ++i) {
-      const std::int64_t tile = i / p.batch;
-      const std::int64_t n = i % p.batch;
-      std::int64_t origin[kMaxDims];
-      tile_origin(p, tile, origin);
-      const PlaneBox from = source_box(p, origin);
-      const PlaneBox at = dest_box(p, origin);
-      std::int64_t points[kMaxDims];
-      for (int d = 0; d < kMaxDims; ++d) {
-        points[d] = clamp(p.dest.size[d] - origin[d], 0, p.tile[d]);
-      }
-      const std::int64_t vectors = (points[2] + kLanes<T> - 1) / kLanes<T>;
-      const std::int64_t ready = tile == zeroed_tile ? source_count + dest_count : 0;
-      zeroed_tile = tile;
-      load_planes(p.source, from,
-                  source + n * p.source.batch_step + source_first * p.source.channel_step,
-                  source_count, ready, source_planes);
-      load_planes(p.dest, at, dest + n * p.dest.batch_step + dest_first * p.dest.channel_step,
-                  dest_count, ready, dest_planes);
-      T* next = sums;
-      for_lists([&](std::int64_t list, std::int64_t group, std::int64_t slot) {
-        T* list_end = next;
-        for (std::int64_t z = 0; z < points[0]; ++z) {
-          const T* const from_slice = source_planes + group * group_planes + z * source_slab;
-          const T* const at_slice =
-              dest_planes + slot * p.dest_plane + z * dest_slab + p.dest_margin * p.dest_pitch;
-          // One row: its vectors are the rows.
-          const Slice<T> slice =
-              lines ? Slice<T>{from_slice, kLanes<T>, at_slice, kLanes<T>, 0, 0, false, 1}
-                    : Slice<T>{from_slice, p.source_pitch, at_slice, p.dest_pitch, 0,
-                               0,          false,          vectors};
-          list_end = backward_kernel_slice(p.lists, list, slice, lines ? vectors : points[1], next);
+    const auto add_up = [&](bool exact) {
+      for (std::int64_t i = 0; i < p.unit_cells * kLanes<T>; ++i) sums[i] = T(0);
+      const std::int64_t items = p.tile_count() * p.batch;  // the images of the tiles
+      std::int64_t zeroed_tile = -1;
+      for (std::int64_t i = items * split / p.splits; i < items * (split + 1) / p.splits; ++i) {
+        const std::int64_t tile = i / p.batch;
+        const std::int64_t n = i % p.batch;
+        std::int64_t origin[kMaxDims];
+        tile_origin(p, tile, origin);
+        const PlaneBox from = source_box(p, origin);
+        const PlaneBox at = dest_box(p, origin);
+        std::int64_t points[kMaxDims];
+        for (int d = 0; d < kMaxDims; ++d) {
+          points[d] = clamp(p.dest.size[d] - origin[d], 0, p.tile[d]);
         }
-        next = list_end;
-      });
-    }
-    for (std::int64_t i = 0; i < p.unit_cells; i += kLanes<T>) {
-      store_vector(sums + i, sum_rows<T>(sums + i * kLanes<T>));
-    }
+        const std::int64_t vectors = (points[2] + kLanes<T> - 1) / kLanes<T>;
+        const std::int64_t ready = tile == zeroed_tile ? source_count + dest_count : 0;
+        zeroed_tile = tile;
+        load_planes(p.source, from,
+                    source + n * p.source.batch_step + source_first * p.source.channel_step,
+                    source_count, ready, source_planes);
+        load_planes(p.dest, at, dest + n * p.dest.batch_step + dest_first * p.dest.channel_step,
+                    dest_count, ready, dest_planes);
+        T* next = sums;
+        for_lists([&](std::int64_t list, std::int64_t group, std::int64_t slot) {
+          T* list_end = next;
+          for (std::int64_t z = 0; z < points[0]; ++z) {
+            const T* const from_slice = source_planes + group * group_planes + z * source_slab;
+            const T* const at_slice =
+                dest_planes + slot * p.dest_plane + z * dest_slab + p.dest_margin * p.dest_pitch;
+            // One row: its vectors are the rows.
+            Slice<T> slice{from_slice, p.source_pitch, at_slice, p.dest_pitch, points[1],
+                           vectors,    points[2],      0,        exact,        0,
+                           0,          false};
+            if (lines) {
+              slice.source_pitch = slice.dest_pitch = slice.fewer = kLanes<T>;
+              slice.rows = vectors;
+              slice.vectors = 1;
+            }
+            list_end = backward_kernel_slice(p.lists, list, slice, next);
+          }
+          next = list_end;
+        });
+      }
+      for (std::int64_t i = 0; i < p.unit_cells; i += kLanes<T>) {
+        store_vector(sums + i, sum_rows<T>(sums + i * kLanes<T>));
+      }
+    };
+    add_up(false);
+    // Not a number: of what it reads, or of a zero around it. Then once more, to know.
+    if (any_nan(sums, p.unit_cells)) add_up(true);
     const T* sum = sums;
     for_lists([&](std::int64_t list, std::int64_t, std::int64_t) {
       for_runs(p.lists, list, [&](auto length, const CellRun* runs, std::int64_t count) {

@@ -43,15 +43,18 @@ struct RunLists {
 };
 
 /// One tensor of a pass. Along axis d it is split into phases[d] planes: see conv_geometry.hpp.
+/// Only those that some cell reads or writes are used: a stride may be far larger than the kernel.
 struct Side {
   std::int64_t channels;  ///< of one group
   std::int64_t size[kMaxDims];
   std::int64_t phases[kMaxDims];
-  std::int64_t step[kMaxDims];  ///< values from one point to the next
+  std::int64_t used[kMaxDims];          ///< how many of the phases
+  const std::int64_t* phase[kMaxDims];  ///< and which, in rising order
+  std::int64_t step[kMaxDims];          ///< values from one point to the next
   std::int64_t channel_step;
   std::int64_t batch_step;
 
-  std::int64_t phase_count() const { return phases[0] * phases[1] * phases[2]; }
+  std::int64_t phase_count() const { return used[0] * used[1] * used[2]; }
 };
 
 struct ConvPlan {

@@ -2,6 +2,8 @@
 // that conv_forward.hpp and conv_backward_kernel.hpp need.
 
 #include <algorithm>
+#include <cstdlib>
+#include <numeric>
 
 #include "core/dispatch.hpp"
 #include "cpu/conv/conv_plan.hpp"
@@ -20,58 +22,77 @@ std::uint64_t bits_from(const std::uint64_t* words, std::int64_t at) {
 
 }  // namespace
 
+/// Those of the middle axis go by chains, whose cells read neighbouring rows.
+SortedCells PlannedConv::sort_cells(int d) const {
+  const AxisCells& axis = cells_[d];
+  const std::int64_t count = kernel_size_[d];
+  const std::int64_t step = d == 1 ? axis.neighbour : 0;
+  const std::int64_t chains = step == 0 ? 1 : std::min(count, std::abs(step));
+  const bool split = pass_ == ConvPass::kBackwardInput;
+  const auto for_cells = [&](const auto& function) {  // (cell, phase)
+    for (std::int64_t chain = 0; chain < chains; ++chain) {
+      const std::int64_t last = (count - 1 - chain) / chains;
+      for (std::int64_t i = 0; i <= last; ++i) {
+        const std::int64_t cell = chain + (step < 0 ? last - i : i) * chains;
+        const std::size_t at = static_cast<std::size_t>(cell);
+        if (axis.useful[at] != 0) function(cell, split ? axis.phase[at] : 0);
+      }
+    }
+  };
+  SortedCells sorted;
+  sorted.begin.assign((split ? axis.used.size() : 1) + 2, 0);
+  std::int64_t* const next = sorted.begin.data() + 1;
+  for_cells([&](std::int64_t, std::int64_t phase) { ++next[phase + 1]; });
+  std::partial_sum(sorted.begin.begin(), sorted.begin.end(), sorted.begin.begin());
+  sorted.cells.resize(static_cast<std::size_t>(sorted.begin.back()));
+  for_cells([&](std::int64_t cell, std::int64_t phase) {
+    sorted.cells[static_cast<std::size_t>(next[phase]++)] = cell;
+  });
+  return sorted;
+}
+
 /// Lays down the cells of one kernel plane in the order in which they are visited: by destination
 /// phase, and the cells of a column that read neighbouring rows one after the other.
 void PlannedConv::order_cells() {
   const ConvPlan& p = plan_;
   const bool dest_split = pass_ == ConvPass::kBackwardInput;
-  const std::int64_t ny = kernel_size_[1];
   const std::int64_t step = cells_[1].neighbour;
-  // Without neighbours each cell is a chain of its own.
-  const std::int64_t chains = step == 0 ? ny : std::min(ny, std::abs(step));
+  const SortedCells sorted[kMaxDims] = {sort_cells(0), sort_cells(1), sort_cells(2)};
   order_.clear();
-  rank_.assign(static_cast<std::size_t>(kernel_size_[0] * ny * kernel_size_[2]), -1);
+  rank_.assign(static_cast<std::size_t>(kernel_size_[0] * kernel_size_[1] * kernel_size_[2]), -1);
   for (std::int64_t dest_phase = 0; dest_phase < p.dest.phase_count(); ++dest_phase) {
-    std::int64_t wanted[kMaxDims];
+    std::int64_t phase[kMaxDims];
     for (std::int64_t d = kMaxDims - 1, rest = dest_phase; d >= 0; --d) {
-      wanted[d] = rest % p.dest.phases[d];
-      rest /= p.dest.phases[d];
+      phase[d] = rest % p.dest.used[d];
+      rest /= p.dest.used[d];
     }
-    const auto takes_part = [&](int d, std::int64_t r) {
-      const std::size_t at = static_cast<std::size_t>(r);
-      return cells_[d].useful[at] != 0 && (!dest_split || cells_[d].phase[at] == wanted[d]);
-    };
-    for (std::int64_t z = 0; z < kernel_size_[0]; ++z) {
-      if (!takes_part(0, z)) continue;
-      for (std::int64_t x = 0; x < kernel_size_[2]; ++x) {
-        if (!takes_part(2, x)) continue;
-        for (std::int64_t chain = 0; chain < chains; ++chain) {
-          const std::int64_t count = step == 0 ? 1 : (ny - 1 - chain) / chains + 1;
-          const std::int64_t first = step < 0 ? chain + (count - 1) * chains : chain;
-          bool starts = true;
-          for (std::int64_t i = 0; i < count; ++i) {
-            const std::int64_t cell[kMaxDims] = {z, first + i * step, x};
-            if (!takes_part(1, cell[1])) {
-              starts = true;
-              continue;
-            }
-            std::int64_t plane = 0;
-            std::int64_t at[kMaxDims];
-            for (int d = 0; d < kMaxDims; ++d) {
-              const std::size_t r = static_cast<std::size_t>(cell[d]);
-              plane = plane * p.source.phases[d] + (dest_split ? 0 : cells_[d].phase[r]);
-              at[d] = cells_[d].shift[r] - p.shift_lo[d];
-            }
-            const std::int64_t index = (z * ny + cell[1]) * kernel_size_[2] + x;
-            rank_[static_cast<std::size_t>(index)] = static_cast<std::int64_t>(order_.size());
-            order_.push_back({plane * p.source_plane +
-                                  (at[0] * p.source_extent[1] + at[1]) * p.source_pitch + at[2],
-                              index, dest_phase, starts});
-            starts = false;
-          }
-        }
+    const auto for_cells = [&](int d, const auto& function) {
+      const std::int64_t* const begin = sorted[d].begin.data() + phase[d];
+      for (std::int64_t i = begin[0]; i < begin[1]; ++i) {
+        function(sorted[d].cells[static_cast<std::size_t>(i)]);
       }
-    }
+    };
+    for_cells(0, [&](std::int64_t z) {
+      for_cells(2, [&](std::int64_t x) {
+        std::int64_t before = -1;
+        for_cells(1, [&](std::int64_t y) {
+          const std::int64_t cell[kMaxDims] = {z, y, x};
+          std::int64_t plane = 0;
+          std::int64_t at[kMaxDims];
+          for (int d = 0; d < kMaxDims; ++d) {
+            const std::size_t r = static_cast<std::size_t>(cell[d]);
+            plane = plane * p.source.used[d] + (dest_split ? 0 : cells_[d].phase[r]);
+            at[d] = cells_[d].shift[r] - p.shift_lo[d];
+          }
+          const std::int64_t index = (z * kernel_size_[1] + y) * kernel_size_[2] + x;
+          rank_[static_cast<std::size_t>(index)] = static_cast<std::int64_t>(order_.size());
+          order_.push_back({plane * p.source_plane +
+                                (at[0] * p.source_extent[1] + at[1]) * p.source_pitch + at[2],
+                            index, dest_phase, step == 0 || before < 0 || y != before + step});
+          before = y;
+        });
+      });
+    });
   }
 }
 
@@ -191,7 +212,8 @@ void PlannedConv::list_runs(const std::int64_t (&run_bytes)[kMaxRun], int num_th
   source_blocks_ = p.source_blocks();
   const std::int64_t channels = p.groups * p.dest.channels;
   const std::int64_t lists = channels * p.dest.phase_count() * p.source_blocks();
-  for (auto& begin : begin_) begin.assign(static_cast<std::size_t>(lists + 1), 0);
+  // begin[l + 1] is where the next run of list l goes, and so in the end where list l + 1 begins.
+  for (auto& begin : begin_) begin.assign(static_cast<std::size_t>(lists + 2), 0);
   constexpr std::int64_t kWork = 1 << 15;  // cells
   const std::int64_t cells = kernel_cells() / std::max<std::int64_t>(1, channels);
   const std::int64_t grain = 1 + kWork / std::max<std::int64_t>(1, cells);
@@ -201,24 +223,21 @@ void PlannedConv::list_runs(const std::int64_t (&run_bytes)[kMaxRun], int num_th
   parallel_for(channels, grain, threads, [&](std::int64_t first, std::int64_t last, int) {
     visit_channels<true>(first, last,
                          [&](std::int64_t list, int length, std::int64_t, std::int64_t) {
-                           ++begin_[length - 1][static_cast<std::size_t>(list + 1)];
+                           ++begin_[length - 1][static_cast<std::size_t>(list + 2)];
                          });
   });
   for (int n = 0; n < kMaxRun; ++n) {
     std::vector<std::int64_t>& begin = begin_[n];
-    for (std::size_t l = 1; l < begin.size(); ++l) begin[l] += begin[l - 1];
+    std::partial_sum(begin.begin(), begin.end(), begin.begin());
     runs_[n].reset(new std::byte[static_cast<std::size_t>(begin.back() * run_bytes[n])]);
     plan_.lists.runs[n] = runs_[n].get();
     plan_.lists.begin[n] = begin.data();
   }
-  // Where the next run of a list and a length goes; only the thread of its channel moves it.
-  std::vector<std::int64_t> next[kMaxRun];
-  for (int n = 0; n < kMaxRun; ++n) next[n] = begin_[n];
   parallel_for(channels, grain, threads, [&](std::int64_t first, std::int64_t last, int) {
     visit_channels<false>(
         first, last, [&](std::int64_t list, int length, std::int64_t offset, std::int64_t cell) {
           const int n = length - 1;
-          const std::int64_t at = next[n][static_cast<std::size_t>(list)]++;
+          const std::int64_t at = begin_[n][static_cast<std::size_t>(list + 1)]++;
           write(runs_[n].get() + at * run_bytes[n], length, offset, cell);
         });
   });
@@ -234,9 +253,12 @@ void PlannedConv::list_weights_of(const Storage* kernel, int num_threads) {
             [=](std::byte* slot, int length, std::int64_t offset, std::int64_t cell) {
               const auto fill = [&](auto* run) {
                 run->offset = offset;
+                T zero = T(0);  // or NaN
                 for (int j = 0; j < length; ++j) {
                   run->weight[j] = numeric::load(kernel[cell + j * step]);
+                  zero += run->weight[j] - run->weight[j];
                 }
+                if (zero != zero) infinite_weights_.store(true, std::memory_order_relaxed);
               };
               switch (length) {
                 case 1: return fill(reinterpret_cast<WeightRun<T, 1>*>(slot));

@@ -45,10 +45,11 @@ std::int64_t fitting(std::int64_t budget, std::int64_t each, std::int64_t most) 
   return at_least_one(std::min(budget / at_least_one(each), most));
 }
 
-/// `phases` is null for the side that is not split. `lead` axes of size 1 come before the spatial
+/// `cells` is null for the side that is not split. `lead` axes of size 1 come before the spatial
 /// ones, and with `folded` the batch after them.
 Side make_side(const ConvArgs& args, std::int64_t channels, const std::int64_t* size,
-               const std::int64_t* phases, int lead, bool folded) {
+               const AxisCells* cells, int lead, bool folded) {
+  static constexpr std::int64_t kNoPhase[1] = {0};
   Side side;
   side.channels = channels / args.groups;
   const bool last = args.layout == Layout::kChannelsLast;
@@ -58,8 +59,10 @@ Side make_side(const ConvArgs& args, std::int64_t channels, const std::int64_t* 
     const bool spatial = axis >= 0 && axis < args.ndim;
     side.size[d] = spatial ? size[axis] : 1;
     // Phases behind the end have no points.
-    side.phases[d] =
-        spatial && phases != nullptr ? std::min(phases[axis], at_least_one(side.size[d])) : 1;
+    const bool split = spatial && cells != nullptr;
+    side.phases[d] = split ? std::min(args.stride[axis], at_least_one(side.size[d])) : 1;
+    side.used[d] = split ? static_cast<std::int64_t>(cells[d].used.size()) : 1;
+    side.phase[d] = split ? cells[d].used.data() : kNoPhase;
     side.step[d] = step;
     step *= side.size[d];
   }
@@ -73,8 +76,8 @@ Side make_side(const ConvArgs& args, std::int64_t channels, const std::int64_t* 
 }
 
 AxisCells make_cells(const ConvArgs& args, ConvPass pass, int d) {
-  AxisCells cells{{}, {}, {}, 0};
-  if (d < 0 || d >= args.ndim) return {{0}, {0}, {1}, 0};
+  AxisCells cells{{}, {}, {}, 0, {}};
+  if (d < 0 || d >= args.ndim) return {{0}, {0}, {1}, 0, {0}};
   const std::int64_t sign = pass == ConvPass::kBackwardInput ? -1 : 1;
   for (std::int64_t r = 0; r < args.kernel_size[d]; ++r) {
     const geometry::AxisCell cell = geometry::axis_cell(args, d, r);
@@ -83,6 +86,14 @@ AxisCells make_cells(const ConvArgs& args, ConvPass pass, int d) {
     cells.useful.push_back(geometry::reads_input(args, d, r) ? 1 : 0);
   }
   cells.neighbour = sign * geometry::neighbour_step(args, d);
+  for (std::size_t r = 0; r < cells.phase.size(); ++r) {
+    if (cells.useful[r] != 0) cells.used.push_back(cells.phase[r]);
+  }
+  std::sort(cells.used.begin(), cells.used.end());
+  cells.used.erase(std::unique(cells.used.begin(), cells.used.end()), cells.used.end());
+  for (std::int64_t& phase : cells.phase) {
+    phase = std::lower_bound(cells.used.begin(), cells.used.end(), phase) - cells.used.begin();
+  }
   return cells;
 }
 
@@ -112,7 +123,8 @@ PlannedConv::PlannedConv(const ConvArgs& args, ConvPass pass)
       channels_last_(args.layout == Layout::kChannelsLast),
       folded_(batch_as_columns(args)) {
   const int lead = kMaxDims - args.ndim - (folded_ ? 1 : 0);
-  const Side input = make_side(args, args.in_channels, args.input_size, args.stride, lead, folded_);
+  for (int d = 0; d < kMaxDims; ++d) cells_[d] = make_cells(args, pass, d - lead);
+  const Side input = make_side(args, args.in_channels, args.input_size, cells_, lead, folded_);
   const Side output = make_side(args, args.out_channels, args.output_size, nullptr, lead, folded_);
   const bool backward = pass == ConvPass::kBackwardInput;
   plan_.dtype = args.dtype;
@@ -122,7 +134,6 @@ PlannedConv::PlannedConv(const ConvArgs& args, ConvPass pass)
   plan_.groups = args.groups;
   for (int d = 0; d < kMaxDims; ++d) {
     if (d >= lead && d < lead + args.ndim) kernel_size_[d] = args.kernel_size[d - lead];
-    cells_[d] = make_cells(args, pass, d - lead);
     bool any = false;
     std::int64_t lo = 0, hi = 0;
     for (std::size_t r = 0; r < cells_[d].shift.size(); ++r) {
@@ -147,7 +158,9 @@ void PlannedConv::choose_tiles() {
     p.tile[d] = length[d];
   }
   const std::int64_t lanes = kRowBytes / value_bytes();
-  const std::int64_t smallest[kMaxDims] = {1, 8, folded_ ? lanes : 128};
+  // Planes of many phases are short, and there are many of them.
+  const bool many = p.source.phase_count() > 64;
+  const std::int64_t smallest[kMaxDims] = {1, many ? 1 : 8, folded_ || many ? lanes : 128};
   for (;;) {
     for (int d = 0; d < kMaxDims; ++d) p.source_extent[d] = p.tile[d] + p.halo[d];
     p.dest_pitch = round_up(p.tile[2], lanes);

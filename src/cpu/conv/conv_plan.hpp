@@ -2,6 +2,7 @@
 
 // Planning a pass of the direct convolution: tiles, blocks and the lists of the kernel's runs.
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -14,10 +15,18 @@ namespace dcls::cpu {
 
 /// The cells of one axis of the kernel, as a pass sees them.
 struct AxisCells {
-  std::vector<std::int64_t> phase;  ///< of the split side
+  std::vector<std::int64_t> phase;  ///< of the split side: its number among the used ones
   std::vector<std::int64_t> shift;  ///< of the source against the destination
   std::vector<char> useful;         ///< whether it reads any input
   std::int64_t neighbour;           ///< index of the next higher shift minus this one's; 0: none
+  std::vector<std::int64_t> used;   ///< the phases of useful cells, in rising order
+};
+
+/// Useful cells of one axis in the order of visiting: cells[begin[p] ... begin[p + 1]) are those of
+/// the destination phase p.
+struct SortedCells {
+  std::vector<std::int64_t> cells;
+  std::vector<std::int64_t> begin;
 };
 
 /// A cell of a kernel plane, in the order of visiting.
@@ -46,6 +55,16 @@ class PlannedConv {
   void list_cells(const std::uint8_t* support, int num_threads);
 
   const ConvPlan& plan() const { return plan_; }
+  /// Whether some points of the destination have no cell at all: the pass does not write them.
+  bool leaves_points() const {
+    const Side& dest = plan_.dest;
+    for (int d = 0; d < kMaxDims; ++d) {
+      if (dest.used[d] != dest.phases[d]) return true;
+    }
+    return false;
+  }
+  /// Whether a listed weight is infinite or NaN.
+  bool has_infinite_weights() const { return infinite_weights_; }
   std::int64_t forward_units() const;
   std::int64_t backward_kernel_units() const;
   /// Multiply-adds of all units if no cell were zero: to judge what is worth a thread.
@@ -63,6 +82,7 @@ class PlannedConv {
   std::int64_t choose_group_block(std::int64_t source_bytes, std::int64_t dest_bytes) const;
 
   // In conv_lists.cpp.
+  SortedCells sort_cells(int d) const;
   void order_cells();
   template <typename Storage>
   void list_weights_of(const Storage* kernel, int num_threads);
@@ -76,7 +96,7 @@ class PlannedConv {
   void visit_row(std::int64_t dest, const RowOfCells& row, const Visit& visit);
   void count_unit_cells();
 
-  ConvPlan plan_{};
+  ConvPlan plan_{};  ///< points to the members
   ConvPass pass_;
   bool channels_last_;
   bool folded_;  ///< whether the batch is the last axis of the plan
@@ -89,6 +109,7 @@ class PlannedConv {
   /// The same in the order of visiting: order_words_ words for each kernel plane.
   std::vector<std::uint64_t> ordered_;
   std::int64_t order_words_ = 0;
+  std::atomic<bool> infinite_weights_{false};
   std::vector<std::int64_t> begin_[kMaxRun];
   std::unique_ptr<std::byte[]> runs_[kMaxRun];
 };

@@ -141,8 +141,15 @@ __attribute__((noinline)) void backward_element(const Plan<T, D>& p, const Backw
                                  slab);
     }
   }
+  // Between the lines that a stride reaches there are others, which no output meets.
+  const auto met = [&](int d, std::int64_t at) {
+    return p.axes[d].stride == 1 ||
+           terms_of_input(grad, p.pitch, e.axis[d], p.axes[d], at).count > 0;
+  };
   for (std::int64_t z = slices.lo; z < slices.hi; ++z) {
+    if (D == 3 && !met(0, z)) continue;
     for (std::int64_t l = lines.lo; l < lines.hi; ++l) {
+      if (D > 1 && !met(D > 1 ? D - 2 : 0, l)) continue;
       const std::int64_t line = D == 3 ? z * p.axes[D == 3 ? 1 : 0].input + l : l;
       make_rows<kOrder>(p, s, e, grad, z, l);
       if constexpr (kOrder >= kPosition) {

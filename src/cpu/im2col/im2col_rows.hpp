@@ -80,17 +80,6 @@ DCLS_HD void combine(T* const (&to)[kOut], const Terms<T>& terms, T scale, std::
   if (v < length) write_vectors<kOut, 1, kAdd>(to, terms, scale, length - kLanes<T>);
 }
 
-/// The first `count` lanes of a vector, zero in the others.
-template <typename T>
-DCLS_HD Vector<T> first_lanes(Vector<T> v, std::int64_t count) {
-  if (count >= kLanes<T>) return v;
-  T lanes[kLanes<T>];
-  memcpy(lanes, &v, sizeof(v));
-  for (std::int64_t i = at_least_zero(count); i < kLanes<T>; ++i) lanes[i] = T(0);
-  memcpy(&v, lanes, sizeof(v));
-  return v;
-}
-
 template <typename T>
 DCLS_HD void clear(T* to, std::int64_t count) {
   for (std::int64_t x = 0; x < count; ++x) to[x] = T(0);
@@ -120,8 +109,10 @@ DCLS_HD Lines reached(const Axis& a, std::int64_t lo, std::int64_t hi) {
 }
 
 /// How the last axis of a plane is laid out: input point o * stride - padding + x is value
-/// o + x / stride of phase x % stride, so that a grid point is a shift, for any stride. A phase has
-/// room for whole vectors of outputs; what lies outside of the input is zero.
+/// o + x / stride of phase x % stride, so that a grid point is a shift, for any stride. What lies
+/// outside of the input is zero. A row's last vector may read values behind its phase, which it
+/// does not use, and add zeros to them: where strides are large, room for whole vectors of outputs
+/// would be many times the input.
 struct Phases {
   std::int64_t count;
   std::int64_t pitch;  ///< values of a phase
@@ -129,9 +120,9 @@ struct Phases {
 };
 template <typename T>
 DCLS_HD Phases phases_of(const Axis& last) {
-  const std::int64_t pitch =
-      whole_vectors<T>((last.size - 1) / last.stride + last.output + kLanes<T>);
   const std::int64_t count = smaller(last.stride, last.size);
+  std::int64_t pitch = (last.size - 1) / last.stride + last.output;
+  if (count == 1) pitch = whole_vectors<T>(pitch + kLanes<T>);
   return {count, pitch, count * pitch};
 }
 
@@ -205,10 +196,9 @@ template <typename T, typename Function>
 DCLS_HD void for_last_axis(const AxisTaps<T>& taps, const Axis& last, const Phases& phases,
                            Function&& function) {
   if (phases.count == 1) return function(taps.lo, taps.value, taps.hi - taps.lo);
-  for (std::int64_t q = 0; q < phases.count; ++q) {
-    const std::int64_t x = taps.lo + ((q - taps.lo) % last.stride + last.stride) % last.stride;
-    if (x >= taps.hi) continue;
-    function(q * phases.pitch + x / last.stride, taps.value + (x - taps.lo),
+  const std::int64_t end = smaller(taps.hi, taps.lo + last.stride);
+  for (std::int64_t x = taps.lo; x < end; ++x) {
+    function(x % last.stride * phases.pitch + x / last.stride, taps.value + (x - taps.lo),
              (taps.hi - x + last.stride - 1) / last.stride);
   }
 }

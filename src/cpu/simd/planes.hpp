@@ -89,14 +89,16 @@ void zero_surroundings(const Window& w, const PlaneBox& box, T* plane) {
   }
 }
 
-/// Calls function(phase, its number) for all phases of a side.
+/// Calls function(phase, its number) for the phases of a side that are used.
 template <typename Function>
 DCLS_HD void for_phases(const Side& side, const Function& function) {
   std::int64_t index = 0;
-  std::int64_t phase[kMaxDims];
-  for (phase[0] = 0; phase[0] < side.phases[0]; ++phase[0]) {
-    for (phase[1] = 0; phase[1] < side.phases[1]; ++phase[1]) {
-      for (phase[2] = 0; phase[2] < side.phases[2]; ++phase[2]) function(phase, index++);
+  for (std::int64_t z = 0; z < side.used[0]; ++z) {
+    for (std::int64_t y = 0; y < side.used[1]; ++y) {
+      for (std::int64_t x = 0; x < side.used[2]; ++x) {
+        const std::int64_t phase[kMaxDims] = {side.phase[0][z], side.phase[1][y], side.phase[2][x]};
+        function(phase, index++);
+      }
     }
   }
 }

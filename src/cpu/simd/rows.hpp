@@ -118,6 +118,17 @@ DCLS_HD void store_some(Storage* to, Vector<Compute<Storage>> v, std::int64_t co
   copy_some(to, static_cast<const Storage*>(values), count);
 }
 
+/// The first `count` lanes of a vector, or all; the others are zero, whatever they were.
+template <typename T>
+DCLS_HD Vector<T> first_lanes(Vector<T> v, std::int64_t count) {
+  if (count >= kLanes<T>) return v;
+  T lanes[kLanes<T>];
+  memcpy(lanes, &v, sizeof(v));
+  for (std::int64_t i = count > 0 ? count : 0; i < kLanes<T>; ++i) lanes[i] = T(0);
+  memcpy(&v, lanes, sizeof(v));
+  return v;
+}
+
 /// Calls block(i) for vectors that cover [0, count), the last of which may overlap the one before,
 /// or single(i) where there are fewer values than a vector has.
 template <typename T, typename Block, typename Single>

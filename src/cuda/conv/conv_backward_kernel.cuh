@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "core/conv_exact.hpp"
 #include "cuda/conv/conv_copy.cuh"
 #include "cuda/conv/conv_tile.cuh"
 
@@ -211,10 +212,12 @@ __global__ void __launch_bounds__(kConvKernelThreads, kConvKernelBlocks<Compute<
 inline constexpr int kFinishThreads = 256;
 
 /// The gradient of a cell, counted through all kernel rows: the splits added in order; 0 where
-/// nothing was asked for or nothing is read.
-template <typename T>
+/// nothing was asked for or nothing is read. again(cell) is the sum of what the cell reads alone:
+/// in a tile, an input that is not finite also meets the zeros around the gradient of the output.
+template <typename T, typename Again>
 __device__ __forceinline__ T reduced_cell(const ConvPlan& plan, const T* partial,
-                                          const std::uint8_t* support, std::int64_t cell) {
+                                          const std::uint8_t* support, std::int64_t cell,
+                                          Again&& again) {
   bool computed = support == nullptr || support[cell] != 0;
   std::int64_t rest = cell;
 #pragma unroll
@@ -228,19 +231,23 @@ __device__ __forceinline__ T reduced_cell(const ConvPlan& plan, const T* partial
       sum += partial[split * plan.kernel_rows * plan.cells + cell];
     }
   }
-  return sum;
+  return sum == sum ? sum : again(cell);
 }
 
 template <typename Storage>
 __global__ void __launch_bounds__(kFinishThreads)
-    conv_kernel_finish(const ConvPlan plan, const Compute<Storage>* partial,
-                       const std::uint8_t* support, Storage* grad_kernel) {
+    conv_kernel_finish(const ConvArgs args, const ConvPlan plan, const Compute<Storage>* partial,
+                       const std::uint8_t* support, const Storage* grad_output,
+                       const Storage* input, Storage* grad_kernel) {
   const std::int64_t cells = plan.kernel_rows * plan.cells;
   const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * kFinishThreads;
   for (std::int64_t cell = static_cast<std::int64_t>(blockIdx.x) * kFinishThreads +
                            static_cast<std::int64_t>(threadIdx.x);
        cell < cells; cell += step) {
-    numeric::store(grad_kernel + cell, reduced_cell(plan, partial, support, cell));
+    const auto again = [&](std::int64_t at) {
+      return exact::kernel_gradient(args, grad_output, input, at);
+    };
+    numeric::store(grad_kernel + cell, reduced_cell(plan, partial, support, cell, again));
   }
 }
 

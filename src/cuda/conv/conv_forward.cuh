@@ -15,6 +15,8 @@ struct BlockPlace : TargetBlock {
   std::int64_t row;                  ///< of the kernel, of the first channels
   std::int64_t source_channel;       ///< the first one
   bool empty;                        ///< behind the end of a phase
+  std::int64_t stages;               ///< that write it
+  StageIndex first_stage;            ///< of them, in the gradient of the input
 
   template <bool kLine>
   __device__ __forceinline__ void find(const ConvPlan& plan, std::int64_t item) {
@@ -35,6 +37,27 @@ struct BlockPlace : TargetBlock {
     source_channel = channel / plan.target_per_group * plan.source_per_group;
     // Tiles are those of the longest phase.
     empty = y >= length[1] || x >= length[2] || plane >= plan.batch * length[0];
+    stages = plan.stages;
+    first_stage = {};
+    if (!plan.mirrored) return;
+    const ConvAxis &az = plan.axis[0], &ay = plan.axis[1], &ax = plan.axis[2];
+    first_stage = {class_of_phase(az, phase[0]), class_of_phase(ay, phase[1]), 0,
+                   class_of_phase(ax, phase[2]), 0};
+    const bool any = first_stage.z >= 0 && first_stage.class_y >= 0 && first_stage.class_x >= 0;
+    stages =
+        any ? divide_up(az.kernel_size - first_stage.z, az.class_step) * ay.chunks * ax.chunks : 0;
+  }
+
+  /// The n-th stage that writes the block. To look through all would take a time that grows with
+  /// the product of the phases and the stages, and so with the square of the stride.
+  __device__ __forceinline__ std::int64_t stage(const ConvPlan& plan, std::int64_t n) const {
+    if (!plan.mirrored) return n;
+    StageIndex s = first_stage;
+    s.chunk_x = n % plan.axis[2].chunks;
+    n /= plan.axis[2].chunks;
+    s.chunk_y = n % plan.axis[1].chunks;
+    s.z += n / plan.axis[1].chunks * plan.axis[0].class_step;
+    return stage_number(plan, s);
   }
 };
 
@@ -71,7 +94,8 @@ __global__ void __launch_bounds__(kConvThreads, kConvBlocks<Compute<Storage>>)
 #pragma unroll
       for (int c = 0; c < P::kColumns; ++c) sum[r][c] = T(0);
     }
-    for (std::int64_t stage = 0; stage < plan.stages; ++stage) {
+    for (std::int64_t n_stage = 0; n_stage < block.stages; ++n_stage) {
+      const std::int64_t stage = block.stage(plan, n_stage);
       __syncthreads();  // the tile and the places of the last stage have been read
       if (threadIdx.x == 0) cells.find(plan, stage, block.phase);
       __syncthreads();

@@ -86,7 +86,8 @@ void launch_conv_kernel(const ConvArgs& args, const void* grad_output, const voi
     using Storage = typename decltype(tag)::type;
     launch("conv_kernel_finish", where, &conv_kernel_finish<Storage>,
            grid_for(divide_up(plan.kernel_rows * plan.cells, kFinishThreads)), kFinishThreads, 0,
-           plan, static_cast<const Compute<Storage>*>(partial), support,
+           args, plan, static_cast<const Compute<Storage>*>(partial), support,
+           static_cast<const Storage*>(grad_output), static_cast<const Storage*>(input),
            static_cast<Storage*>(grad_kernel));
   });
 }

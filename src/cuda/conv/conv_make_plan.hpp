@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <numeric>
+#include <utility>
 
 #include "core/dispatch.hpp"
 #include "cuda/conv/conv_tile_plan.hpp"
@@ -80,10 +81,23 @@ inline int even_part(std::int64_t count, std::int64_t most) {
   return count > 0 ? static_cast<int>(divide_up(count, divide_up(count, most))) : 0;
 }
 
+/// The x with value * x = 1 modulo `modulus`, which have no common factor; 0 modulo 1.
+inline std::int64_t inverse_of(std::int64_t value, std::int64_t modulus) {
+  std::int64_t x = 1, next = 0, rest = value % modulus, divisor = modulus;
+  while (divisor != 0 && rest != 0) {  // value * x = rest, value * next = divisor
+    x -= rest / divisor * next;
+    rest %= divisor;
+    std::swap(x, next);
+    std::swap(rest, divisor);
+  }
+  const std::int64_t found = rest == 0 ? next : x;
+  return (found % modulus + modulus) % modulus;
+}
+
 /// `halo` and `room` bound a stage: the steps between its first and last cell, and its cells.
 inline ConvAxis conv_axis(const ConvArgs& args, int d, bool mirrored, std::int64_t halo,
                           std::int64_t room) {
-  ConvAxis axis{1, 1, 1, 1, 1, 1, 0, 1, 1, 1, 1, 1, 1};
+  ConvAxis axis{1, 1, 1, 1, 1, 1, 0, 1, 1, 1, 1, 0, 1, 1};
   if (d < 0 || d >= args.ndim) return axis;
   axis.stride = args.stride[d];
   axis.padding = args.padding[d];
@@ -97,6 +111,7 @@ inline ConvAxis conv_axis(const ConvArgs& args, int d, bool mirrored, std::int64
   axis.class_step = axis.stride / common;
   axis.shift_step = axis.dilation / common;
   axis.classes = std::min(axis.class_step, axis.kernel_size);
+  axis.inverse = inverse_of(axis.shift_step, axis.class_step);
   // Cells of a class, and those of them that can read anything.
   const std::int64_t reach =
       divide_up(axis.source_size, axis.source_step) + divide_up(axis.target_size, axis.target_step);

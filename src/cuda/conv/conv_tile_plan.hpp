@@ -64,7 +64,8 @@ struct ConvAxis {
   std::int64_t class_step;  ///< cells r and r + class_step read one phase,
   std::int64_t shift_step;  ///< so far apart
   std::int64_t classes;
-  int chunk;  ///< cells of a stage, at most
+  std::int64_t inverse;  ///< of shift_step, modulo class_step
+  int chunk;             ///< cells of a stage, at most
   std::int64_t chunks;
 };
 
@@ -139,6 +140,17 @@ DCLS_HD StageAxis stage_axis(const ConvAxis& axis, bool mirrored, std::int64_t i
   return s;
 }
 
+/// The class of the cells that write a phase of the target, in the gradient of the input; -1 if
+/// there is none.
+DCLS_HD std::int64_t class_of_phase(const ConvAxis& axis, std::int64_t phase) {
+  const std::int64_t common = axis.stride / axis.class_step;
+  const std::int64_t rest = (phase + axis.padding) % axis.stride;
+  const std::int64_t offset = rest < 0 ? rest + axis.stride : rest;
+  if (offset % common != 0) return -1;
+  const std::int64_t index = offset / common * axis.inverse % axis.class_step;
+  return index < axis.classes ? index : -1;
+}
+
 /// A stage by number: chunks of x vary fastest, then its classes, then those of y, then z.
 struct StageIndex {
   std::int64_t z, class_y, chunk_y, class_x, chunk_x;
@@ -154,6 +166,12 @@ DCLS_HD StageIndex stage_index(const ConvPlan& plan, std::int64_t stage) {
   s.class_y = stage % plan.axis[1].classes;
   s.z = stage / plan.axis[1].classes;
   return s;
+}
+
+DCLS_HD std::int64_t stage_number(const ConvPlan& plan, const StageIndex& s) {
+  const std::int64_t of_y = (s.z * plan.axis[1].classes + s.class_y) * plan.axis[1].chunks;
+  const std::int64_t of_x = (of_y + s.chunk_y) * plan.axis[2].classes + s.class_x;
+  return of_x * plan.axis[2].chunks + s.chunk_x;
 }
 
 /// The row of the kernel that joins target channel `target` and the n-th source channel of its

@@ -4,6 +4,7 @@
 // compute, and the gradient of the bias.
 
 #include <cstdint>
+#include <type_traits>
 
 #include "core/dtype.hpp"
 #include "cuda/construct/construct_backward.cuh"
@@ -11,6 +12,21 @@
 #include "cuda/layer/layer_prepare.cuh"
 
 namespace dcls::cuda {
+
+/// The gradient of a cell of the kernel, from the tensors.
+template <typename T>
+__device__ __forceinline__ T gradient_again(const LayerFinish& job, std::int64_t cell) {
+  const auto from = [&](const auto* grad_output) {
+    using Storage = std::remove_cv_t<std::remove_pointer_t<decltype(grad_output)>>;
+    return exact::kernel_gradient(job.conv, static_cast<const Storage*>(job.grad_output),
+                                  static_cast<const Storage*>(job.input), cell);
+  };
+  if constexpr (sizeof(T) == sizeof(float)) {
+    if (job.dtype == DType::kFloat16) return from(static_cast<const Half*>(nullptr));
+    if (job.dtype == DType::kBFloat16) return from(static_cast<const BFloat16*>(nullptr));
+  }
+  return from(static_cast<const T*>(nullptr));
+}
 
 /// The gradients of the elements of the `rows` rows from `first` on.
 template <typename Storage, int D>
@@ -24,7 +40,9 @@ __device__ __forceinline__ void finish_rows(const LayerFinish& job, std::int64_t
                        : partial + first_cell;
   for (std::int64_t i = static_cast<std::int64_t>(threadIdx.x); i < rows * job.plan.cells;
        i += kBackwardThreads) {
-    cells[i] = rounded(job.dtype, reduced_cell(job.plan, partial, job.support, first_cell + i));
+    const auto again = [&](std::int64_t cell) { return gradient_again<T>(job, cell); };
+    cells[i] =
+        rounded(job.dtype, reduced_cell(job.plan, partial, job.support, first_cell + i, again));
   }
   __syncthreads();
   const int group = static_cast<int>(threadIdx.x) / kGroupLanes;

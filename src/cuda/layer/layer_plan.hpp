@@ -58,8 +58,11 @@ struct LayerPrepare {
 struct LayerFinish {
   ConstructArgs construct;
   BackwardPlan taps{};
+  ConvArgs conv;
   ConvPlan plan{};
   DType dtype{};  ///< of the convolution
+  const void* grad_output = nullptr;
+  const void* input = nullptr;
   std::int64_t rows = 0;
   std::int64_t points = 0;
   std::int64_t group = 1;        ///< rows of a block
@@ -159,6 +162,7 @@ class LayerPlan {
   LayerFinish finish(const LayerGrads& grads, const void* saved, void* workspace) const {
     LayerFinish job;
     job.construct = args_.construct;
+    job.conv = args_.conv;
     job.plan = kernel_;
     job.dtype = args_.conv.dtype;
     job.rows = rows_;
