@@ -225,16 +225,18 @@ class Construct:
         """Bounds of the gradients of weight, P and SIG, for that of the kernel."""
         g = grad_kernel.on(lambda t: t.unsqueeze(-1 - self.D))
         grads = {"weight": (g * self.element).sum(self.grid)}
+        norm = self._norm(self.taps)
+        norm = Bound(norm.value + _spec.NORM_EPS, norm.error + norm.value)
         for name, slopes in self.slopes.items():
             rows = []
             for d, slope in enumerate(slopes):
                 moved = [*self.taps[:d], slope, *self.taps[d + 1 :]]
-                change = self._over_the_sum(moved)
+                row = (g * self.weight * self._over_the_sum(moved)).sum(self.grid)
                 if self.normalised:
-                    norm = self._norm(self.taps)
-                    norm = Bound(norm.value + _spec.NORM_EPS, norm.error + norm.value)
-                    change = change - self.element * self._norm(moved) / norm
-                rows.append((g * self.weight * change).sum(self.grid))
+                    # A sum of its own: what rounding does to the two does not cancel.
+                    change = self.element * self._norm(moved) / norm
+                    row = row - (g * self.weight * change).sum(self.grid)
+                rows.append(row)
             if rows:
                 grads[name] = Bound(
                     torch.stack([row.value for row in rows]),

@@ -55,9 +55,14 @@ def check(case: Case) -> str:
 
 
 def _in_double(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What the oracle is given. The kernels of DCLS take subnormal numbers as zero."""
+    """What the oracle is given.
+
+    The kernels of DCLS take subnormal numbers as zero, except for the sign of a width.
+    """
     return {
-        n: torch.where(t.abs() < torch.finfo(compute_dtype(t.dtype)).tiny, 0, t).double()
+        n: t.double()
+        if n == "SIG"
+        else torch.where(t.abs() < torch.finfo(compute_dtype(t.dtype)).tiny, 0, t).double()
         for n, t in tensors.items()
     }
 
