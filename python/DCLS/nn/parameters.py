@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -82,22 +82,17 @@ class _DclsParameters(Module):
             given["in_channels"], given["out_channels"], given["groups"]
         )
         self.kernel_count = _checks.integer("kernel_count", given["kernel_count"], 1)
-        self.stride = _checks.integers(
-            "stride", given["stride"], self._ndim, 1, _checks.MAX_AXIS_SIZE
-        )
+        self.stride = given["stride"]
         ndim = len(self.stride)
-        self.padding = _checks.padding(given["padding"], self.stride)
+        self.padding = given["padding"]
         dense = given.get("dense_kernel_size", ())
         self.dense_kernel_size = _checks.integers(
             "dense_kernel_size", dense, self._dense_ndim, 1, _checks.MAX_AXIS_SIZE
         )
         self.dilated_kernel_size = given["dilated_kernel_size"]
         self.transposed = _checks.flag("transposed", given.get("transposed", False))
-        self.output_padding = _checks.integers(
-            "output_padding", given.get("output_padding", 0), ndim, 0
-        )
-        mode = _checks.choice("padding_mode", given["padding_mode"], _checks.PADDING_MODES)
-        self.padding_mode = cast("PaddingMode", mode)
+        self.output_padding = given.get("output_padding", 0)
+        self.padding_mode = given["padding_mode"]
         self.version = given["version"]
         self.method = given.get("method", "auto")
         if given.get("kernel_size") is not None:
@@ -117,6 +112,21 @@ class _DclsParameters(Module):
             )
         if self.kernel_count > 1 and set(self.dilated_kernel_size) == {1}:
             self._warn_of_one_point()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Sets an attribute. Settings of the convolution are checked as by the constructor."""
+        if name == "stride":
+            count = len(self.stride) if "stride" in self.__dict__ else self._ndim
+            value = _checks.integers(name, value, count, 1, _checks.MAX_AXIS_SIZE)
+            if isinstance(self.__dict__.get("padding"), str):
+                _checks.padding_name(self.__dict__["padding"], value)
+        elif name == "padding" and "stride" in self.__dict__:
+            value = _checks.padding(value, self.stride)
+        elif name == "output_padding" and "stride" in self.__dict__:
+            value = _checks.integers(name, value, len(self.stride), 0)
+        elif name == "padding_mode":
+            value = _checks.choice(name, value, _checks.PADDING_MODES)
+        super().__setattr__(name, value)
 
     def _make_parameters(self, bias: object, device: Any, dtype: object) -> None:
         """Creates the parameters in the order of 0.1.1: optimizers number them by it."""
