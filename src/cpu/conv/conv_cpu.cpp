@@ -14,51 +14,45 @@
 namespace dcls::cpu {
 namespace {
 
-const ConvKernels &kernels() { return DCLS_OF_SIMD_LEVEL(conv_kernels); }
+const ConvKernels& kernels() { return DCLS_OF_SIMD_LEVEL(conv_kernels); }
 
 /// Calls function(kernels, begin, end, scratch) for chunks of units.
 template <typename Function>
-void for_units(const PlannedConv &planned, std::int64_t units, int num_threads,
-               Function &&function) {
+void for_units(const PlannedConv& planned, std::int64_t units, int num_threads,
+               Function&& function) {
   // Multiply-adds worth handing to a thread: some tens of microseconds, were
   // all cells there.
   constexpr double kWork = 1e6;
-  const double work =
-      planned.dense_work() / static_cast<double>(units > 0 ? units : 1);
-  const std::int64_t grain =
-      work >= kWork ? 1 : static_cast<std::int64_t>(kWork / (work + 1)) + 1;
-  const ConvKernels &simd = kernels();
+  const double work = planned.dense_work() / static_cast<double>(units > 0 ? units : 1);
+  const std::int64_t grain = work >= kWork ? 1 : static_cast<std::int64_t>(kWork / (work + 1)) + 1;
+  const ConvKernels& simd = kernels();
   const int threads = useful_threads(units, grain, num_threads);
   const ThreadScratch scratch(planned.scratch_bytes(), threads);
-  parallel_for(units, grain, threads,
-               [&](std::int64_t begin, std::int64_t end, int thread) {
-                 function(simd, begin, end, scratch.of(thread));
-               });
+  parallel_for(units, grain, threads, [&](std::int64_t begin, std::int64_t end, int thread) {
+    function(simd, begin, end, scratch.of(thread));
+  });
 }
 
-void forward(PlannedConv &planned, const void *source, const void *kernel,
-             const void *bias, void *dest, int num_threads) {
+void forward(PlannedConv& planned, const void* source, const void* kernel, const void* bias,
+             void* dest, int num_threads) {
   planned.list_weights(kernel, num_threads);
   for_units(planned, planned.forward_units(), num_threads,
-            [&](const ConvKernels &simd, auto begin, auto end, void *own) {
+            [&](const ConvKernels& simd, auto begin, auto end, void* own) {
               simd.forward(planned.plan(), source, bias, dest, begin, end, own);
             });
 }
 
 /// The output of a convolution without an input.
-void fill_with_bias(const ConvArgs &args, const void *bias, void *output) {
+void fill_with_bias(const ConvArgs& args, const void* bias, void* output) {
   const std::int64_t points = geometry::product(args.output_size, args.ndim);
   const bool last = args.layout == Layout::kChannelsLast;
-  const std::int64_t run =
-      last ? 1 : points; // values of a channel next to each other
+  const std::int64_t run = last ? 1 : points;  // values of a channel next to each other
   dispatch_dtype(args.dtype, [&](auto tag) {
     using Storage = typename decltype(tag)::type;
-    Storage *to = static_cast<Storage *>(output);
+    Storage* to = static_cast<Storage*>(output);
     for (std::int64_t i = 0; i < args.batch * (last ? points : 1); ++i) {
       for (std::int64_t c = 0; c < args.out_channels; ++c, to += run) {
-        std::fill_n(to, run,
-                    bias == nullptr ? Storage{}
-                                    : static_cast<const Storage *>(bias)[c]);
+        std::fill_n(to, run, bias == nullptr ? Storage{} : static_cast<const Storage*>(bias)[c]);
       }
     }
   });
@@ -66,110 +60,91 @@ void fill_with_bias(const ConvArgs &args, const void *bias, void *output) {
 
 /// The values of grad_input that are NaN: an infinite weight also meets the
 /// zeros around grad_output.
-void sum_nan_again(const ConvArgs &args, const void *grad_output,
-                   const void *kernel, void *grad_input, std::int64_t values,
-                   int num_threads) {
+void sum_nan_again(const ConvArgs& args, const void* grad_output, const void* kernel,
+                   void* grad_input, std::int64_t values, int num_threads) {
   constexpr std::int64_t kGrain = 1 << 10;
   dispatch_dtype(args.dtype, [&](auto tag) {
     using Storage = typename decltype(tag)::type;
-    Storage *const to = static_cast<Storage *>(grad_input);
+    Storage* const to = static_cast<Storage*>(grad_input);
     parallel_for(values, kGrain, useful_threads(values, kGrain, num_threads),
                  [&](std::int64_t begin, std::int64_t end, int) {
                    for (std::int64_t i = begin; i < end; ++i) {
                      const auto value = numeric::load(to[i]);
-                     if (value == value)
-                       continue;
-                     numeric::store(
-                         to + i,
-                         exact::input_gradient(
-                             args, static_cast<const Storage *>(grad_output),
-                             static_cast<const Storage *>(kernel), i));
+                     if (value == value) continue;
+                     numeric::store(to + i, exact::input_gradient(
+                                                args, static_cast<const Storage*>(grad_output),
+                                                static_cast<const Storage*>(kernel), i));
                    }
                  });
   });
 }
 
-} // namespace
+}  // namespace
 
-void direct_conv(const ConvArgs &args, const void *input, const void *kernel,
-                 const void *bias, void *output, int num_threads) {
-  if (geometry::no_input(args))
-    return fill_with_bias(args, bias, output);
+void direct_conv(const ConvArgs& args, const void* input, const void* kernel, const void* bias,
+                 void* output, int num_threads) {
+  if (geometry::no_input(args)) return fill_with_bias(args, bias, output);
   PlannedConv planned(args, ConvPass::kForward);
   forward(planned, input, kernel, bias, output, num_threads);
 }
 
-void direct_conv_backward_input(const ConvArgs &args, const void *grad_output,
-                                const void *kernel, void *grad_input,
-                                int num_threads) {
-  const std::int64_t values = args.batch * args.in_channels *
-                              geometry::product(args.input_size, args.ndim);
-  const std::size_t bytes =
-      static_cast<std::size_t>(values) * storage_bytes(args.dtype);
+void direct_conv_backward_input(const ConvArgs& args, const void* grad_output, const void* kernel,
+                                void* grad_input, int num_threads) {
+  const std::int64_t values =
+      args.batch * args.in_channels * geometry::product(args.input_size, args.ndim);
+  const std::size_t bytes = static_cast<std::size_t>(values) * storage_bytes(args.dtype);
   if (geometry::no_output(args)) {
     std::memset(grad_input, 0, bytes);
     return;
   }
   PlannedConv planned(args, ConvPass::kBackwardInput);
-  if (planned.leaves_points())
-    std::memset(grad_input, 0, bytes);
+  if (planned.leaves_points()) std::memset(grad_input, 0, bytes);
   forward(planned, grad_output, kernel, nullptr, grad_input, num_threads);
   if (planned.has_infinite_weights()) {
     sum_nan_again(args, grad_output, kernel, grad_input, values, num_threads);
   }
 }
 
-void direct_conv_backward_kernel(const ConvArgs &args, const void *grad_output,
-                                 const void *input, const std::uint8_t *support,
-                                 void *grad_kernel, int num_threads) {
-  const std::int64_t cells = args.out_channels *
-                             (args.in_channels / args.groups) *
+void direct_conv_backward_kernel(const ConvArgs& args, const void* grad_output, const void* input,
+                                 const std::uint8_t* support, void* grad_kernel, int num_threads) {
+  const std::int64_t cells = args.out_channels * (args.in_channels / args.groups) *
                              geometry::product(args.kernel_size, args.ndim);
   // The cells that are not listed.
-  std::memset(grad_kernel, 0,
-              static_cast<std::size_t>(cells) * storage_bytes(args.dtype));
-  if (geometry::no_input(args) || geometry::no_output(args))
-    return;
+  std::memset(grad_kernel, 0, static_cast<std::size_t>(cells) * storage_bytes(args.dtype));
+  if (geometry::no_input(args) || geometry::no_output(args)) return;
   PlannedConv planned(args, ConvPass::kBackwardKernel);
   planned.list_cells(support, num_threads);
-  const ConvPlan &plan = planned.plan();
+  const ConvPlan& plan = planned.plan();
   // Of float or double, and zero in the cells that are not listed.
   std::unique_ptr<double[]> partial;
   if (plan.splits > 1) {
     const std::size_t values = static_cast<std::size_t>(plan.splits * cells);
-    partial.reset(
-        new double[values * compute_bytes(args.dtype) / sizeof(double) + 1]());
+    partial.reset(new double[values * compute_bytes(args.dtype) / sizeof(double) + 1]());
   }
   for_units(planned, planned.backward_kernel_units(), num_threads,
-            [&](const ConvKernels &simd, auto begin, auto end, void *own) {
-              simd.backward_kernel(plan, input, grad_output, grad_kernel,
-                                   partial.get(), cells, begin, end, own);
+            [&](const ConvKernels& simd, auto begin, auto end, void* own) {
+              simd.backward_kernel(plan, input, grad_output, grad_kernel, partial.get(), cells,
+                                   begin, end, own);
             });
-  if (plan.splits == 1)
-    return;
+  if (plan.splits == 1) return;
   parallel_for(cells, 1 << 14, useful_threads(cells, 1 << 14, num_threads),
                [&](std::int64_t begin, std::int64_t end, int) {
-                 kernels().reduce(plan, partial.get(), grad_kernel, cells,
-                                  begin, end);
+                 kernels().reduce(plan, partial.get(), grad_kernel, cells, begin, end);
                });
 }
 
-void direct_conv_backward_bias(const ConvArgs &args, const void *grad_output,
-                               void *grad_bias, int num_threads) {
+void direct_conv_backward_bias(const ConvArgs& args, const void* grad_output, void* grad_bias,
+                               int num_threads) {
   std::int64_t points = args.batch;
-  for (int d = 0; d < args.ndim; ++d)
-    points *= args.output_size[d];
-  constexpr std::int64_t kWork = 1 << 17; // values
+  for (int d = 0; d < args.ndim; ++d) points *= args.output_size[d];
+  constexpr std::int64_t kWork = 1 << 17;  // values
   // Whole cache lines of channels, which the channels-last layout has side by
   // side.
-  const std::int64_t grain =
-      (kWork / (points + 1) / kMostLanes + 1) * kMostLanes;
-  parallel_for(args.out_channels, grain,
-               useful_threads(args.out_channels, grain, num_threads),
+  const std::int64_t grain = (kWork / (points + 1) / kMostLanes + 1) * kMostLanes;
+  parallel_for(args.out_channels, grain, useful_threads(args.out_channels, grain, num_threads),
                [&](std::int64_t begin, std::int64_t end, int) {
-                 kernels().backward_bias(args, grad_output, grad_bias, begin,
-                                         end);
+                 kernels().backward_bias(args, grad_output, grad_bias, begin, end);
                });
 }
 
-} // namespace dcls::cpu
+}  // namespace dcls::cpu
