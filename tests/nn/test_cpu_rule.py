@@ -104,6 +104,8 @@ LAYERS: list[tuple[tuple[int, ...], int, tuple[int, ...], int, str, str | None]]
     ((40, 4, 10, 10), 4, (4, 6), 24, "", None),
     ((40, 4, 10, 10), 4, (10, 12), 120, "", "few small depthwise planes"),
     ((40, 4, 10, 10), 4, (11, 11), 121, "", None),
+    ((1, 4, 27, 29), 4, (5, 5), 25, "", "few small depthwise planes"),
+    ((1, 4, 28, 28), 4, (5, 5), 25, "", None),
     ((40, 4, 27, 29), 4, (5, 5), 25, "", None),
     ((40, 4, 28, 28), 4, (5, 5), 25, "", None),
     ((32, 4, 8, 16), 4, (5, 5), 25, "", "few small depthwise planes"),

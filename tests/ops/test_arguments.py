@@ -283,6 +283,7 @@ class TestBindings:
             ({"position": 0}, "position must not be null"),
             ({"sigma": 0}, "sigma must not be null"),
             ({"version": 0}, "sigma must be null"),
+            ({"size": [5, 6], "position_row": [0, 0]}, "position_row must be a permutation"),
             ({"sigma_min": math.nan}, "sigma_min"),
             ({"sigma_min": 0.0}, "sigma_min"),
         ],

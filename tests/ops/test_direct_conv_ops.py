@@ -66,6 +66,28 @@ def test_frozen_arguments_get_no_gradient(frozen: int, device: str) -> None:
         assert (leaf.grad is None) == (i == frozen)
 
 
+@pytest.mark.parametrize("frozen", [0, 1, 2, None])
+def test_second_derivatives_with_frozen_arguments(frozen: int | None, device: str) -> None:
+    leaves = tensors(2, device)
+    if frozen is not None:
+        leaves[frozen].requires_grad_(False)
+    moving = [t for t in leaves if t.requires_grad]
+
+    def second(conv) -> tuple[Tensor, ...]:
+        output = conv(*leaves, 1, 1, 1, 2).sin().sum()
+        grads = torch.autograd.grad(output, moving, create_graph=True)
+        return torch.autograd.grad(sum(g.sin().sum() for g in grads), moving)
+
+    for got, want in zip(second(direct_conv), second(F.conv2d), strict=True):
+        assert torch.allclose(got, want)
+
+
+def test_autocast_accepts_no_more_dtypes(device: str) -> None:
+    x, kernel, bias = (t.detach() for t in tensors(2, device, torch.float32))
+    with torch.autocast(device, torch.bfloat16), pytest.raises(TypeError, match="input must have"):
+        direct_conv(x.long(), kernel, bias, 1, 1, 1, 2)
+
+
 @pytest.mark.parametrize("ndim", [1, 2, 3])
 def test_opcheck(ndim: int, device: str) -> None:
     arguments = op_arguments(ndim, device)
@@ -327,6 +349,14 @@ def test_bad_problems_of_the_native_library(at: int, value: object, message: str
     if at == 3:
         problem[5] = 2
     with pytest.raises(ValueError, match=message):
+        _C.direct_conv_workspace(_C.ConvProblem(*problem), 0, _C.Execution(*EXECUTION))
+
+
+def test_bytes_of_the_kernel_are_bounded() -> None:
+    """2^62 values: their number fits 64 bits, their bytes do not."""
+    problem = list(GOOD_PROBLEM)
+    problem[4], problem[8], problem[10] = 1 << 37, [1 << 24], [1 << 24]
+    with pytest.raises(ValueError, match="the kernel is too large"):
         _C.direct_conv_workspace(_C.ConvProblem(*problem), 0, _C.Execution(*EXECUTION))
 
 

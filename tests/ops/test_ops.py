@@ -149,6 +149,10 @@ def test_autocast_computes_in_float32(low, device):
             problem.weight.to(low), problem.P, problem.SIG, dilated_kernel_size=(7, 7)
         )
         assert kernel.dtype == torch.float32
+        widths = construct_kernel(
+            problem.weight, problem.P, problem.SIG.to(low), dilated_kernel_size=(7, 7)
+        )
+        assert widths.dtype == torch.float32
         got = problem.run()
     for a, b in zip(got, expected, strict=True):
         assert torch.equal(a, b)

@@ -1,0 +1,51 @@
+"""What a layer leaves for its backward pass: so many bytes, in one form; and who sees it run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from DCLS import Dcls1d
+from DCLS._native.layer import Layer, Spec
+
+
+@pytest.mark.parametrize("for_parameters", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_nothing_behind_what_is_saved_is_written(dtype: torch.dtype, for_parameters: bool) -> None:
+    spec = Spec((9, 9), (1, 0), "v1", 1.0, (9, 9), (1, 1), (4, 4), 4)
+    x = torch.ones(1, 4, 8, 8, dtype=dtype)
+    layer = Layer(
+        x, torch.ones(4, 1, 3), torch.zeros(2, 4, 1, 3), None, (8, 8), spec, True, for_parameters
+    )
+    count = layer.saved_bytes()
+    memory = torch.full((count + (1 << 16),), 77, dtype=torch.uint8)
+    output = torch.empty_like(x)
+    layer.forward(None, output, memory[:count])
+    assert output.isfinite().all()
+    assert (memory[count:] == 77).all()
+
+
+@pytest.mark.parametrize(
+    "other",
+    [lambda saved: saved.view(torch.int8), lambda saved: torch.stack([saved, saved], 1)[:, 0]],
+    ids=["another dtype", "not contiguous"],
+)
+def test_saved_has_one_form(other: Callable[[Tensor], Tensor]) -> None:
+    numbers = ([3], [0], "v1", 1.0, [3], [1], [1], 1, [True, True])
+    x, weight, P = torch.ones(1, 1, 6), torch.ones(1, 1, 2), torch.zeros(1, 1, 1, 2)
+    output, saved = torch.ops.dcls.layer(x, weight, P, None, None, *numbers)
+    given = (torch.ones_like(output), x, weight, P, None)
+    torch.ops.dcls.layer_backward(*given, saved, *numbers, [True] * 5)
+    with pytest.raises(ValueError, match="saved must be what layer returned"):
+        torch.ops.dcls.layer_backward(*given, other(saved), *numbers, [True] * 5)
+
+
+def test_a_profiler_sees_the_operators() -> None:
+    module = Dcls1d(2, 2, 2, dilated_kernel_size=5, version="v1", method="direct")
+    with torch.autograd.profiler.profile() as profile:
+        module(torch.ones(1, 2, 8)).sum().backward()
+    names = {event.name for event in profile.function_events}
+    assert {"dcls::layer", "dcls::layer_backward"} <= names
