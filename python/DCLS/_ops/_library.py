@@ -72,7 +72,7 @@ def register(
     """
     qualified = f"dcls::{name}"
     operator: Any = getattr(torch.ops.dcls, name)
-    kernel, fake = (_checking_masks(name, function) for function in (kernel, fake))
+    kernel, fake = (_checking_arguments(name, function) for function in (kernel, fake))
     for key in ("CPU", "CUDA", *_OTHER_LAYOUTS):
         library.impl(name, kernel, key)
     torch.library.register_fake(qualified, fake, lib=library)
@@ -82,18 +82,16 @@ def register(
     return operator
 
 
-def _checking_masks(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """Checks the length of lists of bools, such as ``bool[3]``: torch does not."""
+def _checking_arguments(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Checks what torch does not: None for a tensor, the length of lists such as ``bool[3]``."""
     arguments = getattr(torch.ops.dcls, name).default._schema.arguments
-    masks = [
-        (place, argument.name, argument.N)
-        for place, argument in enumerate(arguments)
-        if str(argument.type) == "List[bool]"
-    ]
-    if not masks:
-        return function
+    tensors = [(i, a.name) for i, a in enumerate(arguments) if str(a.type) == "Tensor"]
+    masks = [(i, a.name, a.N) for i, a in enumerate(arguments) if str(a.type) == "List[bool]"]
 
     def call(*args: Any) -> Any:
+        for place, tensor in tensors:
+            if args[place] is None:
+                raise TypeError(f"{tensor} must be a Tensor, got None")
         for place, mask, length in masks:
             if len(args[place]) != length:
                 raise ValueError(f"{mask} must have {length} entries, got {len(args[place])}")

@@ -6,7 +6,7 @@ import functools
 import logging
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -327,16 +327,24 @@ class _DclsModule(_DclsParameters):
             ``(N, out_channels, *spatial)`` or ``(out_channels, *spatial)``.
 
         Raises:
-            TypeError: the dtypes of ``weight``, ``P`` and ``SIG`` differ, or the class does not
-                take them. A direct or an im2col convolution also raises it for an input of another
-                dtype.
+            TypeError: ``input`` is no tensor, the dtypes of ``weight``, ``P`` and ``SIG`` differ,
+                or the class does not take them. A direct or an im2col convolution also raises it
+                for an input of another dtype.
             ValueError: ``version`` needs ``SIG`` and there is none, or ``P`` or ``SIG`` does not
                 fit ``weight``. A direct or an im2col convolution also raises it for an input that
                 does not fit.
             RuntimeError: the number of axes, channels, size, dtype or device of the input does not
                 fit (torch's own error), or the build or the machine cannot serve the tensors' GPU.
         """
-        return self._conv_forward(input, self.weight, self.bias, self.P, self.SIG)
+        return self._conv_forward(*self._arguments(input))
+
+    def _arguments(self, input: Tensor) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Any]:
+        """Returns the arguments of ``_conv_forward``; raises if one that it needs is no tensor."""
+        weight, P = self.weight, self.P
+        for name, tensor in (("input", input), ("weight", weight), ("P", P)):
+            if not isinstance(tensor, (Tensor, Proxy)):
+                raise TypeError(f"{name} must be a Tensor, got {type(tensor).__name__}")
+        return input, weight, self.bias, P, self.SIG
 
     def to_conv(self) -> _ConvNd:
         """Returns the plain convolution that computes the same, with the kernel as it is now.

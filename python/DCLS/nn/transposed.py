@@ -169,8 +169,8 @@ class _DclsTranspose(_DclsNd):
             ``(N, out_channels, *spatial)`` or ``(out_channels, *spatial)``.
 
         Raises:
-            TypeError: the dtypes of ``weight``, ``P`` and ``SIG`` differ, or the class does not
-                take them.
+            TypeError: ``input`` is no tensor, the dtypes of ``weight``, ``P`` and ``SIG`` differ,
+                or the class does not take them.
             ValueError: ``output_size`` is not possible, ``version`` needs ``SIG`` and there is
                 none, or ``P`` or ``SIG`` does not fit ``weight``.
             RuntimeError: the number of axes, channels, dtype or device of the input does not fit
@@ -178,7 +178,7 @@ class _DclsTranspose(_DclsNd):
         """
         if output_size is None:
             return super().forward(input)
-        return self._conv_forward(input, self.weight, self.bias, self.P, self.SIG, output_size)
+        return self._conv_forward(*self._arguments(input), output_size)
 
 
 class DclsTranspose1d(_DclsTranspose):
