@@ -28,6 +28,7 @@ import argparse
 import math
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
 import bench_conv
 import conv_cases
@@ -83,10 +84,27 @@ SCHEDULED = tuple(
 WIDTHS = 7
 
 
-def schedule(case: Case) -> list[float]:
-    """Returns the widths that a schedule gives the elements of a case, the first epoch's first."""
+def states(case: Case) -> list[Row]:
+    """Returns what a schedule makes of a case: widths, padded by the layer and before it.
+
+    ``width`` is that of the elements, in steps, the first epoch's first. ``longer`` is 0 where the
+    layer pads, else what its input has more.
+    """
     first, last = case.kernel[0] // 2, INITIAL_SIG["gauss"]
-    return [first * (last / first) ** (step / (WIDTHS - 1)) for step in range(WIDTHS)]
+    widths = [first * (last / first) ** (step / (WIDTHS - 1)) for step in range(WIDTHS)]
+    return [
+        {"width": round(width, 3), "longer": longer}
+        for longer in (0, case.kernel[0] - 1)
+        for width in widths
+    ]
+
+
+def set_state(layer: torch.nn.Module, state: Row) -> None:
+    """Gives a layer the widths and the padding of a state."""
+    if state:
+        torch.nn.init.constant_(layer.SIG, state["width"])
+    if state.get("longer"):
+        layer.padding = (0,)
 
 
 def grid(quick: bool, ndims: Sequence[int], device: str = "cpu") -> list[Case]:
@@ -122,22 +140,23 @@ def look(
 
 
 def measure(case: Case, options: argparse.Namespace) -> list[Row]:
-    """Returns the rows of a shape in all layouts and passes, and at all widths of a schedule."""
+    """Returns the rows of a shape in all layouts and passes, and of all states of a schedule."""
     methods = [DCLS_LAYER, DIRECT, CONV, *([UPSTREAM] if options.upstream else [])]
     folder = str(options.upstream or "")
     layers = conv_cases.make_layers(case, methods, options.device, options.dtype, folder)
-    asked = layers.pop(DCLS_LAYER)
+    asked = layers[DCLS_LAYER]
     rows: list[Row] = []
-    for width in schedule(case) if options.schedule else [None]:
-        for layer in [asked, *layers.values()] if width is not None else []:
-            torch.nn.init.constant_(layer.SIG, width)
-        lead: Row = {"case": case.spec} if width is None else {"case": case.spec, "width": width}
+    for state in states(case) if options.schedule else [{}]:
+        for layer in layers.values():
+            set_state(layer, state)
         for layout in case.layouts:
-            problem = conv_cases.Problem.random(case, layout, options.device, options.dtype)
+            sized = replace(case, size=tuple(n + state.get("longer", 0) for n in case.size))
+            problem = conv_cases.Problem.random(sized, layout, options.device, options.dtype)
             for which in PASSES:
                 steps = {
                     name: conv_cases.make_step(layer, problem, which)
                     for name, layer in layers.items()
+                    if layer is not asked
                 }
                 with torch.set_grad_enabled(which != PASSES[0]):
                     chosen = asked.explain(problem.input).method
@@ -145,7 +164,8 @@ def measure(case: Case, options: argparse.Namespace) -> list[Row]:
                 if found["ratio"].median > TOLERATED:
                     again = argparse.Namespace(**{**vars(options), "repeats": 2 * options.repeats})
                     found = look(steps, chosen, again)
-                rows.append({**lead, "layout": layout, "pass": which, "chosen": chosen, **found})
+                lead = {"case": case.spec, **state, "layout": layout, "pass": which}
+                rows.append({**lead, "chosen": chosen, **found})
     return rows
 
 

@@ -42,6 +42,8 @@ class Facts(NamedTuple):
     values: float
     #: Whether the images of the batch fill vectors as well as their rows do (1-D only).
     batch_fills_vectors: bool
+    #: Whether the convolution pads: torch's then takes longer.
+    padded: bool
     #: Whether vectors hold 64 bytes (AVX-512). There torch multiplies matrices faster, too.
     wide: bool
 
@@ -62,6 +64,7 @@ class Term(NamedTuple):
     channels_last: bool | None = None
     training: bool | None = None
     batch_fills_vectors: bool | None = None
+    padded: bool | None = None
     wide: bool | None = None
     #: What it rests on.
     measured: str = "conv-rule-cpu"
@@ -77,6 +80,7 @@ class Term(NamedTuple):
             and self.channels_last in (None, facts.channels_last)
             and self.training in (None, facts.training)
             and self.batch_fills_vectors in (None, facts.batch_fills_vectors)
+            and self.padded in (None, facts.padded)
             and self.wide in (None, facts.wide)
         )
 
@@ -97,19 +101,29 @@ TERMS: Final[tuple[Term, ...]] = (
     Term("line, few channels a group", (1,), "few", (3, _ANY), points=_LARGE),
     Term("short depthwise line", (1,), "one", (25, _ANY)),
     Term("short line, few channels a group", (1,), "few", (25, _ANY)),
-    Term("dense line in training, the batch fills vectors", (1,), "many", (25, _ANY), 0.9,
+    # Delays: torch multiplies matrices, the direct convolution visits the cells that are not zero.
+    Term("padded dense line, the batch fills vectors", (1,), "many", (25, _ANY),
+         batch_fills_vectors=True, padded=True, measured=_WIDTHS),
+    Term("dense line in training, the batch fills vectors", (1,), "many", (30, _ANY),
          training=True, batch_fills_vectors=True, measured=_WIDTHS),
-    Term("dense line, the batch fills vectors", (1,), "many", (25, _ANY), 0.66, training=False,
+    Term("short dense line in training, the batch fills vectors", (1,), "many", (25, 30), 0.9,
+         training=True, batch_fills_vectors=True, measured=_WIDTHS),
+    Term("dense line, the batch fills vectors", (1,), "many", (25, _ANY), 0.7, training=False,
          batch_fills_vectors=True, measured=_WIDTHS),
     Term("small dense line, the batch fills vectors", (1,), "many", (9, 25), 0.3,
          batch_fills_vectors=True, measured="extrapolated from size 25"),
-    Term("long dense line", (1,), "many", (25, _ANY), points=_LARGE, batch_fills_vectors=False),
-    Term("half-filled dense line", (1,), "many", (25, _ANY), 0.57, batch_fills_vectors=False,
-         wide=True),
+    Term("long dense line", (1,), "many", (25, _ANY), 0.7, points=_LARGE,
+         batch_fills_vectors=False),
+    Term("padded dense line, wide vectors", (1,), "many", (25, _ANY), 0.57,
+         batch_fills_vectors=False, padded=True, wide=True),
+    Term("padded dense line in training", (1,), "many", (25, _ANY), 0.57, training=True,
+         batch_fills_vectors=False, padded=True, wide=False, measured=_WIDTHS),
+    Term("padded dense line", (1,), "many", (25, _ANY), 0.5, batch_fills_vectors=False,
+         padded=True, wide=False, measured=_WIDTHS),
     Term("half-filled dense line in training", (1,), "many", (25, _ANY), 0.47, training=True,
-         batch_fills_vectors=False, wide=False, measured=_WIDTHS),
+         batch_fills_vectors=False, measured=_WIDTHS),
     Term("sparse dense line", (1,), "many", (25, _ANY), 0.33, batch_fills_vectors=False,
-         wide=False, measured=_WIDTHS),
+         measured=_WIDTHS),
     # Two or three axes, many channels a group.
     Term("dense planes, large kernel", (2,), "many", (225, _ANY), points=_LARGE,
          channels_last=False,

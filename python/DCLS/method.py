@@ -176,9 +176,10 @@ def choose(
         step, margin = stride[0] if stride else 1, padding[0] if padding else 0
         output = (input_shape[2] + 2 * margin - kernel_size[0]) // step + 1
         fills = _batch_fills_vectors(input_shape, out_channels, groups, output, step, dtype)
+    padded = padding is not None and any(padding)
     find = _cpu_rule.candidates if is_tracing() else _cpu_rule.candidates_again
     facts = _cpu_rule.Facts(
-        ndim, channels, size, points, channels_last, training, values, fills, _WIDE_VECTORS
+        ndim, channels, size, points, channels_last, training, values, fills, padded, _WIDE_VECTORS
     )
     count: int | None = None if callable(cells) else cells
     for term in find(facts):

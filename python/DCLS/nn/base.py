@@ -174,7 +174,7 @@ class _DclsModule(_DclsParameters):
             training=self._trains(tensors),
             dtype=dtype,
             stride=self.stride,
-            padding=(0,) * ndim if isinstance(padding, str) else padding,
+            padding=self._explicit_padding()[::-2] if isinstance(padding, str) else padding,
             channels_last=is_channels_last(x),
             device_type=x.device.type,
         )
