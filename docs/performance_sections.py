@@ -236,9 +236,10 @@ def widths_lines(report: Report) -> list[str]:
     return [
         *paragraph(
             "Trainers of delays narrow their gaussians from epoch to epoch. Here layers of 128 and "
-            f"256 channels with 25, 31 and 51 steps of delay go from wide gaussians, {first} steps "
-            f"in the shortest, to {last}. A layer counts its cells as it goes, and changes the "
-            f"method in between. Threads: {threads}."
+            f"256 channels with 25 and 51 steps of delay go from wide gaussians, {first} steps in "
+            f"the shorter, to {last}. Their input of 100 steps is padded by the layer, or before "
+            "it. A layer counts its cells as it goes, and changes the method in between. "
+            f"Threads: {threads}."
         ),
         *markdown(table),
     ]

@@ -16,11 +16,11 @@ from DCLS.construct.modules import ConstructKernel1d, Dcls1d, Dcls2d, Dcls2dK1d,
 
 layers = pytest.mark.parametrize("layer", LAYERS, ids=layer_id)
 
-#: What ``vars`` of every layer of 0.1.1 holds beside what torch's ``Module`` does.
+#: What ``vars`` of every layer of 0.1.1 holds beside what torch's ``Module`` does, but for the
+#: padding in torch's own form, which follows from ``padding`` and the size when it is asked for.
 OF_0_1_1 = {
-    "_reversed_padding_repeated_twice", "dilated_kernel_size", "groups", "in_channels",
-    "kernel_count", "out_channels", "output_padding", "padding", "padding_mode", "stride",
-    "transposed", "version",
+    "dilated_kernel_size", "groups", "in_channels", "kernel_count", "out_channels",
+    "output_padding", "padding", "padding_mode", "stride", "transposed", "version",
 }  # fmt: skip
 #: The same of a builder, without its caches ``IDX`` and ``lim``.
 OF_DCK = {"dilated_kernel_size", "groups", "in_channels", "kernel_count", "out_channels", "version"}

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from DCLS import _cpu_rule
+from DCLS import _cpu_rule, method
 from DCLS.method import choose
 
-#: Shape of the input, groups, kernel, cells that are not zero, T for training and L for channels
-#: last, and the term that holds: None for torch's convolution.
+#: Shape of the input, groups, kernel, cells that are not zero, flags, and the term that holds: None
+#: for torch's convolution. T: training, L: channels last, V: no padding (else half of the kernel),
+#: W: AVX-512.
 # fmt: off
 LAYERS: list[tuple[tuple[int, ...], int, tuple[int, ...], int, str, str | None]] = [
     ((3, 4, 784), 4, (9,), 9, "", "depthwise line"),
@@ -26,24 +27,42 @@ LAYERS: list[tuple[tuple[int, ...], int, tuple[int, ...], int, str, str | None]]
     ((3, 4, 100), 4, (24,), 24, "", None),
     ((3, 8, 100), 2, (25,), 25, "", "short line, few channels a group"),
     ((3, 8, 100), 2, (24,), 24, "", None),
-    ((16, 5, 100), 1, (25,), 20, "", "dense line, the batch fills vectors"),
-    ((16, 5, 100), 1, (24,), 19, "", None),
-    ((16, 5, 100), 1, (25,), 21, "", None),
-    ((3, 5, 100), 1, (25,), 20, "", None),
+    ((16, 5, 100), 1, (25,), 25, "", "padded dense line, the batch fills vectors"),
+    ((16, 5, 100), 1, (24,), 24, "", None),
+    ((16, 5, 100), 1, (30,), 30, "TV", "dense line in training, the batch fills vectors"),
+    ((16, 5, 100), 1, (29,), 26, "TV", "short dense line in training, the batch fills vectors"),
+    ((16, 5, 100), 1, (29,), 27, "TV", None),
+    ((16, 5, 100), 1, (25,), 22, "TV", "short dense line in training, the batch fills vectors"),
+    ((16, 5, 100), 1, (24,), 22, "TV", None),
+    ((16, 5, 100), 1, (30,), 21, "V", "dense line, the batch fills vectors"),
+    ((16, 5, 100), 1, (30,), 22, "V", None),
+    ((16, 5, 100), 1, (24,), 16, "V", None),
     ((16, 5, 100), 1, (9,), 2, "", "small dense line, the batch fills vectors"),
     ((16, 5, 100), 1, (8,), 2, "", None),
     ((16, 5, 100), 1, (24,), 7, "", "small dense line, the batch fills vectors"),
-    ((16, 5, 100), 1, (25,), 7, "", "dense line, the batch fills vectors"),
     ((16, 5, 100), 1, (9,), 3, "", None),
     ((3, 5, 100), 1, (9,), 2, "", None),
-    ((3, 5, 784), 1, (25,), 25, "", "long dense line"),
-    ((3, 5, 784), 1, (24,), 24, "", None),
-    ((3, 5, 783), 1, (25,), 25, "", None),
-    ((16, 5, 784), 1, (25,), 25, "", None),
-    ((3, 5, 100), 1, (25,), 6, "", "sparse dense line"),
-    ((3, 5, 100), 1, (24,), 6, "", None),
-    ((3, 5, 100), 1, (25,), 7, "", None),
-    ((16, 5, 100), 1, (25,), 6, "", "dense line, the batch fills vectors"),
+    ((3, 5, 784), 1, (25,), 17, "", "long dense line"),
+    ((3, 5, 784), 1, (25,), 18, "", None),
+    ((3, 5, 784), 1, (24,), 16, "", None),
+    ((3, 5, 783), 1, (25,), 17, "", None),
+    ((3, 5, 100), 1, (100,), 56, "W", "padded dense line, wide vectors"),
+    ((3, 5, 100), 1, (100,), 58, "W", None),
+    ((3, 5, 100), 1, (24,), 12, "W", None),
+    ((3, 5, 100), 1, (100,), 56, "T", "padded dense line in training"),
+    ((3, 5, 100), 1, (100,), 58, "T", None),
+    ((3, 5, 100), 1, (24,), 12, "T", None),
+    ((3, 5, 100), 1, (100,), 50, "", "padded dense line"),
+    ((3, 5, 100), 1, (100,), 51, "", None),
+    ((3, 5, 100), 1, (24,), 12, "", None),
+    ((3, 5, 200), 1, (100,), 47, "TV", "half-filled dense line in training"),
+    ((3, 5, 200), 1, (100,), 48, "TV", None),
+    ((3, 5, 200), 1, (100,), 47, "TVW", "half-filled dense line in training"),
+    ((3, 5, 200), 1, (24,), 7, "TV", None),
+    ((3, 5, 200), 1, (100,), 33, "V", "sparse dense line"),
+    ((3, 5, 200), 1, (100,), 34, "V", None),
+    ((3, 5, 200), 1, (100,), 33, "VW", "sparse dense line"),
+    ((3, 5, 200), 1, (24,), 7, "V", None),
     ((6, 5, 28, 28), 1, (15, 15), 225, "", "dense planes, large kernel"),
     ((6, 5, 28, 28), 1, (14, 16), 224, "", None),
     ((6, 5, 27, 29), 1, (15, 15), 225, "", None),
@@ -168,14 +187,16 @@ def test_choice(
     cells: int,
     flags: str,
     term: str | None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(method, "_WIDE_VECTORS", "W" in flags)
     facts: dict[str, Any] = {
         "input_shape": shape,
         "out_channels": 5 * groups,
         "groups": groups,
         "kernel_size": kernel,
         "cells": cells,
-        "padding": [size // 2 for size in kernel],
+        "padding": [0 if "V" in flags else size // 2 for size in kernel],
     }
     choice = choose(**facts, training="T" in flags, channels_last="L" in flags)
     assert choice.method == ("conv" if term is None else "direct")

@@ -446,7 +446,7 @@ class _DclsModule(_DclsParameters):
         for name in ("forward", "_conv_forward"):
             patched = name in vars(self)
             definition = vars(self)[name] if patched else getattr(type(self), name)
-            foreign = getattr(definition, "__module__", "").partition(".")[0] != package
+            foreign = (getattr(definition, "__module__", None) or "").partition(".")[0] != package
             # A folded that is older than the forward does not know of it.
             declared = unless_folded and not patched and generation("folded") <= generation(name)
             if foreign and not declared:
