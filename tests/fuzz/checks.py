@@ -53,6 +53,11 @@ def check(case: Case) -> str:
 
 # -------------------------------------------------------------------------------------- comparison
 
+#: How much may become of a product that is below the smallest normal number, and so counts as zero:
+#: it is divided by a sum of 1e-7, and multiplied by the slope of a tap by its width (14 widths from
+#: its centre: 14^2 over a width of 0.05), a weight, a gradient, and their number, below 1000 in all.
+FLUSHED = 1e7 * 14**2 / 0.05 * 1e3
+
 
 def _in_double(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """What the oracle is given.
@@ -119,10 +124,8 @@ def _wanted(
     for name, value in want.items():
         own = problem.tensors[name].dtype if name in problem.tensors else dtype
         info, error = torch.finfo(own), bounds[name].error
-        # Underflow: a product below the smallest number, over a sum of 1e-7.
-        limit = (
-            eps * error + info.eps * (value.abs() + eps * error) + 1e10 * torch.finfo(compute).tiny
-        )
+        flushed = FLUSHED * torch.finfo(compute).tiny
+        limit = eps * error + info.eps * (value.abs() + eps * error) + flushed
         if short:
             limit = (
                 limit
