@@ -53,9 +53,9 @@ def check(case: Case) -> str:
 
 # -------------------------------------------------------------------------------------- comparison
 
-#: How much may become of a product that is below the smallest normal number, and so counts as zero:
-#: it is divided by a sum of 1e-7, and multiplied by the slope of a tap by its width (14 widths from
-#: its centre: 14^2 over a width of 0.05), a weight, a gradient, and their number, below 1000 in all.
+#: How much may become of a product that is below the smallest normal number and so counts as zero.
+#: It is divided by a sum of 1e-7 and multiplied by the slope of a tap by its width (14 widths from
+#: its centre: 14^2 over a width of 0.05), by weights and gradients, and by their number: 1000.
 FLUSHED = 1e7 * 14**2 / 0.05 * 1e3
 
 

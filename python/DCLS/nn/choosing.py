@@ -1,0 +1,154 @@
+"""Which way a layer convolves: what it looks at before it asks ``DCLS.method``."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from DCLS._native.dense import is_channels_last
+from DCLS._spec import SIGMA_VERSIONS
+from DCLS.method import Choice, choose, convolution_dtype, expected_cells, may_read
+from DCLS.nn.builders import _ConstructKernel
+from DCLS.nn.parameters import _DclsParameters
+
+#: So many kernels are counted to know how full all of them are: to about two hundredths.
+_COUNTED_PAIRS = 64
+
+#: Counting takes as long as a million products do. It serves convolutions of many more.
+_WORTH_COUNTING = 1 << 26
+
+
+class _ChoosesMethod(_DclsParameters):
+    """A layer that knows how it would convolve an input."""
+
+    def explain(self, input: Tensor) -> Choice:
+        """Says which way the layer would convolve ``input`` now, and why. It does not convolve.
+
+        Gradient mode, autocast, the parameters' ``requires_grad`` and the input's layout count as
+        they are at the call. On a CPU so do the positions and the widths, where the choice depends
+        on them.
+
+        Args:
+            input: ``(N, in_channels, *spatial)`` or ``(in_channels, *spatial)``.
+
+        Returns:
+            A ``DCLS.method.Choice``: method, reason and source.
+
+        Raises:
+            TypeError: ``input`` is no tensor.
+        """
+        if not isinstance(input, Tensor):
+            raise TypeError(f"input must be a Tensor, got {type(input).__name__}")
+        x, padding = self._pad(input)
+        return self._choose(x, padding, self.weight, self.P, self.SIG)
+
+    @staticmethod
+    def _any_requires_grad(tensors: Sequence[Tensor]) -> bool:
+        # A list: torch.compile cannot take a generator here.
+        return any([tensor.requires_grad for tensor in tensors])  # noqa: C419
+
+    def _trains(self, tensors: Sequence[Tensor]) -> bool:
+        """Whether a gradient of the tensors is wanted.
+
+        A trace serves both gradient modes, so that the present one does not count.
+        """
+        traces = not torch.compiler.is_compiling() and torch._C._get_tracing_state() is not None
+        return (torch.is_grad_enabled() or traces) and self._any_requires_grad(tensors)
+
+    def _pad(self, input: Tensor) -> tuple[Tensor, tuple[int, ...] | str]:
+        """Pads as ``padding_mode`` says; returns the padding that is left, of zeros."""
+        if self.padding_mode == "zeros":
+            return input, self.padding
+        padded = F.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)
+        return padded, (0,) * len(self.stride)
+
+    def _choose(
+        self,
+        x: Tensor,
+        padding: tuple[int, ...] | str,
+        weight: Tensor,
+        P: Tensor,
+        SIG: Tensor | None,
+        kernel: Tensor | None = None,
+    ) -> Choice:
+        """Chooses how to convolve ``x``, which is padded.
+
+        ``kernel`` is that of a ``DCK`` that is not ours: all of its cells count. None if it has not
+        been built.
+        """
+        if self.in_channels == 0 or self.out_channels == 0:
+            # Torch's convolution refuses the one, and drops the output's channels with the other.
+            return Choice("direct", "the layer has no channels on one side", "default")
+        if self.method != "auto":
+            return Choice(self.method, f"the layer's method is {self.method!r}", "asked")
+        if x.layout != torch.strided or x.is_nested or x.is_quantized:
+            # Torch's convolution takes some of these, and says which it does not.
+            return Choice("conv", "the input is not a dense tensor", "default")
+        ndim = len(self.stride)
+        if x.ndim not in (ndim + 1, ndim + 2) or x.shape[-ndim - 1] != self.in_channels:
+            # Torch's convolution says what is wrong, as it did in 0.1.1.
+            return Choice("conv", "the input does not fit the layer", "default")
+        dtype = convolution_dtype(x, weight if kernel is None else kernel)
+        if dtype is None:
+            return Choice("conv", "the dtypes of input and parameters differ", "default")
+        size = self._whole_kernel_size() if kernel is None else tuple(kernel.shape[2:])
+        tensors = [kernel] if kernel is not None else [t for t in (weight, P, SIG) if t is not None]
+        cells: int | Callable[[], int] = math.prod(size)
+        if isinstance(self.DCK, _ConstructKernel):
+            cells = self._expected_cells()
+            # In this order: a question about its sizes would bind a graph to them.
+            readable = self.DCK.is_plain() and may_read([*tensors, x])
+            if self.known_width is None and readable:
+                pairs = math.prod(weight.shape[:2])
+                if x.numel() * pairs * math.prod(size) > _WORTH_COUNTING * self.in_channels:
+                    cells = functools.partial(self._count_cells, weight, P, SIG)
+        return choose(
+            input_shape=x.shape if x.ndim == ndim + 2 else (1, *x.shape),
+            out_channels=self.out_channels,
+            groups=self.groups,
+            kernel_size=size,
+            cells=cells,
+            training=self._trains(tensors),
+            dtype=dtype,
+            stride=self.stride,
+            padding=self._explicit_padding()[::-2] if isinstance(padding, str) else padding,
+            channels_last=is_channels_last(x),
+            device_type=x.device.type,
+        )
+
+    def _expected_cells(self) -> int:
+        builder = self.DCK
+        assert isinstance(builder, _ConstructKernel)
+        return expected_cells(
+            self.version,
+            self.kernel_count,
+            self.dense_kernel_size,
+            self.dilated_kernel_size,
+            builder._sigma_min(self.version),
+            self.known_width,
+        )
+
+    @torch.no_grad()
+    def _count_cells(self, weight: Tensor, P: Tensor, SIG: Tensor | None) -> int:
+        """Counts the cells that the elements touch, in the mean over some pairs of channels.
+
+        So a schedule that narrows the widths takes each method at its time.
+        """
+        pairs = math.prod(weight.shape[:-1])
+        shape = (len(self.dilated_kernel_size), *weight.shape)
+        rows = [P] if SIG is None or self.version not in SIGMA_VERSIONS else [P, SIG]
+        if pairs == 0 or any(row.shape != shape for row in rows):
+            return self._expected_cells()
+        # An odd step does not meet the same input channel again and again.
+        step = pairs // _COUNTED_PAIRS | 1
+        some = [row.reshape(shape[0], pairs, -1)[:, ::step] for row in rows]
+        builder = self.DCK
+        assert isinstance(builder, _ConstructKernel)
+        support = builder.support(weight.reshape(pairs, -1)[::step], *some)
+        assert support is not None
+        return round(int(support.sum()) / len(support) * math.prod(self.dense_kernel_size))
