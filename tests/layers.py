@@ -132,3 +132,10 @@ def assert_close(got: Tensor, want: Tensor, relative: float = 1e-10) -> None:
     assert got.shape == want.shape
     assert got.dtype == want.dtype
     assert (got - want).abs().max() <= relative * want.abs().max()
+
+
+class Negative(nn.Module):
+    """A parametrization."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return -x.abs()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from rounding import unit_errors
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from DCLS import _C, VERSIONS, _spec, reference
 from DCLS.functional import construct_kernel
@@ -135,3 +136,15 @@ def assert_matches_oracle(problem: Problem, tolerance: float) -> None:
         scale = expected[i].norm().item() or 1.0
         limit = tolerance + _ROUNDINGS * unit * bounds[i].norm().item() / scale
         assert error <= limit, f"{name}: relative error {error:.2e} > {tolerance:.0e}, {limit:.2e}"
+
+
+class Calls(TorchDispatchMode):
+    """Records the operators that are called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operators: list[object] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.operators.append(func)
+        return func(*args, **(kwargs or {}))
