@@ -22,9 +22,9 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import harness  # noqa: E402
 import suite  # noqa: E402
 from performance_sections import (  # noqa: E402
+    FURTHER,
     SECTIONS,
     Report,
-    close_lines,
     markdown,
     paragraph,
     picture,
@@ -167,10 +167,11 @@ def page(folder: Path) -> str:
             lines += [*picture(name, titles[name]), *words(cpu[name])]
         else:
             lines += [NOT_MEASURED, ""]
-        if name == "model" and "model-training" in cpu:
-            if len(machines) > 1:
-                lines += [f"*{machine_text(cpu['model-training'])}*", ""]
-            lines += close_lines(cpu["model-training"])
+        for more, further in FURTHER.get(name, {}).items():
+            if more in cpu:
+                if len(machines) > 1:
+                    lines += [f"*{machine_text(cpu[more])}*", ""]
+                lines += further(cpu[more])
     lines += ["## The results and how they came about", ""]
     lines += ["Each file has a line for each row of results.", ""] if cpu else [NOT_MEASURED, ""]
     lines += origin_rows(list(cpu.values()))

@@ -342,14 +342,17 @@ def picture(name: str, title: str) -> list[str]:
     return [f"![{title}](images/{name}-cpu.png)", ""]
 
 
-#: A section: the results that it shows, and its words. One without a picture follows another.
+#: More results, and their words, that follow those of a section.
+FURTHER: dict[str, dict[str, Callable[[Report], list[str]]]] = {
+    "conv-rule": {"conv-rule-widths": widths_lines, "conv-rule-widths-1": widths_lines},
+    "model": {"model-training": close_lines},
+}
+#: A section: the results that it shows, and its words.
 SECTIONS: dict[str, Callable[[Report], list[str]]] = {
     "conv": conv_lines,
     "small": small_lines,
     "scaling": scaling_lines,
     "conv-rule": rule_lines,
-    "conv-rule-widths": widths_lines,
-    "conv-rule-widths-1": widths_lines,
     "construct": construct_lines,
     "im2col": im2col_lines,
     "model": model_lines,
