@@ -74,7 +74,7 @@ _SPOILED: dict[str, Callable[[Tensor], Any]] = {
     "to meta": lambda t: t.to("meta"),
     "freed": lambda t: _freed(t),
     "to sparse": lambda t: t.to_sparse() if t.numel() else t,
-    "to mkldnn": lambda t: t.float().contiguous().to_mkldnn(),
+    "to mkldnn": lambda t: t.float().contiguous().to_mkldnn() if t.ndim <= 5 else t,
     "one axis more": lambda t: t.unsqueeze(0),
     "one axis less": lambda t: t[0] if t.ndim and t.shape[0] else t,
     "one longer": lambda t: torch.cat([t, t[..., :1]], -1) if t.ndim else t,

@@ -12,7 +12,14 @@ from torch import Tensor
 
 from DCLS._native.dense import is_channels_last
 from DCLS._spec import SIGMA_VERSIONS
-from DCLS.method import Choice, choose, convolution_dtype, expected_cells, may_read
+from DCLS.method import (
+    Choice,
+    choose,
+    convolution_dtype,
+    expected_cells,
+    is_tracing,
+    may_read,
+)
 from DCLS.nn.builders import _ConstructKernel
 from DCLS.nn.parameters import _DclsParameters
 
@@ -101,11 +108,12 @@ class _ChoosesMethod(_DclsParameters):
         cells: int | Callable[[], int] = math.prod(size)
         if isinstance(self.DCK, _ConstructKernel):
             cells = self._expected_cells()
-            # In this order: a question about its sizes would bind a graph to them.
-            readable = self.DCK.is_plain() and may_read([*tensors, x])
-            if self.known_width is None and readable:
-                pairs = math.prod(weight.shape[:2])
-                if x.numel() * pairs * math.prod(size) > _WORTH_COUNTING * self.in_channels:
+            # In this order: a question about its sizes would bind a graph to them, and a small
+            # layer should not pay for the questions behind it.
+            if self.known_width is None and not is_tracing():
+                products = x.numel() * math.prod(weight.shape[:2]) * math.prod(size)
+                worth = products > _WORTH_COUNTING * self.in_channels
+                if worth and self.DCK.is_plain() and may_read([*tensors, x]):
                     cells = functools.partial(self._count_cells, weight, P, SIG)
         return choose(
             input_shape=x.shape if x.ndim == ndim + 2 else (1, *x.shape),

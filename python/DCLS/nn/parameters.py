@@ -19,6 +19,7 @@ from DCLS._spec import INITIAL_SIG, SIGMA_VERSIONS
 from DCLS._types import Method, PaddingMode, Version
 from DCLS.method import check_method
 from DCLS.nn.axes import axis_order, row_limits
+from DCLS.nn.builders import _ConstructKernel
 from DCLS.nn.editing import check_rows, clamp_rows, edit, on_whole
 from DCLS.nn.reaching import set_value, value_of
 
@@ -212,6 +213,9 @@ class _DclsParameters(Module):
     def _built(self, name: str) -> Any:
         """Returns a setting that the layer has in common with its builder."""
         own = self.__dict__[name]
+        builder = self._modules.get("DCK")
+        if isinstance(builder, _ConstructKernel) and builder.__dict__[name] == own:
+            return own  # nearly always, and asked for often
         value = value_of(getattr(self, "DCK", None), name, own)
         if value != own and not torch.compiler.is_compiling():
             self.__dict__[name] = value  # for ``vars(layer)``
