@@ -176,8 +176,9 @@ def make_attack(attack: Case) -> str | None:
         text = str(error)
         if any(re.search(rf"\b{n}\b", text) for n in names) or NO_MEMORY.search(text):
             return None
-        # Torch's own convolution speaks for itself: its error has no frame of its own.
-        if name == "layer" and isinstance(error, RuntimeError):
+        # Torch's own convolution speaks for itself, and so does what puts tensors into a layer.
+        own = isinstance(error, RuntimeError) or "is not an instance of torch.Tensor" in text
+        if name == "layer" and own:
             return None
         return f"{what}: {type(error).__name__} names no argument: {text[:200]}"
     except Exception as error:
