@@ -10,6 +10,7 @@ from layers import LAYERS
 from support import Calls
 from torch import Tensor, nn
 
+import DCLS
 from DCLS import Dcls1d
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -89,3 +90,13 @@ def test_a_compiled_layer_does_not_depend_on_its_values() -> None:
     module, x = delays(), torch.randn(8, 128, 150)
     compiled = torch.compile(module, backend="eager", fullgraph=True)
     assert torch.allclose(compiled(x), module(x), atol=1e-3)
+
+
+@pytest.mark.parametrize(("kind", "axes"), [(DCLS.Dcls2d, 2), (DCLS.Dcls3d, 3)])
+def test_vmap_over_inputs_of_a_layer_left_to_itself(kind: type[nn.Module], axes: int) -> None:
+    """vmap cannot say whether a tensor lies in channels last."""
+    torch.manual_seed(0)
+    module = kind(4, 4, 2, dilated_kernel_size=5, padding=2, groups=2)
+    x = torch.randn(3, 2, 4, *[6] * axes)
+    expected = torch.stack([module(each) for each in x])
+    torch.testing.assert_close(torch.func.vmap(module, in_dims=1)(x.transpose(0, 1)), expected)

@@ -117,8 +117,12 @@ _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 def is_channels_last(input: Tensor) -> bool:
-    """Whether a convolution of ``input`` runs in the channels-last layout."""
-    return memory_format(input) != torch.contiguous_format
+    """Whether a convolution of ``input`` runs in the channels-last layout.
+
+    Under torch.func's transforms this counts as no: vmap does not know other layouts.
+    """
+    transforms = not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+    return not transforms and memory_format(input) != torch.contiguous_format
 
 
 def memory_format(input: Tensor) -> torch.memory_format:
