@@ -59,7 +59,7 @@ def register(
 
     Args:
         name: the operator, without the namespace.
-        kernel: the implementation, with its memory checked (see ``with_checked_memory``).
+        kernel: the implementation. It is called with arguments whose memory has been checked.
         fake: the same for tensors without data.
         vmap: the batching rule, as ``torch.library.register_vmap`` takes it.
         setup_context: what to save for ``backward``.
@@ -72,6 +72,7 @@ def register(
     """
     qualified = f"dcls::{name}"
     operator: Any = getattr(torch.ops.dcls, name)
+    kernel = with_checked_memory(name, kernel)
     kernel, fake = (_checking_arguments(name, function) for function in (kernel, fake))
     for key in ("CPU", "CUDA", *_OTHER_LAYOUTS):
         library.impl(name, kernel, key)

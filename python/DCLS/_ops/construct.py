@@ -18,7 +18,7 @@ from DCLS._checks import (
 )
 from DCLS._native import dense as _kernels
 from DCLS._ops._batching import Batching, batching_rule
-from DCLS._ops._library import library, register, with_checked_memory
+from DCLS._ops._library import library, register
 from DCLS._ops._transforms import (
     computed_wide,
     derivatives_by,
@@ -251,7 +251,7 @@ construct_support = torch.ops.dcls.construct_support
 # A batch is one more leading dimension of the rows.
 register(
     "construct_kernel",
-    kernel=with_checked_memory("construct_kernel", _construct),
+    kernel=_construct,
     fake=_construct_fake,
     vmap=batching_rule(construct_kernel, Batching((0, 1, 1), (0,), merged=False)),
     setup_context=_setup_context,
@@ -260,7 +260,7 @@ register(
 )
 register(
     "construct_kernel_backward",
-    kernel=with_checked_memory("construct_kernel_backward", _construct_backward),
+    kernel=_construct_backward,
     fake=_construct_backward_fake,
     vmap=batching_rule(
         construct_kernel_backward, Batching((0, 0, 1, 1), (0, 1, 1), (1, 2, 3), merged=False)
@@ -269,7 +269,7 @@ register(
 )
 register(
     "construct_support",
-    kernel=with_checked_memory("construct_support", _support),
+    kernel=_support,
     fake=_support_fake,
     vmap=batching_rule(construct_support, Batching((1, 1), (0,), merged=False)),
 )

@@ -11,7 +11,7 @@ from torch import Tensor
 from DCLS._checks import MAX_AXIS_SIZE, check_device, check_dtype, check_like
 from DCLS._native import dense as _kernels
 from DCLS._ops._batching import Batching, batching_rule
-from DCLS._ops._library import library, register, with_checked_memory
+from DCLS._ops._library import library, register
 from DCLS._ops._transforms import register_autocast
 
 __all__ = ["direct_conv", "direct_conv_backward"]
@@ -310,7 +310,7 @@ direct_conv_backward = torch.ops.dcls.direct_conv_backward
 # A batch of kernels is one more level of groups.
 register(
     "direct_conv",
-    kernel=with_checked_memory("direct_conv", _conv),
+    kernel=_conv,
     fake=_conv_fake,
     vmap=batching_rule(direct_conv, Batching((1, 0, 0, 0), (1,), groups=7, items=(0,))),
     setup_context=_setup_context,
@@ -319,7 +319,7 @@ register(
 )
 register(
     "direct_conv_backward",
-    kernel=with_checked_memory("direct_conv_backward", _conv_backward),
+    kernel=_conv_backward,
     fake=_conv_backward_fake,
     vmap=batching_rule(
         direct_conv_backward,

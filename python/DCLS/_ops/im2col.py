@@ -20,7 +20,7 @@ from DCLS._checks import (
 from DCLS._native import im2col as _im2col_kernels
 from DCLS._ops._batching import Batching, batching_rule
 from DCLS._ops._library import library as _library
-from DCLS._ops._library import register, with_checked_memory
+from DCLS._ops._library import register
 from DCLS._ops._transforms import (
     computed_wide,
     derivatives_by,
@@ -217,7 +217,7 @@ im2col_backward = torch.ops.dcls.im2col_backward
 # The copies are channels of one problem.
 register(
     "im2col",
-    kernel=with_checked_memory("im2col", _im2col),
+    kernel=_im2col,
     fake=_im2col_fake,
     vmap=batching_rule(im2col, Batching((1, 1, 1), (1,), items=(0,))),
     setup_context=_setup_context,
@@ -226,7 +226,7 @@ register(
 )
 register(
     "im2col_backward",
-    kernel=with_checked_memory("im2col_backward", _im2col_backward),
+    kernel=_im2col_backward,
     fake=_im2col_backward_fake,
     vmap=batching_rule(im2col_backward, Batching((1, 1, 1, 1), (1, 1, 1), (1, 2, 3), items=(0, 1))),
     **derivatives_by(gradients_of(_wide, 3)),

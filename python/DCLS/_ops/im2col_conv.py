@@ -13,7 +13,7 @@ from DCLS._checks import check_like
 from DCLS._native import im2col as _im2col_kernels
 from DCLS._ops._batching import Batching, batching_rule
 from DCLS._ops._library import library as _library
-from DCLS._ops._library import register, with_checked_memory
+from DCLS._ops._library import register
 from DCLS._ops._transforms import (
     computed_wide,
     derivatives_by,
@@ -211,7 +211,7 @@ im2col_conv_backward = torch.ops.dcls.im2col_conv_backward
 # The copies are groups of one convolution.
 register(
     "im2col_conv",
-    kernel=with_checked_memory("im2col_conv", _im2col_conv),
+    kernel=_im2col_conv,
     fake=_im2col_conv_fake,
     vmap=batching_rule(im2col_conv, Batching((1, 0, 0, 1, 1), (1,), groups=10, items=(0,))),
     setup_context=_setup_context,
@@ -220,7 +220,7 @@ register(
 )
 register(
     "im2col_conv_backward",
-    kernel=with_checked_memory("im2col_conv_backward", _im2col_conv_backward),
+    kernel=_im2col_conv_backward,
     fake=_im2col_conv_backward_fake,
     vmap=batching_rule(
         im2col_conv_backward,

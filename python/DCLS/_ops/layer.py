@@ -267,12 +267,13 @@ def _layer_backward_vmap(info: Any, in_dims: Sequence[Any], *args: Any) -> tuple
 _layer_op = torch.ops.dcls.layer
 layer_backward = torch.ops.dcls.layer_backward
 
+# For calls without torch's dispatcher; ``register`` checks the memory for those with it.
 _kernel = with_checked_memory("layer", _layer)
 _backward_kernel = with_checked_memory("layer_backward", _layer_backward)
 # Layers under vmap take the separate operators instead.
 register(
     "layer",
-    kernel=_kernel,
+    kernel=_layer,
     fake=_layer_fake,
     vmap=one_by_one(_layer_op),
     setup_context=_setup_context,
@@ -281,7 +282,7 @@ register(
 )
 register(
     "layer_backward",
-    kernel=_backward_kernel,
+    kernel=_layer_backward,
     fake=_layer_backward_fake,
     vmap=_layer_backward_vmap,
     **derivatives_by(_plain_backward),
