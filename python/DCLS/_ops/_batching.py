@@ -15,7 +15,7 @@ Rule = Callable[..., tuple[Any, Any]]
 class Batching(NamedTuple):
     """How one call of an operator computes all copies of its problem.
 
-    The copies get a dimension in each tensor argument, of which some or all may be shared by them.
+    The copies get a dimension in each tensor argument. Copies may share an argument.
     """
 
     #: For each tensor argument, which come first, where the dimension goes.
@@ -26,7 +26,7 @@ class Batching(NamedTuple):
     of: tuple[int | None, ...] = ()
     #: Whether it is merged with the dimension in that place. Otherwise it is inserted there.
     merged: bool = True
-    #: Place of the number of groups, of which each copy has its own.
+    #: Place of the number of groups. Each copy has its own groups.
     groups: int | None = None
     #: The arguments and results with items of a batch, which are merged into these where nothing
     #: else has copies.

@@ -41,8 +41,8 @@ class _DclsConvN_M(_DclsN_Md):
         """Creates the layer.
 
         Each argument except ``bias``, ``device`` and ``dtype`` becomes an attribute of its name.
-        Numbers for each axis become tuples. ``kernel_size`` and ``dilation`` are those of the layer
-        that ``to_conv`` returns. ``dilated_kernel_size`` may hold whole floats.
+        Numbers for each axis become tuples. ``kernel_size`` and ``dilation`` describe the
+        dense kernel, as on a layer of ``torch.nn``. ``dilated_kernel_size`` may hold whole floats.
 
         Args:
             in_channels: number of input channels ``I``.
