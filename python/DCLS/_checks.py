@@ -14,6 +14,7 @@ from typing import Any, Final, get_args
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from DCLS._native.dense import DTYPES
 from DCLS._spec import SIGMA_MIN, SIGMA_VERSIONS, VERSIONS
@@ -328,14 +329,46 @@ def check_widths(SIG: object, version: str, sigma_min: float) -> None:
         resolve_sigma_min(version, sigma_min)
 
 
-def check_memory(name: str, tensor: Tensor) -> None:
-    """Raises unless the elements of ``tensor`` lie in memory, where its strides say."""
+#: Dispatch keys of tensors whose memory holds their elements, on either device. With any other
+#: key (functorch's, lazy negation, zeros without memory) the dispatcher has to see to the tensor.
+_PLAIN_KEYS = torch._C._dispatch_keys(torch.empty(0)).raw_repr()
+for _key in (torch._C.DispatchKey.CUDA, torch._C.DispatchKey.AutocastCUDA):
+    _PLAIN_KEYS |= torch._C.DispatchKeySet(_key).raw_repr()
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Whether nothing stands between the caller and the memory of ``tensor``."""
+    return not torch._C._dispatch_keys(tensor).raw_repr() & ~_PLAIN_KEYS
+
+
+def check_dense(name: str, tensor: Tensor) -> None:
+    """Raises unless ``tensor`` has strides and plain elements."""
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_nested:
         kind = "quantized" if tensor.is_quantized else "nested" if tensor.is_nested else "of layout"
         layout = f" {tensor.layout}" if kind == "of layout" else ""
         raise TypeError(f"{name} must be a dense tensor, got one that is {kind}{layout}")
+
+
+def check_memory(name: str, tensor: Tensor) -> None:
+    """Raises unless the elements of ``tensor`` lie in memory, where its strides say."""
+    check_dense(name, tensor)
     if tensor.data_ptr() == 0 and tensor.numel() != 0:
         raise ValueError(
             f"{name} must have memory, got a tensor of shape {tuple(tensor.shape)} without: its "
             "storage was freed, or its class keeps the elements elsewhere"
         )
+
+
+def check_not_freed(name: str, tensor: object) -> None:
+    """Raises if ``tensor`` is a plain one whose storage was freed.
+
+    Some functions of torch end the process there: ``pad`` with a mode other than zeros does.
+    """
+    if type(tensor) not in (Tensor, Parameter) or torch.compiler.is_compiling():
+        return
+    try:
+        address = tensor.data_ptr()  # type: ignore[attr-defined]  # it is a Tensor
+    except RuntimeError:  # what torch.func wraps has no memory of its own
+        return
+    if address == 0 and is_plain(tensor):
+        check_memory(name, tensor)

@@ -13,6 +13,8 @@ from torch.func import grad
 
 from DCLS import Dcls2d
 from DCLS import im2col as im2col_package
+from DCLS._checks import PADDING_MODES
+from DCLS.nn.transposed import DclsTranspose2d
 
 
 def freed(tensor: Tensor) -> Tensor:
@@ -58,6 +60,50 @@ def test_a_freed_parameter_is_named(method: str, parameter: str, training: bool)
     getattr(layer, parameter).data.untyped_storage().resize_(0)
     with torch.set_grad_enabled(training), pytest.raises(ValueError, match=f"^{parameter} must"):
         layer(torch.randn(2, 4, 8, 8))
+
+
+@pytest.mark.parametrize("batched", [True, False])
+@pytest.mark.parametrize("padding_mode", PADDING_MODES)
+@pytest.mark.parametrize("method", ["auto", "conv", "direct", "im2col", "transposed"])
+def test_a_freed_input_is_named(method: str, padding_mode: str, batched: bool) -> None:
+    """Torch's padding by other modes ends the process there, for a permuted input."""
+    if method == "transposed":
+        layer: Any = DclsTranspose2d(4, 4, 3, dilated_kernel_size=5)
+    else:
+        layer = make(method)
+        layer.padding_mode = padding_mode
+    x = torch.randn(2, 8, 8, 4).movedim(-1, 1)
+    x = x if batched else x[0]
+    x.untyped_storage().resize_(0)
+    with pytest.raises(ValueError, match=r"^input must have memory"):
+        layer(x)
+
+
+NOT_DENSE: dict[str, Callable[[Tensor], Tensor]] = {
+    "nested": lambda x: torch.nested.nested_tensor(list(x)),
+    "jagged": lambda x: torch.nested.nested_tensor(list(x[:, 0]), layout=torch.jagged),
+    "sparse": lambda x: x.to_sparse(),
+    "compressed": lambda x: x[0, 0].to_sparse_csr(),
+    "quantized": lambda x: torch.quantize_per_tensor(x, 0.1, 0, torch.qint8),
+}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # torch calls these classes beta
+@pytest.mark.parametrize("kind", NOT_DENSE)
+@pytest.mark.parametrize("method", ["direct", "im2col"])
+def test_an_input_that_is_not_dense_is_named(method: str, kind: str) -> None:
+    x = NOT_DENSE[kind](torch.randn(2, 4, 8, 8))
+    with pytest.raises(TypeError, match=r"^input must be a dense tensor"):
+        make(method)(x)
+
+
+@pytest.mark.parametrize("method", ["auto", "conv", "direct", "im2col"])
+def test_a_layer_on_the_meta_device(method: str) -> None:
+    """The direct way asked for autocast on a device that has none."""
+    layer = make(method).to("meta")
+    output = layer(torch.empty(2, 4, 8, 8, device="meta"))
+    assert output.shape == (2, 4, 8, 8)
+    assert output.is_meta
 
 
 def dead_wrapper(x: Tensor) -> Tensor:

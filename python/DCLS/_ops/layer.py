@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from DCLS._checks import check_like
+from DCLS._checks import check_like, is_plain
 from DCLS._native import layer as _native
 from DCLS._native.layer import Spec
 from DCLS._ops._batching import no_copies, one_by_one, one_copy
@@ -236,7 +236,7 @@ def _backward(ctx: Any, grad_output: Tensor | None, _: Any) -> tuple[Tensor | No
     if unsaved or torch.is_grad_enabled():
         grads = _gradients(grad_output, input, weight, P, SIG, make_spec(ctx.numbers), mask)
         return (*grads, *nothing)
-    direct = not _is_watched(input.device) and _is_plain(grad_output)
+    direct = not _is_watched(input.device) and is_plain(grad_output)
     call = _backward_kernel if direct else layer_backward
     results = call(grad_output, *tensors, saved, *ctx.numbers, ctx.saves, mask)
     wanted = (grad if needed else None for grad, needed in zip(results, mask, strict=True))
@@ -306,17 +306,6 @@ class _Eager(torch.autograd.Function):
         return _backward(ctx, grad_output, None)
 
 
-#: Dispatch keys of tensors whose memory holds their elements, on either device. With any other
-#: key (functorch's, lazy negation, zeros without memory) the dispatcher has to see to the tensor.
-_PLAIN_KEYS = torch._C._dispatch_keys(torch.empty(0)).raw_repr()
-for _key in (torch._C.DispatchKey.CUDA, torch._C.DispatchKey.AutocastCUDA):
-    _PLAIN_KEYS |= torch._C.DispatchKeySet(_key).raw_repr()
-
-
-def _is_plain(tensor: Tensor) -> bool:
-    return not torch._C._dispatch_keys(tensor).raw_repr() & ~_PLAIN_KEYS
-
-
 def _is_watched(device: torch.device) -> bool:
     """Whether something between the caller and the kernel wants to see or change the operator."""
     return bool(
@@ -328,12 +317,15 @@ def _is_watched(device: torch.device) -> bool:
 
 
 def layer(*args: Any) -> Tensor:
-    """Calls ``dcls::layer``, or under torch.func and in forward mode the separate operators."""
-    if transforms_active():
+    """Calls ``dcls::layer``, or the separate operators.
+
+    Under torch.func, in forward mode, and on the meta device, which has no saved data to size.
+    """
+    if transforms_active() or args[0].is_meta:
         return _separately(*args)
     output: Tensor
     tensors = [tensor for tensor in args[:_TENSORS] if tensor is not None]
-    if _is_watched(args[0].device) or not all(map(_is_plain, tensors)):
+    if _is_watched(args[0].device) or not all(map(is_plain, tensors)):
         output = _layer_op(*args)[0]
     elif torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
         output = _Eager.apply(*args)  # type: ignore[no-untyped-call]  # of torch

@@ -14,7 +14,7 @@ from torch.nn import Parameter
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.module import _has_any_global_hook
 
-from DCLS._checks import resolve_sigma_min
+from DCLS._checks import check_dense, check_not_freed, resolve_sigma_min
 from DCLS._ops import layer
 from DCLS._spec import SIGMA_VERSIONS
 from DCLS.functional import direct_conv
@@ -89,6 +89,7 @@ class _DclsModule(_ChoosesMethod):
             if not torch.compiler.is_compiling() and logger.isEnabledFor(logging.DEBUG):
                 logger.debug("%s(%s): %s: %s", type(self).__name__, self.extra_repr(), *choice[:2])
             if choice.method == "direct":
+                check_dense("input", x)
                 output = self._in_one_call(x, weight, bias, P, SIG, padding)
                 if output is not None:
                     return output
@@ -203,7 +204,10 @@ class _DclsModule(_ChoosesMethod):
         for name, tensor in (("input", input), ("weight", weight), ("P", P)):
             if not isinstance(tensor, (Tensor, Proxy)):
                 raise TypeError(f"{name} must be a Tensor, got {type(tensor).__name__}")
-        return input, weight, self.bias, P, self.SIG
+        bias = self.bias
+        check_not_freed("input", input)
+        check_not_freed("bias", bias)
+        return input, weight, bias, P, self.SIG
 
     def to_conv(self) -> _ConvNd:
         """Returns the plain convolution that computes the same, with the kernel as it is now.

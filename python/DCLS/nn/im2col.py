@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.fx import Proxy
 
+from DCLS._checks import check_dense
 from DCLS._spec import SIGMA_VERSIONS
 from DCLS._types import Method
 from DCLS.functional import construct_kernel, im2col_conv
@@ -103,6 +104,7 @@ class _Im2colConv(_DclsConv):
 
     def _is_batched(self, input: Tensor) -> bool:
         """Whether ``input``, which must fit the layer, has a batch axis."""
+        check_dense("input", input)
         ndim = len(self.stride)
         if input.ndim not in (ndim + 1, ndim + 2):
             raise ValueError(
