@@ -359,15 +359,15 @@ def check_memory(name: str, tensor: Tensor) -> None:
         )
 
 
-def check_not_freed(name: str, tensor: object) -> None:
+def check_not_freed(name: str, tensor: Tensor | None) -> None:
     """Raises if ``tensor`` is a plain one whose storage was freed.
 
     Some functions of torch end the process there: ``pad`` with a mode other than zeros does.
     """
-    if type(tensor) not in (Tensor, Parameter) or torch.compiler.is_compiling():
+    if tensor is None or type(tensor) not in (Tensor, Parameter) or torch.compiler.is_compiling():
         return
     try:
-        address = tensor.data_ptr()  # type: ignore[attr-defined]  # it is a Tensor
+        address = tensor.data_ptr()
     except RuntimeError:  # what torch.func wraps has no memory of its own
         return
     if address == 0 and is_plain(tensor):
