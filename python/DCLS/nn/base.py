@@ -14,7 +14,7 @@ from torch.nn import Parameter
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.module import _has_any_global_hook
 
-from DCLS._checks import check_dense, check_not_freed, resolve_sigma_min
+from DCLS._checks import check_not_freed, resolve_sigma_min
 from DCLS._ops import layer
 from DCLS._spec import SIGMA_VERSIONS
 from DCLS.functional import direct_conv
@@ -89,7 +89,6 @@ class _DclsModule(_ChoosesMethod):
             if not torch.compiler.is_compiling() and logger.isEnabledFor(logging.DEBUG):
                 logger.debug("%s(%s): %s: %s", type(self).__name__, self.extra_repr(), *choice[:2])
             if choice.method == "direct":
-                check_dense("input", x)
                 output = self._in_one_call(x, weight, bias, P, SIG, padding)
                 if output is not None:
                     return output
@@ -136,6 +135,7 @@ class _DclsModule(_ChoosesMethod):
         assert isinstance(builder, _ConstructKernel)
         if is_tracing() or not builder.is_plain() or _has_any_global_hook():
             return None
+        batched = self._is_batched(x)
         if convolution_dtype(x, weight) is None:
             return None
         if builder.dilated_kernel_size != self.dilated_kernel_size:
@@ -149,7 +149,6 @@ class _DclsModule(_ChoosesMethod):
         rows = [P] if SIG is None else [P, SIG]
         if any(t.shape != shape or t.dtype != weight.dtype for t in rows):
             return None
-        ndim = len(self.stride)
         if isinstance(padding, str):
             before = self._reversed_padding_repeated_twice[::-1]
             if before[::2] != before[1::2]:
@@ -157,7 +156,7 @@ class _DclsModule(_ChoosesMethod):
             padding = before[::2]
         grad = torch.is_grad_enabled()
         output: Tensor = layer(
-            x if x.ndim == ndim + 2 else x.unsqueeze(0),
+            x if batched else x.unsqueeze(0),
             weight,
             P,
             SIG,
@@ -172,7 +171,7 @@ class _DclsModule(_ChoosesMethod):
             self.groups,
             [grad and x.requires_grad, grad and self._any_requires_grad((weight, *rows))],
         )
-        return output if x.ndim == ndim + 2 else output.squeeze(0)
+        return output if batched else output.squeeze(0)
 
     def forward(self, input: Tensor) -> Tensor:
         """Convolves ``input`` as the ``torch.nn`` layer with the same number of axes does.

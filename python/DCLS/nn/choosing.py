@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from DCLS._checks import check_dense
 from DCLS._native.dense import is_channels_last
 from DCLS._spec import SIGMA_VERSIONS
 from DCLS.method import (
@@ -53,6 +54,22 @@ class _ChoosesMethod(_DclsParameters):
             raise TypeError(f"input must be a Tensor, got {type(input).__name__}")
         x, padding = self._pad(input)
         return self._choose(x, padding, self.weight, self.P, self.SIG)
+
+    def _is_batched(self, input: Tensor) -> bool:
+        """Whether ``input`` has a batch axis; raises unless it is dense and fits the layer."""
+        check_dense("input", input)
+        ndim = len(self.stride)
+        if input.ndim not in (ndim + 1, ndim + 2):
+            raise ValueError(
+                f"input must have {ndim} spatial axes, that is shape (N, {self.in_channels}, "
+                f"*spatial) or ({self.in_channels}, *spatial), got {tuple(input.shape)}"
+            )
+        if input.shape[-ndim - 1] != self.in_channels:
+            raise ValueError(
+                f"input must have {self.in_channels} channels, got {input.shape[-ndim - 1]} in the "
+                f"shape {tuple(input.shape)}"
+            )
+        return input.ndim == ndim + 2
 
     @staticmethod
     def _any_requires_grad(tensors: Sequence[Tensor]) -> bool:

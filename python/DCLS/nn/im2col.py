@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.fx import Proxy
 
-from DCLS._checks import check_dense
 from DCLS._spec import SIGMA_VERSIONS
 from DCLS._types import Method
 from DCLS.functional import construct_kernel, im2col_conv
@@ -101,22 +100,6 @@ class _Im2colConv(_DclsConv):
             workspace=self.workspace,
         )
         return output if batched else output.squeeze(0)
-
-    def _is_batched(self, input: Tensor) -> bool:
-        """Whether ``input``, which must fit the layer, has a batch axis."""
-        check_dense("input", input)
-        ndim = len(self.stride)
-        if input.ndim not in (ndim + 1, ndim + 2):
-            raise ValueError(
-                f"input must have {ndim} spatial axes, that is shape (N, {self.in_channels}, "
-                f"*spatial) or ({self.in_channels}, *spatial), got {tuple(input.shape)}"
-            )
-        if input.shape[-ndim - 1] != self.in_channels:
-            raise ValueError(
-                f"input must have {self.in_channels} channels, got {input.shape[-ndim - 1]} in the "
-                f"shape {tuple(input.shape)}"
-            )
-        return input.ndim == ndim + 2
 
 
 class Dcls1d(_Im2colConv):
