@@ -107,7 +107,7 @@ def measure(case: Case, options: argparse.Namespace, rates: dict[str, float]) ->
             if memory and (method, positions) != (DCLS_LAYER, INITIAL):
                 row["MiB"] = harness.rounded(memory[which, method, layout].mebibytes)
             if method == DCLS_LAYER:
-                row["way"] = conv_cases.way(case, layout, which, options.device, options.dtype)
+                row["way"] = conv_cases.way(every[method, positions], problems[layout], which)
                 kernel = kernels[positions]
                 floor, bound = conv_cases.floor_of(case, kernel, which, options.dtype, rates)
                 row["cells"] = harness.rounded(float((kernel != 0).float().mean()))

@@ -108,7 +108,7 @@ def measure(point: Point, options: argparse.Namespace) -> list[Row]:
             row |= {"pass": which, "method": method, "layout": layout, "positions": positions}
             row["ms"] = harness.milliseconds(seconds)
             if method == DCLS_LAYER:
-                row["way"] = conv_cases.way(case, layout, which, options.device, options.dtype)
+                row["way"] = conv_cases.way(layers[method, positions], problems[layout], which)
             rows.append(row)
     return rows
 

@@ -252,20 +252,10 @@ def make_step(layer: nn.Module, problem: Problem, which: str) -> harness.Step:
     return forward if which == PASSES[0] else lambda: results_of(layer, problem)
 
 
-def way(case: Case, layout: str, which: str, device: str, dtype: str) -> str:
-    """How the layer of a case convolves by itself: ``direct`` or ``conv``."""
-    return harness.chosen_method(
-        input_shape=(case.batch, case.channels, *case.size),
-        dtype=DTYPES[dtype],
-        layout=layout if layout == LAYOUTS[1] else "channels_first",
-        device_type=device,
-        out_channels=case.channels,
-        groups=case.groups,
-        dilated_kernel_size=case.kernel,
-        kernel_count=case.elements,
-        version=case.version,
-        training=which != PASSES[0],
-    )
+def way(layer: nn.Module, problem: Problem, which: str) -> str:
+    """How a DCLS layer convolves by itself: ``direct`` or ``conv``."""
+    with torch.set_grad_enabled(which != PASSES[0]):
+        return str(layer.explain(problem.input).method)  # type: ignore[operator]  # it has one
 
 
 def check_agreement(

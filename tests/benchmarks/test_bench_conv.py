@@ -46,6 +46,17 @@ def bench_model(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 # ------------------------------------------------------------------------------------------- cases
 
 
+def test_the_way_is_what_the_layer_says(conv_cases: ModuleType) -> None:
+    """It was that of a new layer of such sizes, whatever this one is like."""
+    case = conv_cases.CASES["delays-gauss"]
+    problem = conv_cases.Problem.random(case, "contiguous", "cpu", "float32")
+    layer = conv_cases.make_layers(case, ["dcls"], "cpu", "float32", "")["dcls"]
+    for method in ("direct", "conv"):
+        layer.method = method
+        for which in conv_cases.PASSES:
+            assert conv_cases.way(layer, problem, which) == method
+
+
 def test_cases_are_read(conv_cases: ModuleType) -> None:
     Case = conv_cases.Case
     case = Case.parse("2x8x14x15:9x5:6:gauss")
