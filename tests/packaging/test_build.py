@@ -65,8 +65,8 @@ def test_every_supported_gpu_finds_code():
     """
     listed = _C.build_info()["cuda_architectures"]
     assert isinstance(listed, list)
-    if len(listed) == 1:
-        pytest.skip(f"a developer's build, for {listed[0]} only")
+    if len(listed) < 3:
+        pytest.skip(f"a developer's build, for {', '.join(listed)} only")
     real = [int(a.split("-")[0]) for a in listed if not a.endswith("-virtual")]
     ptx = [int(a.split("-")[0]) for a in listed if not a.endswith("-real")]
     for gpu in (75, 80, 86, 88, 89, 90, 100, 103, 110, 120, 121):
