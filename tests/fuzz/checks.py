@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from fuzz.bounds import exact as known
 from fuzz.draw import Case
-from fuzz.problems import Problem, compute_dtype, lay, make
+from fuzz.problems import make
+from fuzz.tensors import Problem, compute_dtype, lay
 from torch import Tensor
 from torch.autograd import forward_ad
 

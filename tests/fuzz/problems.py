@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from fuzz.bounds import Bound, Construct, bilinear, exact, pulled
 from fuzz.draw import LAYER_OF, Case
+from fuzz.tensors import Draw, Problem, compute_dtype
 from torch import Tensor
 
 import DCLS.im2col.modules as im2col_layers
@@ -18,109 +18,6 @@ from DCLS import _spec, functional, reference
 
 CONV = (F.conv1d, F.conv2d, F.conv3d)
 TRANSPOSED = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
-PLACES = ("input", "weight", "bias", "P", "SIG")
-
-Run = Callable[..., Tensor]
-
-
-def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Types of 16 bits are computed in float32."""
-    return torch.promote_types(dtype, torch.float32)
-
-
-def lay(tensor: Tensor, layout: str) -> Tensor:
-    """Gives a tensor another layout; only ``expanded`` changes values."""
-    if layout == "transposed" and tensor.ndim > 1:
-        return tensor.transpose(0, -1).contiguous().transpose(0, -1)
-    if layout == "channels_last" and tensor.ndim > 2:
-        return tensor.movedim(1, -1).contiguous().movedim(-1, 1)
-    if layout == "sliced" and tensor.ndim > 0:
-        wide = tensor.new_full((*tensor.shape[:-1], 2 * tensor.shape[-1] + 3), 7)
-        wide[..., 3::2] = tensor
-        return wide[..., 3::2]
-    if layout == "offset":
-        flat = tensor.new_full((tensor.numel() + 1,), 7)
-        flat[1:] = tensor.flatten()
-        return flat[1:].view(tensor.shape)
-    if layout == "expanded" and tensor.ndim > 0 and tensor.shape[0] > 0:
-        return tensor[:1].expand_as(tensor)
-    return tensor
-
-
-@dataclass
-class Problem:
-    """What a case asks for."""
-
-    case: Case
-    tensors: dict[str, Tensor]
-    run: Run  #: by DCLS, from the tensors by name
-    oracle: Run  #: the same in plain torch, from tensors in float64
-    #: (output's cotangent, float64 tensors, eps, units, floor, autocast) to bounds by name
-    bounds: Callable[..., dict[str, Bound]]
-    places: tuple[str, ...] = PLACES
-    constants: dict[str, Tensor] = field(default_factory=dict)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return getattr(torch, self.case["dtype"])
-
-    @property
-    def needs(self) -> list[str]:
-        """The tensors whose gradient is asked for."""
-        wanted = [n for n in self.tensors if self.case["needs"][PLACES.index(n)]]
-        return wanted or list(self.tensors)[:1]
-
-
-class _Draw:
-    """Random tensors of a case."""
-
-    def __init__(self, case: Case) -> None:
-        self.case = case
-        self.generator = torch.Generator().manual_seed(case["seed"])
-        self.drawn = 0
-        self.dtype: torch.dtype = getattr(torch, case["dtype"])
-
-    def _lay(self, tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-        self.drawn += 1
-        layout = self.case["layouts"][(self.drawn - 1) % len(self.case["layouts"])]
-        return lay(tensor.to(dtype or self.dtype), layout)
-
-    def normal(self, *shape: int) -> Tensor:
-        # Few bits: every dtype holds them.
-        values = torch.randn(*shape, generator=self.generator, dtype=torch.float64)
-        return self._lay((values * 16).round() / 16)
-
-    def kernel(self, *shape: int) -> Tensor:
-        """A kernel with zeros."""
-        drawn = torch.rand(*shape, generator=self.generator) < self.case["density"]
-        values = torch.randn(*shape, generator=self.generator, dtype=torch.float64)
-        return self._lay((values * 16).round() / 16 * drawn)
-
-    def marks(self, kernel: Tensor) -> Tensor:
-        drawn = torch.rand(kernel.shape, generator=self.generator)
-        return lay((kernel != 0) & (drawn < 0.9) | (drawn < 0.1), self.case["layouts"][-1])
-
-    def positions(self, size: list[int], *shape: int, dtype: torch.dtype) -> Tensor:
-        """Exact in every dtype, also after the centre is added: no rounding crosses a kink."""
-        P = torch.randn(len(size), *shape, generator=self.generator, dtype=torch.float64)
-        P *= torch.tensor(size, dtype=torch.float64).reshape(-1, *[1] * len(shape)) / 4
-        if P.numel():
-            P.view(-1)[::5] = P.view(-1)[::5].round()
-            if self.case["positions"] == "far":
-                P.view(-1)[1::5] *= 64
-        P = ((P * 256).round() / 256).clamp(-4096, 4096)
-        return self._lay(P, dtype)
-
-    def widths(self, size: list[int], *shape: int, dtype: torch.dtype) -> Tensor:
-        SIG = torch.randn(len(size), *shape, generator=self.generator, dtype=torch.float64) / 4
-        flat = SIG.view(-1)
-        if self.case["widths"] == "wide":
-            SIG *= max(size)
-        if self.case["widths"] == "special" and flat.numel():
-            flat[::3], flat[1::3], flat[2::6] = 0, 1e-40, 1e4
-        return self._lay(
-            (SIG * 256).round() / 256 if self.case["widths"] != "special" else SIG, dtype
-        )
 
 
 def _has_width(case: Case) -> bool:
@@ -149,7 +46,7 @@ def make(case: Case) -> Problem:
 
 
 def _construct(case: Case) -> Problem:
-    draw, size = _Draw(case), case["kernel"]
+    draw, size = Draw(case), case["kernel"]
     shape = (*case["lead"], case["elements"])
     tensors = {"weight": draw.normal(*shape)}
     tensors["P"] = draw.positions(size, *shape, dtype=draw.dtype)
@@ -204,7 +101,7 @@ def _of_conv(
 
 
 def _conv(case: Case) -> Problem:
-    draw, (stride, padding, dilation) = _Draw(case), _geometry(case)
+    draw, (stride, padding, dilation) = Draw(case), _geometry(case)
     first, second = case["channels"]
     ndim = len(stride)
     tensors = {"input": draw.normal(case["batch"], first, *case["input"])}
@@ -312,7 +209,7 @@ def _gathered(case: Case, grads: Bound) -> Bound:
     return apart.sum((2,)).on(lambda t: t.flatten(1, 2))
 
 
-def _im2col_tensors(case: Case, draw: _Draw) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _im2col_tensors(case: Case, draw: Draw) -> tuple[dict[str, Tensor], dict[str, Any]]:
     first, K = case["channels"][0], case["elements"]
     own = draw.dtype
     dtype = compute_dtype(own) if case["position_dtype"] == "float32" else own
@@ -332,7 +229,7 @@ def _both(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _im2col(case: Case) -> Problem:
-    draw, (stride, padding, _) = _Draw(case), _geometry(case)
+    draw, (stride, padding, _) = Draw(case), _geometry(case)
     first, K, ndim = case["channels"][0], case["elements"], len(stride)
     tensors, options = _im2col_tensors(case, draw)
     size = tuple(case["kernel"])
@@ -374,7 +271,7 @@ def _im2col(case: Case) -> Problem:
 
 
 def _im2col_conv(case: Case) -> Problem:
-    draw, (stride, padding, _) = _Draw(case), _geometry(case)
+    draw, (stride, padding, _) = Draw(case), _geometry(case)
     first, second = case["channels"]
     groups, size, ndim = case["groups"], tuple(case["kernel"]), len(stride)
     tensors, options = _im2col_tensors(case, draw)
@@ -424,7 +321,7 @@ def _im2col_conv(case: Case) -> Problem:
 
 
 def _layer(case: Case) -> Problem:
-    draw, (stride, padding, _) = _Draw(case), _geometry(case)
+    draw, (stride, padding, _) = Draw(case), _geometry(case)
     spec = LAYER_OF.get(case["layer"])
     first, second = case["channels"]
     ndim, groups, version, kernel = len(stride), case["groups"], case["version"], case["kernel"]
