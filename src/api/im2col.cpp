@@ -117,10 +117,13 @@ void im2col(const Im2colArgs& args, void* columns, void* workspace, const Execut
   validate::require(args.input != nullptr || !has_input(args), "input must not be null");
   validate::require(columns != nullptr, "columns must not be null");
   check_workspace(args, workspace, where);
+  Im2colArgs read = args;
+  // Nothing is read of an input without points. Its planes must not be offsets of a null pointer.
+  if (!has_input(args)) read.batch_stride = read.channel_stride = 0;
   if (where.device == DeviceType::kCuda) {
-    cuda::im2col(args, columns, workspace, where);
+    cuda::im2col(read, columns, workspace, where);
   } else {
-    cpu::im2col(args, columns, where.num_threads);
+    cpu::im2col(read, columns, where.num_threads);
   }
 }
 

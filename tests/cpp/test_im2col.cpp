@@ -214,4 +214,23 @@ TEST(bad_arguments) {
   im2col_backward(none, nullptr, grads, nullptr, {});
 }
 
+/// With UBSan: strides of an input that is not there must not move its pointer.
+TEST(no_input_points) {
+  float columns[] = {1, 1, 1, 1};
+  Im2colArgs args;
+  args.ndim = 1;
+  args.size[0] = args.output_size[0] = 1;
+  args.padding[0] = 1;
+  args.input_size[0] = 0;
+  args.batch = args.channels = 2;
+  args.elements = 1;
+  args.batch_stride = args.channel_stride = 7;
+  args.sigma_min = 0.27;
+  const float positions[] = {0, 0}, sigmas[] = {0.5f, 0.5f};
+  args.position = positions;
+  args.sigma = sigmas;
+  im2col(args, columns, nullptr, {});
+  for (const float value : columns) CHECK(value == 0);
+}
+
 CHECK_MAIN()
