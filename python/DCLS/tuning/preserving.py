@@ -42,9 +42,12 @@ def unchanged(model: nn.Module) -> Iterator[None]:
 
 
 class _Attributes:
-    """The attributes of a module, and its tables of tensors and modules."""
+    """The attributes of a module, and its tables of buffers and modules.
 
-    _TABLES = ("_parameters", "_buffers", "_modules")
+    Parameters are left alone: FSDP keeps an account of those that it puts in their place.
+    """
+
+    _TABLES = ("_buffers", "_modules")
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
