@@ -49,7 +49,7 @@ def tune(
         if facts.in_process_group():
             asked, found = _of_the_first_process(model, example_input, again, limits, progress)
         else:
-            asked = _record(model, example_input)
+            asked = record(model, example_input)
             found = _measure(asked, again, limits, progress)
     return Report(list(_rows(model, asked, found)))
 
@@ -69,7 +69,7 @@ def _unwrapped(model: nn.Module) -> nn.Module:
         model = inner
 
 
-def _record(model: nn.Module, example_input: Any) -> list[Asked]:
+def record(model: nn.Module, example_input: Any) -> list[Asked]:
     """Runs the model once; returns what its layers asked, each question once."""
     recorder: list[Asked] = []
     state.recorder = recorder
@@ -129,7 +129,7 @@ def _of_the_first_process(
     found: dict[Problem, Resolved] = {}
     error: Exception | None = None
     try:
-        asked = _record(model, example_input)
+        asked = record(model, example_input)
         if first:
             found = _measure(asked, again, limits, progress)
     except Exception as caught:
