@@ -222,7 +222,8 @@ def _by_model(
     dtype: torch.dtype,
 ) -> Choice:
     """Chooses on a GPU by the model."""
-    if is_tracing():
+    serves_others = is_tracing() or not (type(batch) is type(points) is int)
+    if serves_others:
         # The graph depends on the part of the model, and on no size.
         batch, points = _GRAPH_BATCH, max(_FEW_POINTS, _cuda_model.part_of(points).points)
     if batch == 0 or points == 0:
@@ -238,7 +239,7 @@ def _by_model(
         dtype=dtype,
     )
     what = _describe(size, cells)
-    if is_tracing():
+    if serves_others:
         return Choice(seconds.method, f"a model, not a measurement ({what})", "model")
     return Choice(
         seconds.method,

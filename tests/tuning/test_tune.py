@@ -345,12 +345,46 @@ def test_wide_elements_are_left_to_the_rule(bench: Bench) -> None:
     assert choice.source == "CPU rule"
     assert "51 of them not zero" in choice.reason
     assert "not measured" not in choice.reason
+    (row,) = tune(module, x).rows
+    assert row.source == "CPU rule"
+    assert row.reason.endswith("not measured: " + WIDE)
+    assert row.input == "8x128x150"
     module.known_width = 25.0
     tune(module, x)
     assert bench.measured[-1][2] == 25.0
     assert module.explain(x).source == "measured here"
     module.known_width = 0.23
     assert module.explain(x).source == "measured here"
+
+
+WIDE = "its elements are wider than new ones; known_width is not set"
+
+
+def test_symbols_are_not_asked_for(bench: Bench) -> None:
+    """A trace with symbolic sizes serves them all: it takes what was measured last."""
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    module = layer().requires_grad_(False)
+    assert module.explain(X).method == "direct"
+    tune(module, X)
+    names, parameters = zip(*module.named_parameters(), strict=True)
+
+    def function(x: Tensor, *values: Tensor) -> Tensor:
+        given = dict(zip(names, values, strict=True))
+        output: Tensor = torch.func.functional_call(module, given, (x,))
+        return output
+
+    graph = make_fx(function, tracing_mode="symbolic")(X, *parameters)
+    assert "direct_conv" not in graph.code
+    assert "dcls.layer" not in graph.code
+
+
+def test_off_is_off_for_graphs_too(bench: Bench) -> None:
+    module = layer()
+    tune(module, X)
+    set_tuning("off")
+    exported = torch.export.export(module, (X,))
+    assert "direct_conv" in str(exported.graph)
 
 
 def test_off_measures_nothing(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:

@@ -55,31 +55,27 @@ def compare(device: torch.device, construct: Construct) -> None:
     from DCLS import reference
     from DCLS.tuning.measure import in_a_thread
 
-    # Of exact numbers: no random one is drawn.
-    weight = torch.tensor([[1.5, -2.0, 0.25], [-0.5, 1.0, 3.0]])
-    P = torch.tensor([[[-1.3, 0.4, 2.0], [0.0, -2.2, 1.1]], [[0.7, -0.9, 1.6], [2.3, -1.0, -0.1]]])
-    SIG = 0.2 + P.abs() / 4
-    size, version, sigma_min = (5, 7), "gauss", 0.27
-
-    def build() -> Tensor:
-        tensors = [tensor.to(device) for tensor in (weight, P, SIG)]
-        return construct(*tensors, size, version, sigma_min).cpu().double()
+    def measure() -> float:
+        # Of exact numbers: no random one is drawn.
+        weight = torch.tensor([[1.5, -2.0, 0.25], [-0.5, 1.0, 3.0]], device="cpu")
+        rows = [[[-1.3, 0.4, 2.0], [0.0, -2.2, 1.1]], [[0.7, -0.9, 1.6], [2.3, -1.0, -0.1]]]
+        P = torch.tensor(rows, dtype=torch.float32, device="cpu")
+        tensors = [weight.float(), P, 0.2 + P.abs() / 4]
+        size, version, sigma_min = (5, 7), "gauss", 0.27
+        on_device = [tensor.to(device) for tensor in tensors]
+        got = construct(*on_device, size, version, sigma_min).cpu().double()
+        exact = [tensor.double() for tensor in tensors]
+        expected = reference.construct_kernel(
+            *exact, dilated_kernel_size=size, version=version, sigma_min=sigma_min
+        )
+        return float((got - expected).norm() / expected.norm())
 
     try:
-        got = in_a_thread(build)
+        distance = in_a_thread(measure)
     except Exception as error:
         # The call that comes next meets the same, and says it better.
         logger.debug("the first kernel on %s could not be built: %s", device, error)
         return
-    expected = reference.construct_kernel(
-        weight.double(),
-        P.double(),
-        SIG.double(),
-        dilated_kernel_size=size,
-        version=version,
-        sigma_min=sigma_min,
-    )
-    distance = float((got - expected).norm() / expected.norm())
     if not distance <= TOLERANCE:  # NaN, too
         warnings.warn(
             f"The first kernel that DCLS built on {device} differs from the reference by "

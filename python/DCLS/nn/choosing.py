@@ -141,9 +141,10 @@ class _ChoosesMethod(_DclsParameters):
             if callable(cells) and self.version in SIGMA_VERSIONS:
                 cells = cells()
             geometry = self._geometry(x, weight, explicit, dtype, last, trains)
-            if is_tracing():
-                # The graph serves other sizes, too, and other settings of torch.
-                return state.latest.get(geometry) or find(cells=cells)
+            # A list: torch.compile cannot take a generator here.
+            if is_tracing() or not all([type(length) is int for length in x.shape]):  # noqa: C419
+                # A graph serves other sizes, too, and other settings of torch.
+                return state.measured_before(geometry) or find(cells=cells)
             return self._measured(geometry, x, tensors, cells, find)
         return find(cells=cells)
 
@@ -195,21 +196,24 @@ class _ChoosesMethod(_DclsParameters):
         # Only now: most layers on a CPU do not need it.
         from DCLS.tuning import facts, lookup
 
-        choice, why_not = None, "a subclass or a hook may change the kernel"
-        if not callable(cells) and cells > _WIDE * self._expected_cells():
-            why_not = "the elements are wide"
-        elif self._is_plain():
-            ndim = len(self.stride)
-            batch = x.shape[0] if x.ndim == ndim + 2 else 1
-            flags = facts.flags(geometry.device_type)
-            problem = Problem(geometry, bucket(batch), tuple(x.shape[-ndim:]), flags)
-            if state.recorder is not None:
-                choice = static(cells=cells)
-                state.recorder.append(state.Asked(self, problem, batch, self.known_width, choice))
-                return choice
-            choice, why_not = lookup.find(problem, batch, self.known_width, [x, *tensors])
-        if choice is not None:
+        ndim = len(self.stride)
+        batch = x.shape[0] if x.ndim == ndim + 2 else 1
+        flags = facts.flags(geometry.device_type)
+        problem = Problem(geometry, bucket(batch), tuple(x.shape[-ndim:]), flags)
+        why_not = ""
+        if not self._is_plain():
+            why_not = "a subclass or a hook may change the kernel"
+        elif not callable(cells) and cells > _WIDE * self._expected_cells():
+            why_not = "its elements are wider than new ones; known_width is not set"
+        width = self.known_width
+        if state.recorder is not None:
+            choice = static(cells=cells)
+            state.recorder.append(state.Asked(self, problem, batch, width, choice, why_not))
             return choice
+        if not why_not:
+            measured, why_not = lookup.find(problem, batch, width, [x, *tensors])
+            if measured is not None:
+                return measured
         choice = static(cells=cells)
         if x.is_cuda:
             choice = choice._replace(reason=f"{choice.reason}; not measured: {why_not}")

@@ -106,7 +106,7 @@ def _measure(
         if asked:
             logger.warning("DCLS.tune does not measure: DCLS_TUNING is off")
         return {}
-    problems = {one.problem: one for one in asked}
+    problems = {one.problem: one for one in asked if not one.why_not}
     bar = Progress(len(problems), progress)
     found: dict[Problem, Resolved] = {}
     for problem, one in problems.items():
@@ -177,6 +177,8 @@ def _rows(
         for one in own:
             geometry = one.problem.geometry
             choice, reason = found.get(one.problem, (None, "DCLS_TUNING is off"))
+            if one.why_not:
+                choice, reason = None, one.why_not
             if choice is None:
                 choice = one.static._replace(reason=f"{one.static.reason}; not measured: {reason}")
             shape = (one.batch, geometry.in_channels, *one.problem.spatial)
@@ -200,5 +202,5 @@ def _unasked(layer: Any) -> tuple[str, str, str]:
     if layer.method != "auto":
         return layer.method, "asked", f"the layer's method is {layer.method!r}"
     if not layer._is_plain():
-        return "", "default", "a subclass or a hook may change the kernel"
+        return "", "default", "a DCK of another class builds its kernel"
     return "", "default", "the forward pass did not call it with a tensor to measure"

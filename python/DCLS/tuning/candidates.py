@@ -6,6 +6,7 @@ but training spreads them.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Sequence
@@ -79,7 +80,7 @@ class Synthetic:
         self.weight = self._normal(shape, g.weight_dtype).requires_grad_(g.grad_kernel)
         rows = []
         for size in g.dilated_kernel_size:
-            row = torch.rand(shape, generator=self._draws, device=self.device)
+            row = self._normal(shape, torch.float32).uniform_(generator=self._draws)
             rows.append(row * (size - 1) - size // 2)
         self.P = torch.stack(rows).to(g.weight_dtype).requires_grad_(g.grad_kernel)
         self.SIG: Tensor | None = None
@@ -96,8 +97,8 @@ class Synthetic:
         self.grad_output = grad_output.to(g.dtype).contiguous(memory_format=layout)
 
     def _normal(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        drawn = torch.randn(tuple(shape), generator=self._draws, device=self.device)
-        return drawn.to(dtype)
+        drawn = torch.empty(tuple(shape), dtype=torch.float32, device=self.device)
+        return drawn.normal_(generator=self._draws).to(dtype)
 
     def steps(self) -> dict[str, Step]:
         """Returns the candidates: each gives the output and the gradients that are wanted."""
@@ -150,7 +151,7 @@ class Synthetic:
         ]
 
         def step() -> list[Tensor]:
-            with torch.autocast(g.device_type, dtype=g.dtype, enabled=casts):
+            with torch.autocast(g.device_type, g.dtype) if casts else contextlib.nullcontext():
                 output = forward()
             if not wanted:
                 return [output]

@@ -51,9 +51,9 @@ def find(
     if problem.geometry.device_type != "cuda":
         return None, "DCLS.tune has not seen such a call"
     if reason := facts.reason_not_to_measure(tensors):
-        return state.latest.get(problem.geometry), reason
+        return state.measured_before(problem.geometry), reason
     if problem not in state.undecided and _is_over_the_cap(problem.geometry):
-        return state.latest.get(problem.geometry), "too many sizes of inputs"
+        return state.measured_before(problem.geometry), "too many sizes of inputs"
     return resolve(problem, batch, width)
 
 

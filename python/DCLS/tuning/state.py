@@ -25,6 +25,8 @@ class Asked(NamedTuple):
     width: float | None
     #: What it took without a measurement.
     static: Choice
+    #: Why a measurement would not hold for it, else "".
+    why_not: str
 
 
 #: Measured choices.
@@ -51,7 +53,8 @@ def _new_lock() -> None:
 
 
 # A fork in the middle of a measurement would leave it locked in the child.
-os.register_at_fork(after_in_child=_new_lock)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_new_lock)
 
 
 def get_mode() -> str:
@@ -82,6 +85,14 @@ def keep(problem: Problem, choice: Choice) -> None:
     """Remembers a choice until the process ends."""
     exact[problem] = choice
     latest[problem.geometry] = choice
+
+
+def measured_before(geometry: Geometry) -> Choice | None:
+    """Returns the latest choice for a layer, whatever the size of its input.
+
+    Nothing is measured before the mode is known, so that a graph need not ask for it.
+    """
+    return None if _mode == "off" else latest.get(geometry)
 
 
 def forget() -> None:
