@@ -73,6 +73,11 @@ def test_a_wrong_candidate_is_not_taken_and_not_timed() -> None:
     assert set(clock.taken) == {"conv"}
 
 
+def test_one_wrong_candidate_makes_the_others_suspect() -> None:
+    clock = FakeClock(conv=[1e-3], direct=[1e-6], tensor=[1e-6])
+    assert run(clock, wrong="direct").taken == "conv"
+
+
 def failing(error: Exception, good_calls: int = 0, name: str = "") -> Callable[[], object]:
     calls = [0]
 

@@ -253,6 +253,15 @@ def test_surroundings_do_not_reach_a_measurement() -> None:
     assert saved == []
 
 
+def test_a_measurement_in_any_surroundings() -> None:
+    saved: list[Tensor] = []
+    hooks = torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16), hooks:
+        decision = measure.measure(problem(), 2, None, QUICK)
+    assert (decision.taken is not None, decision.complaint) == (True, "")
+    assert saved == []
+
+
 def test_errors_come_out_of_the_thread() -> None:
     def fail() -> None:
         raise KeyError(threading.current_thread().name)
