@@ -15,6 +15,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(_THREADS)
     os.environ.setdefault("OMP_NUM_THREADS", str(_THREADS))  # of the processes that tests start
 
+# Layers on a GPU would measure at each new shape, and files of earlier runs would choose for them.
+os.environ.setdefault("DCLS_TUNING", "off")
+
 #: Tests for a GPU that were skipped.
 _not_run: list[str] = []
 

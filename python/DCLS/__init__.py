@@ -20,6 +20,7 @@ from DCLS.functional import construct_kernel
 from DCLS.nn import *  # noqa: F403
 from DCLS.nn import __all__ as _layer_names
 from DCLS.nn.fold import fold
+from DCLS.tuning import get_tuning, set_tuning, tune
 
 __all__ = [
     "VERSIONS",
@@ -29,10 +30,13 @@ __all__ = [
     "construct_kernel",
     "fold",
     "functional",
+    "get_tuning",
     "im2col",
     "method",
     "nn",
     "reference",
+    "set_tuning",
+    "tune",
 ]
 __all__ += _layer_names
 

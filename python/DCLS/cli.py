@@ -1,7 +1,8 @@
 """The command ``dcls``: its arguments, its errors, its exit codes.
 
-Exit codes: 0 done, 1 the training or the picture failed or this installation lacks what the command
-is for, 2 the command line or an environment variable asks for what cannot be, 130 interrupted.
+Exit codes: 0 done, 1 the training, the picture or a check failed or this installation lacks what
+the command is for, 2 the command line or an environment variable asks for what cannot be, 130
+interrupted.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 import DCLS
@@ -51,6 +53,23 @@ def _make_parser() -> tuple[_Parser, argparse.ArgumentParser]:
         allow_abbrev=False,
     )
     info.add_argument("--json", action="store_true", help="as JSON (default: as text)")
+    check = commands.add_parser(
+        "check",
+        help="check in a minute that DCLS computes right here, and how fast",
+        description="Compares every operator and dtype with the reference in plain torch, repeats "
+        "and captures training steps, and times layers beside torch's convolution. Prints a table "
+        "and a verdict. The exit code is 1 if something is wrong.",
+        allow_abbrev=False,
+    )
+    check.add_argument(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="where (default: auto, a GPU if there is one)",
+    )
+    check.add_argument(
+        "--output", type=Path, metavar="FILE", help="write all results there, too, as JSON"
+    )
     commands.add_parser(
         "cmake-dir",
         help="print the directory of DCLSConfig.cmake",
@@ -91,6 +110,35 @@ def _info(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _check(arguments: argparse.Namespace) -> int:
+    import torch
+
+    from DCLS import check, info
+
+    def error(text: str, code: int) -> int:
+        sys.stderr.write(f"dcls check: error: {text}\n")
+        return code
+
+    gpu = torch.cuda.is_available()
+    if arguments.device == "cuda" and not gpu:
+        return error("argument --device: torch finds no CUDA device", 2)
+    if arguments.output is not None and not arguments.output.parent.is_dir():
+        return error(f"argument --output: there is no folder {arguments.output.parent}", 2)
+    device = torch.device("cpu")
+    if gpu and arguments.device != "cpu":
+        device = torch.device("cuda", torch.cuda.current_device())
+        if not (cuda := info.collect()["cuda"])["available"]:
+            return error(f"DCLS cannot use the GPU: {cuda['reason']}", 1)
+    checked = check.run(device)
+    sys.stdout.write(f"{check.render(checked)}\n")
+    if arguments.output is not None:
+        try:
+            arguments.output.write_text(json.dumps(checked, indent=1) + "\n", encoding="utf-8")
+        except OSError as failure:
+            return error(f"{arguments.output} cannot be written: {failure}", 1)
+    return 0 if checked["verdict"] == "pass" else 1
+
+
 def _cmake_dir() -> int:
     from DCLS.cmake import config_dir
 
@@ -120,6 +168,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = parser.parse_args(argv)
         if arguments.command == "info":
             return _info(arguments)
+        if arguments.command == "check":
+            return _check(arguments)
         if arguments.command == "cmake-dir":
             return _cmake_dir()
         return _demo(arguments, demo_parser)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from DCLS import _C, _checks, _cpu_rule
+from DCLS import _C, _checks, _cpu_rule, _cuda_model
 from DCLS._native.dense import DTYPES
 from DCLS._spec import INITIAL_SIG, MOST_TAPS, SIGMA_MIN
 
@@ -52,8 +52,10 @@ class Choice(NamedTuple):
             the dense kernel) or ``im2col``.
         reason: why, in words.
         source: what the reason rests on: ``asked`` (the layer's ``method``), ``layer`` (its kind
-            leaves no choice), ``CPU rule`` (measured on one machine, see docs/performance.md) or
-            ``default`` (nothing has been measured there).
+            leaves no choice), ``measured here`` (in this process), ``cache`` (measured before, on
+            such a device with these versions), ``CPU rule`` (measured on one machine, see
+            docs/performance.md), ``model`` (of GPUs: computed, not measured) or ``default``
+            (nothing is known there).
     """
 
     method: str
@@ -128,10 +130,11 @@ def choose(
 ) -> Choice:
     """Decides how a layer convolves, from sizes and flags alone, before a kernel is built.
 
-    On a CPU ``auto`` is a written rule of named terms (``DCLS._cpu_rule``). On other devices it is
-    torch's convolution, since nothing has been measured there. While torch exports, the sizes of
-    the input are not looked at, and while it compiles the batch is not: the graph serves other
-    sizes, too.
+    On a CPU ``auto`` is a written rule of named terms (``DCLS._cpu_rule``). On a GPU it is a model
+    (``DCLS._cuda_model``), which no measurement backs: a layer asks it only where it may not
+    measure, see ``DCLS.tune``. On other devices it is torch's convolution. While torch exports,
+    the sizes of the input are not looked at, and while it compiles the batch is not: the graph
+    serves other sizes, too.
 
     Args:
         input_shape: ``(N, I, *spatial)``, with what a padding mode other than zeros adds.
@@ -158,12 +161,23 @@ def choose(
     """
     if check_method(method) != "auto":
         return Choice(method, f"the layer's method is {method!r}", "asked")
-    if device_type != "cpu":
+    if device_type not in ("cpu", "cuda"):
         return Choice("conv", f"nothing has been measured on {device_type}", "default")
     ndim, size = len(kernel_size), math.prod(kernel_size)
     per_group = input_shape[1] // groups
     if per_group == 0 or out_channels == 0 or size == 0:
         return Choice("conv", "the kernel is empty", "default")
+    if device_type == "cuda":
+        ones, none = (1,) * ndim, (0,) * ndim
+        points = _cpu_rule.LARGE_MAP
+        if not _is_exporting():
+            points = _cuda_model.output_points(
+                input_shape[2:], kernel_size, stride or ones, padding or none
+            )
+        count = cells() if callable(cells) else cells
+        return _by_model(
+            input_shape[0], input_shape[1], out_channels, groups, points, size, count, dtype
+        )
     # The graph of an export serves inputs of other sizes too; a question about one restricts them.
     points = _cpu_rule.LARGE_MAP if _is_exporting() else math.prod(input_shape[2:])
     # So does one about the batch, while torch compiles or traces.
@@ -181,13 +195,58 @@ def choose(
     facts = _cpu_rule.Facts(
         ndim, channels, size, points, channels_last, training, values, fills, padded, _WIDE_VECTORS
     )
-    count: int | None = None if callable(cells) else cells
+    counted: int | None = None if callable(cells) else cells
     for term in find(facts):
-        if term.filled < 1 and count is None:
-            count = cells()  # type: ignore[operator]
-        if term.filled >= 1 or count <= term.filled * size:  # type: ignore[operator]
-            return Choice("direct", f"{term.name} ({_describe(size, count)})", "CPU rule")
-    return Choice("conv", f"no term of the rule holds ({_describe(size, count)})", "CPU rule")
+        if term.filled < 1 and counted is None:
+            counted = cells()  # type: ignore[operator]
+        if term.filled >= 1 or counted <= term.filled * size:  # type: ignore[operator]
+            return Choice("direct", f"{term.name} ({_describe(size, counted)})", "CPU rule")
+    return Choice("conv", f"no term of the rule holds ({_describe(size, counted)})", "CPU rule")
+
+
+#: Images that the model assumes where a graph serves any number of them.
+_GRAPH_BATCH: Final = 64
+
+#: Points of an output that it assumes where they are few: 7 x 7.
+_FEW_POINTS: Final = 49
+
+
+def _by_model(
+    batch: int,
+    in_channels: int,
+    out_channels: int,
+    groups: int,
+    points: int,
+    size: int,
+    cells: int,
+    dtype: torch.dtype,
+) -> Choice:
+    """Chooses on a GPU by the model."""
+    serves_others = is_tracing() or not (type(batch) is type(points) is int)
+    if serves_others:
+        # The graph depends on the part of the model, and on no size.
+        batch, points = _GRAPH_BATCH, max(_FEW_POINTS, _cuda_model.part_of(points).points)
+    if batch == 0 or points == 0:
+        return Choice("conv", "the output is empty", "default")
+    seconds = _cuda_model.estimate(
+        batch=batch,
+        in_channels=in_channels,
+        out_channels=out_channels,
+        groups=groups,
+        points=points,
+        kernel_points=size,
+        cells=cells,
+        dtype=dtype,
+    )
+    what = _describe(size, cells)
+    if serves_others:
+        return Choice(seconds.method, f"a model, not a measurement ({what})", "model")
+    return Choice(
+        seconds.method,
+        f"a model, not a measurement: direct {seconds.direct * 1e3:.2g} ms, "
+        f"conv {seconds.conv * 1e3:.2g} ms ({what})",
+        "model",
+    )
 
 
 def _describe(size: int, cells: int | None) -> str:

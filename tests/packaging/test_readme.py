@@ -46,7 +46,7 @@ def test_every_dcls_command_that_is_named_exists() -> None:
     parser, _ = cli._make_parser()
     for command in commands:
         arguments = [word for word in shlex.split(command) if word != "--help"]
-        assert parser.parse_args(arguments).command in ("demo", "info")
+        assert parser.parse_args(arguments).command in ("demo", "info", "check")
 
 
 def test_the_front_page_of_the_site(capsys: pytest.CaptureFixture[str]) -> None:

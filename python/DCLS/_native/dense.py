@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from DCLS import _C
+from DCLS._native import first_use
 from DCLS._spec import VERSIONS
 
 #: Element types that the native library computes, with its numbers for them.
@@ -24,6 +25,8 @@ def _address(tensor: Tensor | None) -> int:
 
 def _execution(device: torch.device) -> _C.Execution:
     if device.type == "cuda":
+        if first_use.pending:
+            first_use.before_use(device, construct)
         index = torch.cuda.current_device() if device.index is None else device.index
         return _C.Execution(_CUDA, index, torch.cuda.current_stream(device).cuda_stream, 1)
     # Asked for at each call: OpenMP's own setting belongs to a thread, torch's to the process.

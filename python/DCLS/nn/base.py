@@ -87,7 +87,8 @@ class _DclsModule(_ChoosesMethod):
         else:
             choice = self._choose(x, padding, weight, P, SIG)
             if not torch.compiler.is_compiling() and logger.isEnabledFor(logging.DEBUG):
-                logger.debug("%s(%s): %s: %s", type(self).__name__, self.extra_repr(), *choice[:2])
+                name = f"{type(self).__name__}({self.extra_repr()})"
+                logger.debug("%s: %s: %s: %s", name, choice.source, choice.method, choice.reason)
             if choice.method == "direct":
                 output = self._in_one_call(x, weight, bias, P, SIG, padding)
                 if output is not None:

@@ -23,12 +23,18 @@ from DCLS.method import (
 )
 from DCLS.nn.builders import _ConstructKernel
 from DCLS.nn.parameters import _DclsParameters
+from DCLS.tuning import state
+from DCLS.tuning.problem import Geometry, Problem, bucket
 
 #: So many kernels are counted to know how full all of them are: to about two hundredths.
 _COUNTED_PAIRS = 64
 
 #: Counting takes as long as a million products do. It serves convolutions of many more.
 _WORTH_COUNTING = 1 << 26
+
+#: A measured choice is of new widths, and elements that are spread. With more times their cells it
+#: does not hold.
+_WIDE = 2
 
 
 class _ChoosesMethod(_DclsParameters):
@@ -39,7 +45,7 @@ class _ChoosesMethod(_DclsParameters):
 
         Gradient mode, autocast, the parameters' ``requires_grad`` and the input's layout count as
         they are at the call. On a CPU so do the positions and the widths, where the choice depends
-        on them.
+        on them. On a GPU it measures where ``forward`` would, see ``DCLS.tune``.
 
         Args:
             input: ``(N, in_channels, *spatial)`` or ``(in_channels, *spatial)``.
@@ -123,28 +129,116 @@ class _ChoosesMethod(_DclsParameters):
         size = self._whole_kernel_size() if kernel is None else tuple(kernel.shape[2:])
         tensors = [kernel] if kernel is not None else [t for t in (weight, P, SIG) if t is not None]
         cells: int | Callable[[], int] = math.prod(size)
-        if isinstance(self.DCK, _ConstructKernel):
+        own = isinstance(self.DCK, _ConstructKernel)
+        if own:
             cells = self._expected_cells()
             # In this order: a question about its sizes would bind a graph to them, and a small
             # layer should not pay for the questions behind it.
             if self.known_width is None and not is_tracing():
                 products = x.numel() * math.prod(weight.shape[:2]) * math.prod(size)
                 worth = products > _WORTH_COUNTING * self.in_channels
-                if worth and self.DCK.is_plain() and may_read([*tensors, x]):
+                if worth and self._is_plain() and may_read([*tensors, x]):
                     cells = functools.partial(self._count_cells, weight, P, SIG)
-        return choose(
+        explicit = self._explicit_padding()[::-2] if isinstance(padding, str) else padding
+        trains, last = self._trains(tensors), is_channels_last(x)
+        find = functools.partial(
+            choose,
             input_shape=x.shape if x.ndim == ndim + 2 else (1, *x.shape),
             out_channels=self.out_channels,
             groups=self.groups,
             kernel_size=size,
-            cells=cells,
-            training=self._trains(tensors),
+            training=trains,
             dtype=dtype,
             stride=self.stride,
-            padding=self._explicit_padding()[::-2] if isinstance(padding, str) else padding,
-            channels_last=is_channels_last(x),
+            padding=explicit,
+            channels_last=last,
             device_type=x.device.type,
         )
+        if own and (x.is_cuda or state.latest or state.recorder is not None):
+            if callable(cells) and self.version in SIGMA_VERSIONS:
+                cells = cells()
+            geometry = self._geometry(x, weight, explicit, dtype, last, trains)
+            # A list: torch.compile cannot take a generator here.
+            if is_tracing() or not all([type(length) is int for length in x.shape]):  # noqa: C419
+                # A graph serves other sizes, too, and other settings of torch.
+                return state.measured_before(geometry) or find(cells=cells)
+            return self._measured(geometry, x, tensors, cells, find)
+        return find(cells=cells)
+
+    def _geometry(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        padding: tuple[int, ...],
+        dtype: torch.dtype,
+        channels_last: bool,
+        trains: bool,
+    ) -> Geometry:
+        """Returns what a measured choice depends on, except for the size of ``x``."""
+        builder = self.DCK
+        assert isinstance(builder, _ConstructKernel)
+        return Geometry(
+            x.device.type,
+            x.device.index,
+            dtype,
+            x.dtype,
+            weight.dtype,
+            channels_last,
+            self.in_channels,
+            self.out_channels,
+            self.groups,
+            self._whole_kernel_size(),
+            self.dense_kernel_size,
+            self.dilated_kernel_size,
+            self.stride,
+            padding,
+            self.version,
+            self.kernel_count,
+            builder._sigma_min(self.version),
+            bucket(self._expected_cells()),
+            self.bias is not None,
+            torch.is_grad_enabled() and x.requires_grad,
+            trains,
+        )
+
+    def _measured(
+        self,
+        geometry: Geometry,
+        x: Tensor,
+        tensors: Sequence[Tensor],
+        cells: int | Callable[[], int],
+        static: Callable[..., Choice],
+    ) -> Choice:
+        """Returns what was measured for such a call, or is now; else the static choice."""
+        # Only now: most layers on a CPU do not need it.
+        from DCLS.tuning import facts, lookup
+
+        ndim = len(self.stride)
+        batch = x.shape[0] if x.ndim == ndim + 2 else 1
+        flags = facts.flags(geometry.device_type)
+        problem = Problem(geometry, bucket(batch), tuple(x.shape[-ndim:]), flags)
+        why_not = ""
+        if not self._is_plain():
+            why_not = "a subclass or a hook may change the kernel"
+        elif not callable(cells) and cells > _WIDE * self._expected_cells():
+            why_not = "its elements are wider than new ones; known_width is not set"
+        width = self.known_width
+        if state.recorder is not None:
+            choice = static(cells=cells)
+            state.recorder.append(state.Asked(self, problem, batch, width, choice, why_not))
+            return choice
+        if not why_not:
+            measured, why_not = lookup.find(problem, batch, width, [x, *tensors])
+            if measured is not None:
+                return measured
+        choice = static(cells=cells)
+        if x.is_cuda:
+            choice = choice._replace(reason=f"{choice.reason}; not measured: {why_not}")
+        return choice
+
+    def _is_plain(self) -> bool:
+        """Whether the kernel is what a builder of this package builds."""
+        return isinstance(self.DCK, _ConstructKernel) and self.DCK.is_plain()
 
     def _expected_cells(self) -> int:
         builder = self.DCK

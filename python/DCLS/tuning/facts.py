@@ -1,0 +1,137 @@
+"""What torch and the machine are: the parts of a key that no layer knows."""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.nn import Parameter
+
+from DCLS import _C
+from DCLS.method import is_tracing
+
+
+def _precision(backend: str) -> str:
+    """In which precision a float32 convolution may run: ``tf32``, ``bf16``, or a name for exact."""
+    try:
+        # Both ways to set it end there; the older getters raise where both were used.
+        return str(torch._C._get_fp32_precision_getter(backend, "conv"))
+    except AttributeError:  # before torch 2.9
+        return "tf32" if backend == "cuda" and torch._C._get_cudnn_allow_tf32() else "ieee"
+
+
+def flags(device_type: str) -> tuple[Any, ...]:
+    """Returns the settings of torch that a convolution's time depends on.
+
+    It is asked for at each call of a layer, so that it reads torch's variables directly.
+    """
+    deterministic = torch._C._get_deterministic_algorithms()
+    if device_type == "cpu":
+        return (
+            deterministic,
+            torch.get_num_threads(),
+            torch._C._get_mkldnn_enabled(),
+            _precision("mkldnn"),
+        )
+    return (
+        deterministic,
+        torch._C._get_cudnn_enabled(),
+        torch._C._get_cudnn_benchmark(),
+        torch._C._get_cudnn_deterministic(),
+        _precision("cuda"),
+    )
+
+
+def may_round_float32(device_type: str) -> bool:
+    """Whether torch may compute a float32 convolution with fewer bits (TF32)."""
+    return _precision("mkldnn" if device_type == "cpu" else "cuda") in ("tf32", "bf16")
+
+
+@functools.cache
+def machine(device: torch.device) -> dict[str, Any]:
+    """Returns what a device is, and the versions of what runs on it, as JSON can hold them."""
+    found: dict[str, Any] = {"torch": torch.__version__, "DCLS": _C.__version__}
+    if device.type == "cuda":
+        found |= {
+            "device": torch.cuda.get_device_name(device),
+            "capability": list(torch.cuda.get_device_capability(device)),
+            "cuda": torch.version.cuda or torch.version.hip or "",
+            "cudnn": torch.backends.cudnn.version(),
+            "driver": _C.cuda_status()["driver"],
+        }
+    else:
+        found |= {
+            "device": _processor() if device.type == "cpu" else device.type,
+            "capability": torch.backends.cpu.get_cpu_capability(),
+            "simd": _C.build_info()["simd"],
+        }
+    return found
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def free_memory(device: torch.device) -> float:
+    """Returns about how many bytes can still be allocated on a device."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return float(free + cached)
+    try:
+        return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (ValueError, OSError):
+        return float("inf")
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory ran out, on a GPU or on a CPU."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and any(
+        part in text
+        for part in ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED")
+    )
+
+
+def in_process_group() -> bool:
+    """Whether this process is one of several that train together."""
+    distributed = torch.distributed
+    return (
+        distributed.is_available()
+        and distributed.is_initialized()
+        and distributed.get_world_size() > 1
+    )
+
+
+def reason_not_to_measure(tensors: Sequence[Tensor]) -> str:
+    """Says why a forward pass with these tensors must not measure now, else returns ""."""
+    if is_tracing():
+        return "torch compiles, exports or traces"
+    if torch._C._are_functorch_transforms_active():
+        return "torch.func transforms the call"
+    if torch._C._len_torch_dispatch_stack():
+        return "a dispatch mode is active"
+    if any(type(tensor) not in (Tensor, Parameter) for tensor in tensors):
+        return "an input or a parameter is a subclass of Tensor"
+    if forward_ad._current_level >= 0:
+        return "forward-mode derivatives are computed"
+    if any(tensor.is_cuda for tensor in tensors) and torch.cuda.is_current_stream_capturing():
+        return "a CUDA graph is captured"
+    if in_process_group():
+        return "processes train together: DCLS.tune measures for all of them"
+    return ""

@@ -1,0 +1,88 @@
+"""Measures a problem on the device where it will run."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+import torch
+
+from DCLS.tuning import facts
+from DCLS.tuning.candidates import CudaClock, HostClock, Synthetic, bytes_needed, output_size
+from DCLS.tuning.decide import LIMITS, Decision, Limits, decide
+from DCLS.tuning.problem import Problem
+
+#: The part of the free memory that a measurement may take.
+MEMORY_PART: Final = 0.5
+
+Result = TypeVar("Result")
+
+
+def measure(problem: Problem, batch: int, width: float | None, limits: Limits = LIMITS) -> Decision:
+    """Runs the candidates on synthetic tensors and decides.
+
+    Args:
+        problem: the layer and its input.
+        batch: images of the input. Fewer are taken where they do not fit in the memory.
+        width: ``abs(SIG)`` of the elements; None for that of a new layer.
+        limits: the budget.
+
+    Returns:
+        The decision; none is taken where not even one image fits.
+    """
+    device = problem.geometry.device
+    if batch < 1 or min(output_size(problem)) < 1:
+        return Decision(None, {})
+    room = MEMORY_PART * facts.free_memory(device)
+    while batch > 1 and bytes_needed(problem, batch) > room:
+        batch = math.ceil(batch / 2)
+    if bytes_needed(problem, batch) > room:
+        return Decision(None, {})
+
+    def run() -> Decision:
+        if device.type != "cuda":
+            return _decide(problem, batch, width, HostClock(), limits)
+        with torch.cuda.device(device):
+            torch.cuda.synchronize()
+            return _decide(problem, batch, width, CudaClock(), limits)
+
+    return in_a_thread(run)
+
+
+def _decide(
+    problem: Problem, batch: int, width: float | None, clock: HostClock, limits: Limits
+) -> Decision:
+    try:
+        synthetic = Synthetic(problem, batch, width)
+    except RuntimeError as error:
+        if not facts.is_out_of_memory(error):
+            raise
+        return Decision(None, {})
+    return decide(
+        synthetic.steps(), "conv", clock, synthetic.differs, facts.is_out_of_memory, limits
+    )
+
+
+def in_a_thread(function: Callable[[], Result]) -> Result:
+    """Calls a function in a new thread, where torch's settings of a thread are those of a start.
+
+    Gradient and inference mode, autocast, the modes and hooks of saved tensors that surround a
+    forward pass would change what is measured. Activation checkpointing counts saved tensors.
+    """
+    results: list[Result] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            results.append(function())
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, name="DCLS tuning")
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
+    return results[0]
