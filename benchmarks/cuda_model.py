@@ -121,18 +121,32 @@ def disassemble(kernel: str, nvcc: Path, cache: Path) -> Path:
     return text
 
 
-def model(build: Path, only: str, blocks: int, jobs: int) -> list[Launch]:
-    """Compiles, runs the model, and returns a record for each launch."""
+def model(build: Path, only: str, blocks: int, jobs: int, verify: bool) -> list[Launch]:
+    """Compiles, runs the model, and returns a record for each launch.
+
+    Args:
+        build: A build folder of the C++ tests.
+        only: Text in the name of a layer, its dtype and layout; all layers if empty.
+        blocks: Blocks of each launch that are run.
+        jobs: Kernels that are compiled at a time.
+        verify: Whether small layers are run whole first, and compared with the host.
+
+    Raises:
+        MissingToolError: nvcc or nvdisasm is not there.
+        ModelError: A step failed, or machine code and host give different results.
+    """
     nvcc = find_nvcc()
     find_nvdisasm(nvcc)
     program = build_program(build)
     which = ["--only", only] if only else []
-    kernels = run([program, "--kernels", *which]).splitlines()
+    kernels = run([program, "--kernels", *([] if verify else which)]).splitlines()
     cache = build / "cuda-model" / sources_digest(nvcc)
     cache.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(jobs) as pool:
         texts = list(pool.map(lambda kernel: disassemble(kernel, nvcc, cache), kernels))
     given = [part for text in texts for part in ("--sass", str(text))]
+    if verify:
+        print(run([program, "--verify", *given]), end="")
     out = run([program, "--blocks", str(blocks), *which, *given])
     return [json.loads(line) for line in out.splitlines()]
 
@@ -256,11 +270,12 @@ def main() -> int:
     parser.add_argument("--device", default="H200", choices=[d.name for d in DEVICES])
     parser.add_argument("--build", type=Path, default=ROOT / "build" / "dev", metavar="FOLDER")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--verify", action="store_true", help="compare results with the host's")
     parser.add_argument("--check", action="store_true", help="compare with the budgets")
     parser.add_argument("--write", action="store_true", help="write the budgets anew")
     options = parser.parse_args()
     try:
-        launches = model(options.build, options.only, options.blocks, options.jobs)
+        launches = model(options.build, options.only, options.blocks, options.jobs, options.verify)
     except MissingToolError as missing:
         print(f"cuda_model: SKIPPED, the CUDA kernels were not modelled: {missing}")
         return SKIPPED

@@ -58,4 +58,15 @@ inline std::vector<Layer> layers() {
   return list;
 }
 
+/// Layers of the same kernels, so small that all of their blocks can be run.
+inline std::vector<Layer> small_layers() {
+  return {
+      {"small 6@20x23 9x7 v1", 2, 2, 6, 6, 6, {20, 23}, {9, 7}, Version::kV1, 5},
+      {"small 5@9x8 5x5 gauss", 2, 3, 5, 5, 5, {9, 8}, {5, 5}, Version::kGauss, 3},
+      {"small 4 to 6 @30 9 gauss", 1, 2, 4, 6, 1, {30}, {9}, Version::kGauss, 2},
+      {"small 3@6x7x8 3x3x5 v1", 3, 2, 3, 3, 3, {6, 7, 8}, {3, 3, 5}, Version::kV1, 4},
+      {"small im2col 3@11x10 5x7 v1", 2, 2, 3, 3, 3, {11, 10}, {5, 7}, Version::kV1, 4, true},
+  };
+}
+
 }  // namespace dcls::model
