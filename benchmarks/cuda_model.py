@@ -266,7 +266,7 @@ def main() -> int:
     """Runs the model; returns the exit status."""
     parser = argparse.ArgumentParser(description="Models the CUDA kernels without a GPU.")
     parser.add_argument("--only", default="", metavar="TEXT", help="layers with this in their name")
-    parser.add_argument("--blocks", type=int, default=3, help="blocks of each launch that are run")
+    parser.add_argument("--blocks", type=int, default=2, help="blocks of each launch that are run")
     parser.add_argument("--device", default="H200", choices=[d.name for d in DEVICES])
     parser.add_argument("--build", type=Path, default=ROOT / "build" / "dev", metavar="FOLDER")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)

@@ -49,9 +49,9 @@ DEVICES = (
 
 #: Classes of instructions, by their names: the first that fits.
 CLASSES = {
-    "tensor": r"HMMA|LDSM|IMMA",
+    "tensor": r"HMMA|IMMA",
     "FMA": r"FFMA|FMUL|FADD",
-    "LDS": r"LDS",
+    "LDS": r"LDS|LDSM",
     "STS": r"STS",
     "copy": r"LDGSTS|UBLKCP",
     "LDG": r"LDG|LD",
@@ -138,7 +138,8 @@ def blocks_a_multiprocessor(launch: Launch, device: Device) -> int:
 def times(launch: Launch, device: Device) -> dict[str, float]:
     """Seconds that each resource of a GPU needs for a launch.
 
-    The multiprocessor with the most blocks counts. DRAM moves input and output once, or what the
+    ``shared`` is the pipe of shared memory and L1: wavefronts of the one, lines of the other. The
+    multiprocessor with the most blocks counts. DRAM moves input and output once, or what the
     kernel reads and writes if that is less.
     """
     counts: Mapping[str, Count] = launch["counts"]

@@ -21,7 +21,7 @@ namespace {
 struct Options {
   Launches::Task task = Launches::Task::kCosts;
   std::vector<std::string> sass;
-  std::uint64_t blocks = 3;
+  std::uint64_t blocks = 2;
   std::string only;
 };
 

@@ -26,6 +26,13 @@ struct Group {
   std::uint64_t then = 0;       ///< where it goes on after kConverge
 };
 
+/// Bytes on their way to shared memory.
+struct AsyncCopy {
+  unsigned char* to;
+  int bytes;
+  std::array<unsigned char, 16> data;
+};
+
 struct Warp {
   std::array<Lanes, 257> r{};  ///< the last one takes what is written to RZ
   std::array<std::uint32_t, 65> u{};
@@ -41,6 +48,7 @@ struct Warp {
   int index = 0;                     ///< in the block
   std::uint32_t live = 0;
   std::uint64_t collective_end = 0;
+  std::vector<std::vector<AsyncCopy>> copies{1};  ///< groups; the last one is open
 };
 
 /// What a launch is.

@@ -75,28 +75,14 @@ inline void multiply(const Step& s) {
   float_operation(s, 2, [](const float (&x)[3]) { return x[0] * x[1]; });
 }
 
-/// FSETP and FSET: U at the end of a comparison means that it holds for NaN as well.
-inline bool compare_floats(const Instruction& in, float a, float b) {
-  const bool unordered = std::isnan(a) || std::isnan(b);
-  if (in.has("NAN")) return unordered;
-  if (in.has("NUM")) return !unordered;
-  for (const char* name : {"LTU", "LEU", "GTU", "GEU", "EQU", "NEU"}) {
-    if (!in.has(name)) continue;
-    if (unordered) return true;
-    Instruction plain;
-    plain.modifiers.emplace_back(name, 2);
-    return compare(plain, a, b);
-  }
-  return !unordered && compare(in, a, b);
-}
-
 inline void compare_and_set_predicate(const Step& s) {
   const Parts p(s.in, false);
   Lanes ra, rb;
   const std::uint32_t* const a = floats(s, *p.source[0], ra);
   const std::uint32_t* const b = floats(s, *p.source[1], rb);
+  const unsigned bits = comparison(s.in);
   finish_comparison(s, p, lanes_where(s.lanes, [&](std::size_t l) {
-                      return compare_floats(s.in, bits_as<float>(a[l]), bits_as<float>(b[l]));
+                      return compare(bits, bits_as<float>(a[l]), bits_as<float>(b[l]));
                     }));
 }
 
@@ -106,11 +92,13 @@ inline void compare_and_set(const Step& s) {
   const std::uint32_t* const a = floats(s, *p.source[0], ra);
   const std::uint32_t* const b = floats(s, *p.source[1], rb);
   const std::uint32_t with = predicate(s, *p.in[0]);
+  const unsigned bits = comparison(s.in);
+  const bool either = s.in.has("OR");
   const std::uint32_t set = s.in.has("BF") ? bits_as<std::uint32_t>(1.0f) : ~0u;
   write(s, *p.dest, [&](std::size_t l) {
-    const bool value = compare_floats(s.in, bits_as<float>(a[l]), bits_as<float>(b[l]));
+    const bool value = compare(bits, bits_as<float>(a[l]), bits_as<float>(b[l]));
     const bool other = (with >> l & 1u) != 0;
-    return (s.in.has("OR") ? value || other : value && other) ? set : 0u;
+    return (either ? value || other : value && other) ? set : 0u;
   });
 }
 

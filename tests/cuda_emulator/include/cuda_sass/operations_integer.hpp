@@ -38,13 +38,11 @@ inline void add3(const Step& s) {
   write(s, *p.dest, [&](std::size_t l) { return static_cast<std::uint32_t>(sum[l]); });
 }
 
-/// IMAD in all its forms: low word, high word, or both.
+/// IMAD in all its forms: low word, high word, or both. Modifiers such as MOV and SHL name special
+/// cases for the reader, and change nothing.
 inline void multiply_add(const Step& s) {
   const Parts p(s.in);
   const bool is_signed = !s.in.has("U32"), wide = s.in.has("WIDE"), high = s.in.has("HI");
-  if (s.in.has("MOV") || s.in.has("SHL") || s.in.has("IADD") || s.in.has("U32") || true) {
-    // The names of special cases change nothing: they are printed for the reader.
-  }
   Lanes ra, rb, rc, rd;
   Operand factor = *p.source[0], other = *p.source[1], addend = *p.source[2];
   const bool minus = factor.minus != other.minus;
@@ -55,9 +53,7 @@ inline void multiply_add(const Step& s) {
   const std::uint32_t carry_in = extended && p.ins > 0 ? predicate(s, *p.in[0]) : 0;
   if (!wide && !high) {
     const std::uint32_t* const c = ints(s, addend, rc);
-    std::uint32_t carry_out = 0;
     if (p.outs > 0) throw SassError("carry of a low product");
-    static_cast<void>(carry_out);
     write(s, *p.dest, [&](std::size_t l) {
       const std::uint32_t product = a[l] * b[l];
       return (minus ? 0u - product : product) + c[l] + (carry_in >> l & 1u);
@@ -207,17 +203,25 @@ inline void finish_comparison(const Step& s, const Parts& p, std::uint32_t value
   if (p.outs > 1) set_predicate(s, p.out[1], combine(~value));
 }
 
-template <typename T>
-bool compare(const Instruction& in, T a, T b) {
-  if (in.has("LT")) return a < b;
-  if (in.has("LE")) return a <= b;
-  if (in.has("GT")) return a > b;
-  if (in.has("GE")) return a >= b;
-  if (in.has("EQ")) return a == b;
-  if (in.has("NE")) return a != b;
-  if (in.has("T")) return true;
-  if (in.has("F")) return false;
+/// What an instruction compares for: bits for less, equal, greater, and unordered.
+inline unsigned comparison(const Instruction& in) {
+  struct Name {
+    const char* text;
+    unsigned bits;
+  };
+  for (const Name& n :
+       {Name{"LT", 1}, Name{"EQ", 2}, Name{"LE", 3}, Name{"GT", 4}, Name{"NE", 5}, Name{"GE", 6},
+        Name{"NUM", 7}, Name{"NAN", 8}, Name{"LTU", 9}, Name{"EQU", 10}, Name{"LEU", 11},
+        Name{"GTU", 12}, Name{"NEU", 13}, Name{"GEU", 14}, Name{"T", 15}, Name{"F", 0}}) {
+    if (in.has(n.text)) return n.bits;
+  }
   throw SassError("unknown comparison");
+}
+
+template <typename T>
+bool compare(unsigned bits, T a, T b) {
+  const unsigned order = a < b ? 1 : a == b ? 2 : a > b ? 4 : 8;
+  return (bits & order) != 0;
 }
 
 inline void compare_integers(const Step& s) {
@@ -227,12 +231,13 @@ inline void compare_integers(const Step& s) {
   const std::uint32_t* const a = ints(s, *p.source[0], ra);
   const std::uint32_t* const b = ints(s, *p.source[1], rb);
   const std::uint32_t lower = extended ? predicate(s, *p.in[1]) : 0;
+  const unsigned bits = comparison(s.in);
   const bool differs = s.in.has("NE");
   finish_comparison(s, p, lanes_where(s.lanes, [&](std::size_t l) {
                       if (extended && a[l] == b[l]) return (lower >> l & 1u) != 0;
                       if (extended && differs) return true;
-                      if (is_unsigned) return compare(s.in, a[l], b[l]);
-                      return compare(s.in, static_cast<std::int32_t>(a[l]),
+                      if (is_unsigned) return compare(bits, a[l], b[l]);
+                      return compare(bits, static_cast<std::int32_t>(a[l]),
                                      static_cast<std::int32_t>(b[l]));
                     }));
 }

@@ -112,7 +112,8 @@ void store(const Step& s) {
   }
 }
 
-/// LDGSTS, cp.async: from global to shared memory; zeros where a predicate says so.
+/// LDGSTS, cp.async: from global to shared memory; zeros where a predicate says so. What is copied
+/// arrives when the warp waits for it, and is NaN until then.
 inline void copy_async(const Step& s) {
   const Parts p(s.in, false);
   const int bytes = s.in.access_bytes();
@@ -122,13 +123,29 @@ inline void copy_async(const Step& s) {
   count_access(s, to, s.lanes, bytes, true);
   if (read != 0) s.count.sectors += static_cast<unsigned>(touched(from, read, bytes, 32));
   for_lanes(s.lanes, [&](std::size_t l) {
-    unsigned char* const at = s.machine.shared(to[l], bytes);
+    AsyncCopy copy{s.machine.shared(to[l], bytes), bytes, {}};
     if ((read >> l & 1u) != 0) {
-      std::memcpy(at, reinterpret_cast<const void*>(from[l]), static_cast<std::size_t>(bytes));
-    } else {
-      std::memset(at, 0, static_cast<std::size_t>(bytes));
+      std::memcpy(copy.data.data(), reinterpret_cast<const void*>(from[l]),
+                  static_cast<std::size_t>(bytes));
     }
+    std::memset(copy.to, 0xff, static_cast<std::size_t>(bytes));
+    s.warp.copies.back().push_back(copy);
   });
+}
+
+/// LDGDEPBAR: the copies so far are a group.
+inline void close_copies(const Step& s) { s.warp.copies.emplace_back(); }
+
+/// DEPBAR.LE SB0, n: waits for all groups of copies but the last n.
+inline void wait_for_copies(const Step& s) {
+  if (!s.in.has("LE") || s.in.operands.size() < 2) return;
+  const auto open = static_cast<std::size_t>(s.in.operands[1].value) + 1;
+  while (s.warp.copies.size() > open) {
+    for (const AsyncCopy& copy : s.warp.copies.front()) {
+      std::memcpy(copy.to, copy.data.data(), static_cast<std::size_t>(copy.bytes));
+    }
+    s.warp.copies.erase(s.warp.copies.begin());
+  }
 }
 
 /// LDSM, ldmatrix: matrices of 8 rows of 16 bytes; the lanes 8 * i to 8 * i + 7 have the addresses
