@@ -274,6 +274,8 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="compare with the budgets")
     parser.add_argument("--write", action="store_true", help="write the budgets anew")
     options = parser.parse_args()
+    if options.write and options.only:
+        parser.error("--write takes all layers")
     try:
         launches = model(options.build, options.only, options.blocks, options.jobs, options.verify)
     except MissingToolError as missing:

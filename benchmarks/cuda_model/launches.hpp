@@ -56,6 +56,7 @@ inline std::vector<std::uint64_t> sample(std::uint64_t grid, std::uint64_t count
 
 /// Kernels whose results decide nothing in later ones: they need not run whole.
 inline const std::set<std::string> kResultsOnly = {"conv_forward", "conv_kernel_partial",
+                                                   "toeplitz_forward", "toeplitz_kernel_partial",
                                                    "layer_finish"};
 /// Any other launch runs whole on the host if its blocks take at most so many warp instructions:
 /// later kernels read lists of cells and taps that it writes.
@@ -94,6 +95,9 @@ class Launches {
     if (task_ == Task::kNames) return false;
     const auto found = program_.find(name);
     if (found == program_.end()) throw std::runtime_error("no machine code of " + name);
+    if (launch.grid.y * launch.grid.z * launch.block.y * launch.block.z != 1) {
+      throw std::runtime_error(name + " is launched with more than one axis");
+    }
     cuda_sass::LaunchShape shape;
     shape.grid = launch.grid.x;
     shape.threads = launch.block.x;

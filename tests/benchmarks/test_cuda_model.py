@@ -178,6 +178,12 @@ def test_without_nvcc_it_says_so(model, monkeypatch, capsys):
     )
 
 
+def test_budgets_are_written_whole(model, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["cuda_model.py", "--write", "--only", "56x56"])
+    with pytest.raises(SystemExit):
+        model.main()
+
+
 def test_the_committed_budgets_are_of_every_stage(model):
     rows = json.loads(model.RESULT.read_text())["results"]
     text = {f"{row['layer']}, {row['dtype']}, {row['layout']}" for row in rows}

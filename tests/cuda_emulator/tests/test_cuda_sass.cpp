@@ -54,7 +54,39 @@ std::vector<float> numbers(std::size_t count) {
   return values;
 }
 
+std::uint64_t read_bytes(const std::vector<unsigned char>& bytes, std::size_t at) {
+  std::uint64_t value = 0;
+  std::memcpy(&value, bytes.data() + at, sizeof(value));
+  return value;
+}
+
+void put(int* to, char add, double factor) { *to = add + static_cast<int>(factor); }
+
 }  // namespace
+
+TEST(an_observer_sees_launches) {
+  int value = 1;
+  std::vector<host_cuda::ObservedLaunch> seen;
+  bool runs = false;
+  host_cuda::launch_observer = [&](const host_cuda::ObservedLaunch& launch) {
+    seen.push_back(launch);
+    return runs;
+  };
+  host_cuda::launch(&put, 1, 1, 16, &value, char{3}, 4.0);
+  CHECK(value == 1);
+  runs = true;
+  host_cuda::launch(&put, 1, 1, 16, &value, char{3}, 4.0);
+  CHECK(value == 7);
+  host_cuda::launch_observer = nullptr;
+  CHECK(seen.size() == 2);
+  CHECK(seen[0].kernel == reinterpret_cast<const void*>(&put));
+  CHECK(seen[0].shared_bytes == 16 && seen[0].grid.x == 1);
+  // As nvcc lays them out: each is aligned to its size.
+  const std::vector<unsigned char>& bytes = seen[0].parameters;
+  CHECK(bytes.size() == 24 && bytes[8] == 3);
+  CHECK(bits_as<int*>(read_bytes(bytes, 0)) == &value);
+  CHECK(bits_as<double>(read_bytes(bytes, 16)) == 4.0);
+}
 
 TEST(a_copy) {
   const GuardedBuffer<float> from(numbers(512), "from", Guard::kBegin);
