@@ -4,7 +4,8 @@
     python docs/make_performance.py --check   # exit status 1 if page or pictures are not current
 
 Every number of the page comes out of such a file. ``benchmarks/suite.py`` writes the files for the
-CPU, ``scripts/gpu_check.sh`` the files for a GPU. ``docs/draw_performance.py`` draws the pictures.
+CPU, ``scripts/gpu_check.sh`` the files for a GPU, ``benchmarks/cuda_model.py`` that of the model.
+``docs/draw_performance.py`` draws the pictures.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import hashlib
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import harness  # noqa: E402
 import suite  # noqa: E402
+from performance_model import model_lines  # noqa: E402
 from performance_sections import (  # noqa: E402
     FURTHER,
     SECTIONS,
@@ -76,21 +79,33 @@ class ResultError(ValueError):
     """A file in benchmarks/results that no benchmark of the suite wrote."""
 
 
-def load(folder: Path) -> tuple[dict[str, Report], list[Report], list[Report]]:
-    """Returns the reports of the CPU by file name, those of GPUs, and the checks on a GPU."""
-    cpu, gpu, checks = {}, [], []
+@dataclass
+class Results:
+    """What the files of a folder hold."""
+
+    cpu: dict[str, Report] = field(default_factory=dict)  #: reports of the CPU by file name
+    gpu: list[Report] = field(default_factory=list)
+    checks: list[Report] = field(default_factory=list)  #: runs of scripts/gpu_check.sh
+    model: Report | None = None  #: of benchmarks/cuda_model.py
+
+
+def load(folder: Path) -> Results:
+    """Reads the files of results."""
+    results = Results()
     names = {benchmark.name for benchmark in suite.BENCHMARKS}
     for path in sorted(folder.glob("*.json")):
         content = {"file": path.name, **harness.read_json(path)}
         if content.get("check") == "gpu":
-            checks.append(content)
+            results.checks.append(content)
+        elif content.get("model") == "cuda":
+            results.model = content
         elif content.get("benchmark") not in names or content.get("device") not in ("cpu", "cuda"):
             raise ResultError(f"{path} is neither of a benchmark in suite.py nor of a GPU check")
         elif content["device"] == "cuda":
-            gpu.append(content)
+            results.gpu.append(content)
         else:
-            cpu[path.stem.removesuffix("-cpu")] = content
-    return cpu, gpu, checks
+            results.cpu[path.stem.removesuffix("-cpu")] = content
+    return results
 
 
 def digest(path: Path) -> str:
@@ -148,7 +163,8 @@ def check_lines(check: Report) -> list[str]:
 
 def page(folder: Path) -> str:
     """The text of the page for the results in a folder."""
-    cpu, gpu, checks = load(folder)
+    results = load(folder)
+    cpu, gpu, checks = results.cpu, results.gpu, results.checks
     where = "Nothing has been measured yet."
     if cpu:
         machines = sorted({machine_text(report) for report in cpu.values()})
@@ -182,6 +198,7 @@ def page(folder: Path) -> str:
         lines += check_lines(check)
     if not checks:
         lines += ["*The tests have not been run on a GPU yet.*", ""]
+    lines += model_lines(results.model)
     return "\n".join(lines).rstrip() + "\n"
 
 

@@ -99,6 +99,54 @@ def test_results_are_shown_with_their_origin(make, tmp_path):
     assert "have not been run on a GPU yet" not in text
 
 
+MODEL = {
+    "model": "cuda",
+    "command": "python benchmarks/cuda_model.py --write",
+    "architecture": "sm_90",
+    "nvcc": "Build imaginary",
+    "results": [
+        {
+            "layer": "96@56x56 17x17 v1",
+            "dtype": "float32",
+            "layout": "NCHW",
+            "kernel": kernel,
+            "pass": which,
+            "registers": 77,
+            "spill_instructions": 3,
+            "blocks": {"H200": 5},
+            "instructions": 400,
+            "classes": {"FMA": 90, "tensor": 10, "integer": 300},
+            "load_wavefronts": 1.234,
+            "us": {"H200": time, "A100": 2 * time},
+            "binds": {"H200": "issue"},
+            "floor_us": {"H200": 124.4},
+        }
+        for kernel, which, time in (
+            ("layer_prepare", "forward", 4.5),
+            ("conv_forward", "forward", 570.7),
+            ("conv_forward", "backward", 560.0),
+        )
+    ],
+}
+
+
+def test_the_model_is_shown_as_a_model(make, tmp_path):
+    page = tmp_path / "page.md"
+    assert make("--results", tmp_path, "--page", page) == (0, "")
+    assert "*Not modelled yet.*" in page.read_text()
+    (tmp_path / "cuda-model.json").write_text(json.dumps(MODEL))
+    assert make("--results", tmp_path, "--page", page) == (0, "")
+    text = page.read_text()
+    assert "**Nothing in this section is measured.**" in text
+    assert "**Nothing has been measured on a GPU.**" in text
+    assert "*Not modelled yet.*" not in text
+    rows = [line.replace(" ", "") for line in text.splitlines() if line.startswith("|")]
+    # Layer, model on each GPU, floor, and the column for what a GPU will say.
+    assert "|layer|H200,model|A100,model|floor(H200)|measured|" in rows
+    assert "|96@56x5617x17v1,float32,NCHW|575+560|1150+1120|124||" in rows
+    assert "|conv_forward(backward),float32,NCHW|77|3|5|400|25%|1.23|issue|" in rows
+
+
 def test_check_sees_a_change(make, tmp_path):
     page = tmp_path / "page.md"
     files = ("--results", tmp_path, "--page", page)

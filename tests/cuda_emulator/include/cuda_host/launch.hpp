@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <limits>
 #include <map>
 #include <memory>
@@ -234,6 +235,20 @@ inline void run_grid(const LaunchOptions& options, const Launch& launch) {
   }
 }
 
+/// The parameters as they lie in a GPU's constant memory.
+template <class... Parameters>
+std::vector<unsigned char> parameter_bytes(const std::tuple<Parameters...>& parameters) {
+  std::vector<unsigned char> bytes;
+  const auto add = [&](const auto& parameter) {
+    constexpr std::size_t kAlign = alignof(std::decay_t<decltype(parameter)>);
+    const std::size_t at = (bytes.size() + kAlign - 1) / kAlign * kAlign;
+    bytes.resize(at + sizeof(parameter));
+    std::memcpy(bytes.data() + at, &parameter, sizeof(parameter));
+  };
+  std::apply([&](const auto&... each) { (add(each), ...); }, parameters);
+  return bytes;
+}
+
 /// Which kernels were launched, and how often.
 struct LaunchRecord {
   std::mutex mutex;
@@ -245,6 +260,17 @@ struct LaunchRecord {
 };
 
 }  // namespace detail
+
+/// A launch, as an observer sees it.
+struct ObservedLaunch {
+  const void* kernel;
+  dim3 grid, block;
+  std::size_t shared_bytes;
+  std::vector<unsigned char> parameters;
+};
+
+/// Is told of each launch, if it is set, and returns whether it shall run.
+inline std::function<bool(const ObservedLaunch&)> launch_observer;
 
 /// Runs kernel<<<grid, block, shared_bytes>>>(args...) and waits for it.
 /// @throws LaunchError if CUDA would refuse the launch; nothing has run then.
@@ -259,6 +285,10 @@ void launch(const LaunchOptions& options, void (*kernel)(Parameters...), dim3 gr
   static_assert((std::size_t{0} + ... + sizeof(Parameters)) <= 4096,
                 "CUDA has 4096 bytes for the parameters of a kernel");
   const std::tuple<Parameters...> parameters(std::forward<Arguments>(arguments)...);
+  if (launch_observer && !launch_observer({reinterpret_cast<const void*>(kernel), grid, block,
+                                           shared_bytes, detail::parameter_bytes(parameters)})) {
+    return;
+  }
   const auto body = [&] { std::apply(kernel, parameters); };
   Launch plan{grid, block, shared_bytes, options.schedule, nullptr, &body};
   plan.body = [](const void* closure) { (*static_cast<const decltype(body)*>(closure))(); };
