@@ -64,15 +64,12 @@ float value_of(const std::uint32_t* registers, int i) {
   }
 }
 
-}  // namespace fragment
-
-/// sum += a . b, by a whole warp: a has 16 rows, b 8 columns, both of Storage; float stands for
-/// TF32. The registers give the depth: 4 of a are 16 deep (TF32: 8), 2 are 8 deep.
+/// Out of line, as what follows: kernels unroll hundreds of calls.
 template <typename Storage, int kA, int kB>
-__device__ __forceinline__ void mma(float (&sum)[4], const std::uint32_t (&a)[kA],
-                                    const std::uint32_t (&b)[kB] DCLS_SITE_PARAMETER) {
+[[gnu::noinline]] void multiply(float (&sum)[4], const std::uint32_t (&a)[kA],
+                                const std::uint32_t (&b)[kB], host_cuda::Site site) {
   static_assert(kA == 2 * kB && (kA == 4 || (kA == 2 && sizeof(Storage) == 2)));
-  constexpr int kPer = fragment::kPerRegister<Storage>;
+  constexpr int kPer = kPerRegister<Storage>;
   constexpr int kDepth = 4 * kPer * kB;
   std::uint32_t mine[kA + kB];
   for (int i = 0; i < kA; ++i) mine[i] = a[i];
@@ -85,29 +82,27 @@ __device__ __forceinline__ void mma(float (&sum)[4], const std::uint32_t (&a)[kA
     // Only the rows and columns that this lane needs.
     if (lane / 4 == self / 4) {
       for (int i = 0; i < kA * kPer; ++i) {
-        const fragment::Place at = fragment::place_in_a<Storage>(lane, i);
-        rows[at.row][at.column] = fragment::value_of<Storage>(all[lane], i);
+        const Place at = place_in_a<Storage>(lane, i);
+        rows[at.row][at.column] = value_of<Storage>(all[lane], i);
       }
     }
     if (lane / 8 == self % 4) {
       for (int i = 0; i < kB * kPer; ++i) {
-        const fragment::Place at = fragment::place_in_b<Storage>(lane, i);
-        columns[at.row][at.column] = fragment::value_of<Storage>(all[lane] + kA, i);
+        const Place at = place_in_b<Storage>(lane, i);
+        columns[at.row][at.column] = value_of<Storage>(all[lane] + kA, i);
       }
     }
   }
   for (int i = 0; i < 4; ++i) {
-    const fragment::Place at = fragment::place_in_c(self, i);
+    const Place at = place_in_c(self, i);
     for (int k = 0; k < kDepth; ++k) sum[i] += rows[at.row][k] * columns[k][at.column];
   }
 }
 
-namespace fragment {
-
 /// Lane l gets of matrix i what ldmatrix gives it: of the 8 rows of 16 bytes whose addresses lanes
 /// 8 i to 8 i + 7 bring.
 template <int kCount, bool kTransposed>
-void load(std::uint32_t (&to)[kCount], const void* row, host_cuda::Site site) {
+[[gnu::noinline]] void load(std::uint32_t (&to)[kCount], const void* row, host_cuda::Site site) {
   const auto address = reinterpret_cast<std::uintptr_t>(row);
   if (address % 16 != 0) host_cuda::fail("ldmatrix from an address that is no multiple of 16");
   const std::uint32_t mine[2] = {static_cast<std::uint32_t>(address),
@@ -130,6 +125,14 @@ void load(std::uint32_t (&to)[kCount], const void* row, host_cuda::Site site) {
 
 }  // namespace fragment
 
+/// sum += a . b, by a whole warp: a has 16 rows, b 8 columns, both of Storage; float stands for
+/// TF32. The registers give the depth: 4 of a are 16 deep (TF32: 8), 2 are 8 deep.
+template <typename Storage, int kA, int kB>
+__device__ __forceinline__ void mma(float (&sum)[4], const std::uint32_t (&a)[kA],
+                                    const std::uint32_t (&b)[kB] DCLS_SITE_PARAMETER) {
+  fragment::multiply<Storage>(sum, a, b, site);
+}
+
 /// Loads kCount (1, 2 or 4) matrices of 8 x 8 values of 16 bits from shared memory. Lanes 8 i to
 /// 8 i + 7 give the addresses of the rows of matrix i, each aligned to 16 bytes; other lanes may
 /// give any valid address. A lane gets values (lane / 4, lane % 4 * 2 + {0, 1}) of each matrix, or,
@@ -149,6 +152,15 @@ __device__ __forceinline__ void ldmatrix_transposed(std::uint32_t (&to)[kCount],
 __device__ __forceinline__ std::uint32_t to_tf32(float value) {
   const auto bits = numeric::bit_cast<std::uint32_t>(value);
   return (bits & 0x7f800000u) == 0x7f800000u ? bits : (bits + 0x1000u) & 0xffffe000u;
+}
+
+/// Two values of 16 bits, rounded to nearest, the first in the low bits.
+template <typename Storage>
+__device__ __forceinline__ std::uint32_t pack(float low, float high) {
+  Storage pair[2];
+  numeric::store(pair, low);
+  numeric::store(pair + 1, high);
+  return pair[0].bits | static_cast<std::uint32_t>(pair[1].bits) << 16;
 }
 
 /// Begins to copy kBytes (4, 8 or 16) bytes to shared memory; zeros if not `exists`, then `from` is
@@ -267,6 +279,19 @@ __device__ __forceinline__ std::uint32_t to_tf32(float value) {
   asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(rounded) : "f"(value));
 #endif
   return rounded;
+}
+
+template <typename Storage>
+__device__ __forceinline__ std::uint32_t pack(float low, float high) {
+  std::uint32_t pair = 0;
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  if constexpr (std::is_same_v<Storage, Half>) {
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  } else {
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  }
+#endif
+  return pair;
 }
 
 template <int kBytes>
