@@ -7,6 +7,8 @@
 #include "cuda/construct/construct_launch.hpp"
 #include "cuda/conv/conv_launch.hpp"
 #include "cuda/conv/conv_make_plan.hpp"
+#include "cuda/conv/toeplitz_launch.hpp"
+#include "cuda/conv/toeplitz_make_plan.hpp"
 #include "cuda/im2col/im2col_launch.hpp"
 #include "cuda/layer/layer_launch.hpp"
 #include "interpolation/tap_table.hpp"
@@ -20,6 +22,23 @@ void convolve(const ConvArgs& args, const ConvPlan& plan, ConvPass pass, const C
   if (plan.channel_blocks * plan.phases * plan.tiles == 0) return;
   const auto launch = args.ndim == 1 ? launch_conv_listed<true> : launch_conv_listed<false>;
   launch(plan, pass, args.dtype, lists, source, bias, target, where);
+}
+
+/// Whether the tensor cores convolve, in place of lists of cells.
+bool on_tensor_cores(const ConvArgs& args, const Execution& where) {
+  return toeplitz_covers(args) && has_tensor_cores(where);
+}
+
+/// The forward pass, or the gradient of the input.
+void direct(const ConvArgs& args, ConvPass pass, const void* source, const void* kernel,
+            const void* bias, void* target, void* workspace, const Execution& where) {
+  if (on_tensor_cores(args, where)) {
+    const auto launch = args.dtype == DType::kFloat16 ? launch_toeplitz_forward<Half>
+                                                      : launch_toeplitz_forward<BFloat16>;
+    return launch(args, pass, source, kernel, bias, target, where);
+  }
+  const auto launch = args.ndim == 1 ? launch_conv_forward<true> : launch_conv_forward<false>;
+  launch(args, pass, source, kernel, bias, target, workspace, where);
 }
 
 }  // namespace
@@ -40,27 +59,32 @@ void construct_support(const ConstructArgs& args, std::uint8_t* support, const E
                 [&](auto ndim) { launch_construct_support<ndim()>(args, support, where); });
 }
 
-std::size_t direct_conv_workspace(const ConvArgs& args, ConvPass pass, const Execution&) {
+std::size_t direct_conv_workspace(const ConvArgs& args, ConvPass pass, const Execution& where) {
+  if (on_tensor_cores(args, where)) {
+    return pass == ConvPass::kBackwardKernel ? toeplitz_kernel_workspace(args) : 0;
+  }
   return conv_workspace(make_conv_plan(args, pass), pass, args.dtype).total();
 }
 
 void direct_conv(const ConvArgs& args, const void* input, const void* kernel, const void* bias,
                  void* output, void* workspace, const Execution& where) {
-  const auto launch = args.ndim == 1 ? launch_conv_forward<true> : launch_conv_forward<false>;
-  launch(args, ConvPass::kForward, input, kernel, bias, output, workspace, where);
+  direct(args, ConvPass::kForward, input, kernel, bias, output, workspace, where);
 }
 
 void direct_conv_backward_input(const ConvArgs& args, const void* grad_output, const void* kernel,
                                 void* grad_input, void* workspace, const Execution& where) {
-  const auto launch = args.ndim == 1 ? launch_conv_forward<true> : launch_conv_forward<false>;
-  launch(args, ConvPass::kBackwardInput, grad_output, kernel, nullptr, grad_input, workspace,
+  direct(args, ConvPass::kBackwardInput, grad_output, kernel, nullptr, grad_input, workspace,
          where);
 }
 
 void direct_conv_backward_kernel(const ConvArgs& args, const void* grad_output, const void* input,
                                  const std::uint8_t* support, void* grad_kernel, void* workspace,
                                  const Execution& where) {
-  const auto launch = args.ndim == 1 ? launch_conv_kernel<true> : launch_conv_kernel<false>;
+  auto* launch = args.ndim == 1 ? launch_conv_kernel<true> : launch_conv_kernel<false>;
+  if (on_tensor_cores(args, where)) {
+    launch = args.dtype == DType::kFloat16 ? launch_toeplitz_kernel<Half>
+                                           : launch_toeplitz_kernel<BFloat16>;
+  }
   launch(args, grad_output, input, support, grad_kernel, workspace, where);
 }
 

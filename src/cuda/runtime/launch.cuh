@@ -17,6 +17,9 @@ inline unsigned grid_for(std::int64_t items) {
   return static_cast<unsigned>(items < kMost ? items : kMost);
 }
 
+/// Shared memory that any GPU gives a block without being asked.
+inline constexpr std::size_t kUnaskedShared = 48 * 1024;
+
 #if !defined(DCLS_CUDA_ON_HOST)
 /// Throws CudaError naming `what` if `code` is an error.
 inline void check(cudaError_t code, const std::string& what) {
@@ -51,6 +54,12 @@ template <typename... Params, typename... Args>
 void launch(const char* name, const Execution& where, void (*kernel)(Params...), unsigned grid,
             unsigned block, std::size_t shared_bytes, Args&&... args) {
   const DeviceGuard guard(where.device_index);
+  if (shared_bytes > kUnaskedShared) {
+    check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                               cudaFuncAttributeMaxDynamicSharedMemorySize,
+                               static_cast<int>(shared_bytes)),
+          std::string("shared memory of CUDA kernel ") + name);
+  }
   kernel<<<grid, block, shared_bytes, static_cast<cudaStream_t>(where.stream)>>>(
       static_cast<Args&&>(args)...);
   check(cudaGetLastError(), std::string("launch of CUDA kernel ") + name);
@@ -59,7 +68,9 @@ void launch(const char* name, const Execution& where, void (*kernel)(Params...),
 template <typename... Params, typename... Args>
 void launch(const char*, const Execution&, void (*kernel)(Params...), unsigned grid, unsigned block,
             std::size_t shared_bytes, Args&&... args) {
-  host_cuda::launch(kernel, grid, block, shared_bytes, static_cast<Args&&>(args)...);
+  host_cuda::LaunchOptions options;
+  if (shared_bytes > kUnaskedShared) options.shared_limit = shared_bytes;
+  host_cuda::launch(options, kernel, grid, block, shared_bytes, static_cast<Args&&>(args)...);
 }
 #endif
 

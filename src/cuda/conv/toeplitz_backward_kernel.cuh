@@ -1,0 +1,197 @@
+#pragma once
+
+// Gradient of the kernel on tensor cores: see toeplitz_plan.hpp. The rows of the tile are the depth
+// of the products, 16 columns of the gradient of the output their rows, and 8 columns of the input
+// their columns.
+
+#include <cmath>
+#include <cstdint>
+
+#include "cuda/conv/toeplitz_tile.cuh"
+
+namespace dcls::cuda {
+
+/// Where a block works: a range of tiles, and units of its channels.
+struct ToeplitzKernelPlace {
+  std::int32_t channel, channels, unit, split;
+  std::int64_t tile, end;
+
+  __device__ __forceinline__ ToeplitzKernelPlace(const ToeplitzKernelPlan& plan,
+                                                 std::int64_t item) {
+    channel = static_cast<std::int32_t>(item % plan.channel_blocks) * plan.slots;
+    item /= plan.channel_blocks;
+    const std::int32_t rest = plan.channels - channel;
+    channels = rest < plan.slots ? rest : plan.slots;
+    unit = static_cast<std::int32_t>(item % plan.unit_blocks) * plan.block_units;
+    split = static_cast<std::int32_t>(item / plan.unit_blocks);
+    const std::int64_t tiles = std::int64_t{plan.tiles_n} * plan.tiles_y * plan.tiles_x;
+    const std::int64_t share = tiles / plan.splits;
+    const std::int64_t longer = tiles % plan.splits;  // as many splits have one more
+    tile = share * split + (split < longer ? split : longer);
+    end = tile + share + (split < longer ? 1 : 0);
+  }
+};
+
+/// Adds the products of one tile: sum[r][d] is that of kernel row r of the unit, of 16 columns of
+/// the target from 16 p on and the 8 columns of the source in block 2 p + d, for all p. `rows` are
+/// those of the unit. `probe` becomes NaN where the target is infinite or NaN. `places` are those
+/// of the tile's rows in `source`, which is the tile at the unit's first kernel row and column
+/// block; blocks `begin` to `end` - 1 are in it.
+template <int kTiles, int kBlocks, typename Storage>
+__device__ __forceinline__ void add_gradients(const Storage* source, const std::int32_t* places,
+                                              int pitch, const Storage* target, int target_pitch,
+                                              int steps, int rows, int begin, int end,
+                                              float (&sum)[kGradientRows][kBlocks + 1][4],
+                                              float (&probe)[4]) {
+  constexpr int kPairs = (kTiles + 1) / 2;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int row = lane % 16;  // of the depth: of both matrices of a block of the source
+  // Four matrices of the target: the two of 16 columns, for rows 0 to 7, then for rows 8 to 15.
+  const Storage* const quad =
+      target + (lane % 8 + lane / 16 * 8) * target_pitch + lane / 8 % 2 * kBlock;
+  const Storage* const pair = target + row * target_pitch;  // two, of the last 8 columns
+  for (int step = 0; step < steps; ++step) {
+    const int first = step * 16 * target_pitch;
+    std::uint32_t gradient[kPairs][4];
+#pragma unroll
+    for (int p = 0; p < kPairs; ++p) {
+      if (2 * p + 1 < kTiles) {
+        ldmatrix_transposed(gradient[p], quad + first + 2 * p * kBlock);
+      } else {
+        std::uint32_t half[2];
+        ldmatrix_transposed(half, pair + first + 2 * p * kBlock);
+        gradient[p][0] = half[0], gradient[p][2] = half[1];
+        gradient[p][1] = gradient[p][3] = 0;
+      }
+    }
+    // Blocks that are left out hold zeros, which an infinite gradient makes NaN.
+    constexpr std::uint32_t kZeros[2] = {0, 0};
+#pragma unroll
+    for (int p = 0; p < kPairs; ++p) mma<Storage>(probe, gradient[p], kZeros);
+    const Storage* from = source + places[step * 16 + row];
+#pragma unroll
+    for (int r = 0; r < kGradientRows; ++r) {
+      if (r < rows) {  // the same in all lanes
+#pragma unroll
+        for (int block = 0; block < kTiles + kBlocks - 1; ++block) {
+          if (block < begin || block >= end) continue;
+          std::uint32_t columns[2];
+          ldmatrix_transposed(columns, from + block * kBlock);
+#pragma unroll
+          for (int p = 0; p < kPairs; ++p) {
+            const int d = block - 2 * p;
+            if (d < 0 || d > kBlocks) continue;
+            mma<Storage>(sum[r][d], gradient[p], columns);
+          }
+        }
+      }
+      from += pitch;
+    }
+  }
+}
+
+/// Column c of the kernel: a diagonal of the sums, those of the row's first chunk and its next ones
+/// `chunk_pitch` apart, in a fixed order.
+template <int kBlocks>
+__device__ __forceinline__ float sum_diagonal(const float* sums, int chunk_pitch, int column) {
+  float sum = 0.0f;
+  for (int n = 0; n < 16; ++n) {
+    const int upper = n / kBlock;
+    const int from = column + n;  // column of the source, from the first of block 0 on
+    const int block = from / kBlock - upper;
+    if (from < 0 || block < 0) continue;
+    const int d = block % kBlocks + upper;
+    sum += sums[block / kBlocks * chunk_pitch + (d * 16 + n) * kBlock + from % kBlock];
+  }
+  return sum;
+}
+
+/// Each block writes partial[split][channel][cell] for the cells of its units.
+template <typename Storage, int kTiles, int kBlocks>
+__global__ void __launch_bounds__(kToeplitzThreads, 2)
+    toeplitz_kernel_partial(const ToeplitzKernelPlan plan, const Storage* source,
+                            const Storage* target, float* partial) {
+  if constexpr (!kTensorCores) return;
+  constexpr int kUnitSums = (kBlocks + 1) * 16 * kBlock;  // of one kernel row
+  __shared__ std::int32_t places[kGradientTileRows];
+  Storage* const shared = dynamic_shared<Storage>();
+  auto* const sums = reinterpret_cast<float*>(shared);
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  const int slot = warp / plan.block_units;
+  const int rows = plan.planes * plan.rows;
+  const int steps = (rows + 15) / 16;
+  for (int m = static_cast<int>(threadIdx.x); m < 16 * steps; m += static_cast<int>(blockDim.x)) {
+    // Rows behind the last one meet zeros of the target.
+    places[m] = m < rows ? m / plan.rows * plan.plane_pitch + m % plan.rows * plan.pitch : 0;
+  }
+  Storage* const targets = shared + plan.slots * plan.slot_pitch;
+
+  for (std::int64_t item = blockIdx.x; item < toeplitz_blocks(plan); item += gridDim.x) {
+    const ToeplitzKernelPlace place(plan, item);
+    const int unit = place.unit + warp % plan.block_units;
+    const int first_row = unit / plan.chunks * kGradientRows;
+    const int first_block_of_unit = unit % plan.chunks * kBlocks;
+    const int left = plan.kernel_height - first_row;
+    const bool active = slot < place.channels && unit < plan.units;
+    const Storage* const from_source =
+        source +
+        place.channel * channel_pitch(plan, std::int64_t{plan.source_height} * plan.source_width);
+    const Storage* const from_target =
+        target +
+        place.channel * channel_pitch(plan, std::int64_t{plan.target_height} * plan.target_width);
+    float sum[kGradientRows][kBlocks + 1][4] = {};
+    float probe[4] = {};
+    for (std::int64_t tile = place.tile; tile < place.end; ++tile) {
+      ToeplitzPlace at(plan, tile * plan.channel_blocks);
+      at.channels = place.channels;
+      const int begin = first_block(plan, at.x), end = end_block(plan, at.x);
+      __syncthreads();  // the last tile, or the last sums, have been read
+      load_tile(plan, source_tile(plan, at, begin, end), from_source, place.channels, shared);
+      load_tile(plan, gradient_tile(plan, at), from_target, place.channels, targets);
+      copy_async_wait<0>();
+      __syncthreads();
+      if (!active) continue;
+      add_gradients<kTiles, kBlocks>(shared + slot * plan.slot_pitch + first_row * plan.pitch +
+                                         (first_block_of_unit - begin) * kBlock,
+                                     places, plan.pitch, targets + slot * plan.target_slot,
+                                     plan.target_pitch, steps, left, begin - first_block_of_unit,
+                                     end - first_block_of_unit, sum, probe);
+    }
+    __syncthreads();  // the last tile has been read
+    if (active) {
+      const float zero = probe[0] + probe[1] + probe[2] + probe[3];
+      // Then conv_kernel_finish computes the cells anew.
+      const float all = __any_sync(kFullWarp, zero != zero ? 1 : 0) != 0 ? NAN : 0.0f;
+#pragma unroll
+      for (int r = 0; r < kGradientRows; ++r) {
+#pragma unroll
+        for (int d = 0; d <= kBlocks; ++d) {
+          float* const to = sums + (warp * kGradientRows + r) * kUnitSums + d * 16 * kBlock;
+#pragma unroll
+          for (int i = 0; i < 4; ++i) {
+            to[(lane / 4 + i / 2 * 8) * kBlock + lane % 4 * 2 + i % 2] = sum[r][d][i] + all;
+          }
+        }
+      }
+    }
+    __syncthreads();
+    const int row_begin = place.unit / plan.chunks * kGradientRows;
+    const int most = plan.block_units / plan.chunks * kGradientRows;
+    const int below = plan.kernel_height - row_begin;
+    const int block_rows = below < most ? below : most;
+    const int cells = block_rows * plan.kernel_width;
+    for (int i = static_cast<int>(threadIdx.x); i < place.channels * cells;
+         i += static_cast<int>(blockDim.x)) {
+      const int row = i % cells / plan.kernel_width, column = i % plan.kernel_width;
+      const int owner = i / cells * plan.block_units + row / kGradientRows * plan.chunks;
+      const std::int64_t kernel =
+          std::int64_t{place.split} * plan.channels + place.channel + i / cells;
+      partial[(kernel * plan.kernel_height + row_begin + row) * plan.kernel_width + column] =
+          sum_diagonal<kBlocks>(sums + (owner * kGradientRows + row % kGradientRows) * kUnitSums,
+                                kGradientRows * kUnitSums, column - plan.offset);
+    }
+  }
+}
+
+}  // namespace dcls::cuda

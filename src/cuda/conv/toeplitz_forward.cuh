@@ -1,0 +1,200 @@
+#pragma once
+
+// Forward pass and gradient of the input on tensor cores: see toeplitz_plan.hpp.
+
+#include <cstdint>
+
+#include "cuda/conv/toeplitz_tile.cuh"
+
+namespace dcls::cuda {
+
+/// Adds the products of `rows` kernel rows. `row` is this lane's row of the tile, for the first of
+/// them, at the first block of columns that a product may read; blocks `begin` to `end` - 1 are in
+/// the tile, others are zeros. `matrices` are this slot's, for this lane.
+template <int kTiles, int kBlocks, typename Storage>
+__device__ __forceinline__ void add_products(const Storage* row, int pitch, int rows, int begin,
+                                             int end, const std::uint32_t* matrices,
+                                             float (&sum)[2][kTiles][4]) {
+  for (int r = 0; r < rows; ++r) {
+    std::uint32_t matrix[kBlocks];
+#pragma unroll
+    for (int k = 0; k < kBlocks; ++k) matrix[k] = matrices[(r * kBlocks + k) * 32];
+#pragma unroll
+    for (int block = 0; block < kTiles + kBlocks - 1; ++block) {
+      if (block < begin || block >= end) continue;  // the same in all threads
+      std::uint32_t columns[4];                     // two registers for each 16 rows
+      ldmatrix(columns, row + block * kBlock);
+#pragma unroll
+      for (int k = 0; k < kBlocks; ++k) {
+        const int tile = block - k;
+        if (tile < 0 || tile >= kTiles) continue;
+        const std::uint32_t b[1] = {matrix[k]};
+#pragma unroll
+        for (int m = 0; m < 2; ++m) {
+          const std::uint32_t a[2] = {columns[2 * m], columns[2 * m + 1]};
+          mma<Storage>(sum[m][tile], a, b);
+        }
+      }
+    }
+    row += pitch;
+  }
+}
+
+/// A value of the target by a plain loop over the cells that are not zero. In the forward pass
+/// padding is zeros that a cell reads, if it reads any input.
+template <typename Storage>
+__device__ float exact_value(const ToeplitzPlan& plan, const Storage* source, const Storage* cells,
+                             int y, int x, float sum) {
+  const int pitch = point_pitch(plan);
+  for (int r = 0; r < plan.kernel_height; ++r) {
+    const int from_y = y - plan.padding + r;
+    const bool reads_y = geometry::meets(r - plan.padding, plan.source_height, plan.target_height);
+    for (int c = 0; c < plan.kernel_width && sum == sum; ++c) {
+      const int shift = c - plan.lead - plan.offset, from_x = x + shift;
+      const bool reads = reads_y && geometry::meets(shift, plan.source_width, plan.target_width);
+      const int cell = r * plan.kernel_width + c;
+      const int last = plan.kernel_height * plan.kernel_width - 1;
+      const float weight = numeric::load(cells[plan.mirrored ? last - cell : cell]);
+      const bool inside =
+          from_y >= 0 && from_y < plan.source_height && from_x >= 0 && from_x < plan.source_width;
+      if (weight == 0.0f || !reads || (plan.mirrored && !inside)) continue;
+      const std::int64_t point = std::int64_t{from_y} * plan.source_width + from_x;
+      sum += weight * (inside ? numeric::load(source[point * pitch]) : 0.0f);
+    }
+  }
+  return sum;
+}
+
+/// Computes values of a staged tile anew: all, or those that are NaN, because an infinity met a
+/// zero of a Toeplitz matrix. `source` is the tensor at the first channel, as are the others.
+template <typename Storage>
+__device__ void mend_tile(const ToeplitzPlan& plan, const ToeplitzTile& tile, int channels,
+                          bool all, const Storage* source, const Storage* kernel,
+                          const Storage* bias, Storage* shared) {
+  const std::int64_t points = std::int64_t{plan.source_height} * plan.source_width;
+  const int count = channels * tile.planes * tile.rows * tile.columns;
+  for (int i = static_cast<int>(threadIdx.x); i < count; i += static_cast<int>(blockDim.x)) {
+    const int column = i % tile.columns, rest = i / tile.columns;
+    const int row = rest % tile.rows, plane = rest / tile.rows % tile.planes;
+    const int slot = rest / tile.rows / tile.planes;
+    if (tile.image + plane >= plan.batch || tile.y + row >= tile.height) continue;
+    Storage* const value =
+        shared + slot * tile.slot_pitch + plane * tile.plane_pitch + row * tile.pitch + column;
+    const float now = numeric::load(*value);
+    if (!all && now == now) continue;
+    const Storage* const from =
+        source + (tile.image + plane) * plan.channels * points + slot * channel_pitch(plan, points);
+    numeric::store(value,
+                   exact_value(plan, from, kernel + slot * plan.kernel_height * plan.kernel_width,
+                               tile.y + row, tile.x + column,
+                               bias != nullptr ? numeric::load(bias[slot]) : 0.0f));
+  }
+}
+
+/// Each block computes one tile of the target for its channels and writes it once, in a fixed order
+/// of additions. `bias` is null or has one value a channel.
+template <typename Storage, int kTiles, int kBlocks>
+__global__ void __launch_bounds__(kToeplitzThreads, 2)
+    toeplitz_forward(const ToeplitzPlan plan, const Storage* source, const Storage* kernel,
+                     const Storage* bias, Storage* target) {
+  if constexpr (!kTensorCores) return;
+  __shared__ unsigned again[kToeplitzWarps];  // of each warp: 1 for a NaN, 2 for a special cell
+  Storage* const shared = dynamic_shared<Storage>();
+  auto* const matrices = reinterpret_cast<std::uint32_t*>(shared + plan.slots * plan.slot_pitch);
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  const int slot = warp / plan.slot_warps;
+  const int first_row = warp % plan.slot_warps * kWarpRows;
+  // The row whose address this lane gives; rows behind the last one repeat the first.
+  const int row = first_row + lane < plan.planes * plan.rows ? first_row + lane : 0;
+  Storage* const own = shared + slot * plan.slot_pitch;
+  const Storage* const from =
+      own + row / plan.rows * plan.plane_pitch + row % plan.rows * plan.pitch;
+  const std::uint32_t* const own_matrices =
+      matrices + slot * plan.kernel_rows * kBlocks * 32 + lane;
+
+  for (std::int64_t item = blockIdx.x; item < toeplitz_blocks(plan); item += gridDim.x) {
+    const ToeplitzPlace place(plan, item);
+    const int begin = first_block(plan, place.x), end = end_block(plan, place.x);
+    const Storage* const from_source =
+        source +
+        place.channel * channel_pitch(plan, std::int64_t{plan.source_height} * plan.source_width);
+    load_tile(plan, source_tile(plan, place, begin, end), from_source, place.channels, shared);
+    const bool active = slot < place.channels;
+    const Storage* const cells =
+        kernel + static_cast<std::int64_t>(place.channel) * plan.kernel_height * plan.kernel_width;
+    float sum[2][kTiles][4];
+    const float start =
+        bias != nullptr && active ? numeric::load(bias[place.channel + slot]) : 0.0f;
+#pragma unroll
+    for (int m = 0; m < 2; ++m) {
+#pragma unroll
+      for (int tile = 0; tile < kTiles; ++tile) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) sum[m][tile][i] = start;
+      }
+    }
+    bool special = false;
+    for (int chunk = 0; chunk < plan.chunks; ++chunk) {
+      for (int r = 0; r < plan.kernel_height; r += plan.kernel_rows) {
+        const int left = plan.kernel_height - r;
+        const int rows = left < plan.kernel_rows ? left : plan.kernel_rows;
+        if (chunk + r > 0) __syncthreads();  // the last matrices have been read
+        special = build_matrices<kBlocks>(plan, cells, place.channels, r, rows, chunk * kBlocks,
+                                          matrices) ||
+                  special;
+        if (chunk + r == 0) copy_async_wait<0>();
+        __syncthreads();
+        if (!active) continue;
+        const int block = chunk * kBlocks;
+        add_products<kTiles, kBlocks>(from + r * plan.pitch + (block - begin) * kBlock, plan.pitch,
+                                      rows, begin - block, end - block, own_matrices, sum);
+      }
+    }
+    bool is_nan = false;
+#pragma unroll
+    for (int m = 0; m < 2; ++m) {
+#pragma unroll
+      for (int tile = 0; tile < kTiles; ++tile) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) is_nan = is_nan || sum[m][tile][i] != sum[m][tile][i];
+      }
+    }
+    const bool any_nan = __any_sync(kFullWarp, active && is_nan ? 1 : 0) != 0;
+    const bool any_special = __any_sync(kFullWarp, special ? 1 : 0) != 0;
+    if (lane == 0) again[warp] = (any_nan ? 1u : 0u) | (any_special ? 2u : 0u);
+
+    // Through shared memory, so that lanes write along the tensor's innermost axis.
+    __syncthreads();  // the tile has been read
+    if (active) {
+#pragma unroll
+      for (int m = 0; m < 2; ++m) {
+#pragma unroll
+        for (int tile = 0; tile < kTiles; ++tile) {
+#pragma unroll
+          for (int half = 0; half < 2; ++half) {
+            const int at = first_row + 16 * m + 8 * half + lane / 4;
+            auto* const to = reinterpret_cast<std::uint32_t*>(own + at * plan.target_pitch +
+                                                              tile * kBlock + lane % 4 * 2);
+            *to = pack<Storage>(sum[m][tile][2 * half], sum[m][tile][2 * half + 1]);
+          }
+        }
+      }
+    }
+    __syncthreads();
+    const ToeplitzTile staged = target_tile(plan, place);
+    unsigned mend = 0;
+    for (int w = 0; w < plan.slots * plan.slot_warps; ++w) mend |= again[w];
+    if (mend != 0) {  // the same in all threads
+      mend_tile(plan, staged, place.channels, (mend & 2u) != 0, from_source, cells,
+                bias == nullptr ? nullptr : bias + place.channel, shared);
+      __syncthreads();
+    }
+    store_tile(plan, staged, shared, place.channels,
+               target + place.channel * channel_pitch(plan, std::int64_t{plan.target_height} *
+                                                                plan.target_width));
+    __syncthreads();  // before the next item's tile
+  }
+}
+
+}  // namespace dcls::cuda

@@ -1,0 +1,76 @@
+#pragma once
+
+#include <cstdint>
+#include <cstdlib>
+#include <iterator>
+#include <type_traits>
+#include <utility>
+
+#include "core/dispatch.hpp"
+#include "cuda/conv/conv_backward_kernel.cuh"
+#include "cuda/conv/toeplitz_backward_kernel.cuh"
+#include "cuda/conv/toeplitz_forward.cuh"
+#include "cuda/conv/toeplitz_launch.hpp"
+#include "cuda/conv/toeplitz_make_plan.hpp"
+#include "cuda/runtime/launch.cuh"
+
+namespace dcls::cuda {
+
+/// Calls function(std::integral_constant) with the value, one of kChoices.
+template <const auto& kChoices, typename Function, std::size_t... kAt>
+void dispatch_choice(int value, Function&& function, std::index_sequence<kAt...>) {
+  const bool found =
+      ((kChoices[kAt] == value && (function(std::integral_constant<int, kChoices[kAt]>{}), true)) ||
+       ...);
+  if (!found) std::abort();
+}
+
+/// Calls function(column tiles, column blocks) with those of a plan as integral constants.
+template <typename Function>
+void dispatch_toeplitz(const ToeplitzPlan& plan, Function&& function) {
+  const auto with_tiles = [&](auto tiles) {
+    dispatch_choice<kColumnBlocks>(
+        plan.column_blocks, [&](auto blocks) { function(tiles, blocks); },
+        std::make_index_sequence<std::size(kColumnBlocks)>{});
+  };
+  dispatch_choice<kColumnTiles>(plan.column_tiles, with_tiles,
+                                std::make_index_sequence<std::size(kColumnTiles)>{});
+}
+
+template <typename Storage>
+void launch_toeplitz_forward(const ConvArgs& args, ConvPass pass, const void* source,
+                             const void* kernel, const void* bias, void* target,
+                             const Execution& where) {
+  ToeplitzPlan plan = make_toeplitz_plan(args, pass);
+  align_toeplitz_plan(plan, source, target);
+  dispatch_toeplitz(plan, [&](auto tiles, auto blocks) {
+    launch("toeplitz_forward", where, &toeplitz_forward<Storage, tiles.value, blocks.value>,
+           grid_for(toeplitz_blocks(plan)), static_cast<unsigned>(plan.threads()),
+           toeplitz_shared_bytes(plan), plan, static_cast<const Storage*>(source),
+           static_cast<const Storage*>(kernel), static_cast<const Storage*>(bias),
+           static_cast<Storage*>(target));
+  });
+}
+
+template <typename Storage>
+void launch_toeplitz_kernel(const ConvArgs& args, const void* grad_output, const void* input,
+                            const std::uint8_t* support, void* grad_kernel, void* workspace,
+                            const Execution& where) {
+  ToeplitzKernelPlan plan = make_toeplitz_kernel_plan(args);
+  align_toeplitz_plan(plan, input, grad_output);
+  const auto* const source = static_cast<const Storage*>(input);
+  const auto* const target = static_cast<const Storage*>(grad_output);
+  dispatch_toeplitz(plan, [&](auto tiles, auto blocks) {
+    launch("toeplitz_kernel_partial", where,
+           &toeplitz_kernel_partial<Storage, tiles.value, blocks.value>,
+           grid_for(toeplitz_blocks(plan)), static_cast<unsigned>(plan.threads()),
+           toeplitz_shared_bytes(plan), plan, source, target, static_cast<float*>(workspace));
+  });
+  const ConvPlan finish = toeplitz_finish_plan(args, plan);
+  launch("conv_kernel_finish", where, &conv_kernel_finish<Storage>,
+         grid_for(divide_up(finish.kernel_rows * finish.cells, kFinishThreads)), kFinishThreads, 0,
+         args, finish, static_cast<const float*>(workspace), support, target, source,
+         static_cast<Storage*>(grad_kernel));
+}
+
+}  // namespace dcls::cuda

@@ -1,0 +1,276 @@
+#pragma once
+
+// Makes the plans of toeplitz_plan.hpp: host only.
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+
+#include "cuda/conv/conv_make_plan.hpp"
+#include "cuda/conv/toeplitz_plan.hpp"
+
+namespace dcls::cuda {
+
+/// Shared memory of a block: any GPU with these tensor cores gives it, and most room for two.
+inline constexpr std::size_t kToeplitzShared = 96 * 1024;
+/// Of it, what the Toeplitz matrices take.
+inline constexpr std::int32_t kMatrixShared = 16 * 1024;
+inline constexpr std::int32_t kRegisterBytes = 4 * 32;  ///< of a warp
+inline constexpr std::int64_t kWidestKernel = 63;
+/// The column tiles and the blocks of source columns that there are kernels for.
+inline constexpr int kColumnTiles[] = {1, 2, 4, 7};
+inline constexpr int kColumnBlocks[] = {3, 4, 5};
+
+/// Whether the tensor cores take a problem, if the GPU has them: depthwise, one or two axes, stride
+/// and dilation 1, 16 bits a value.
+inline bool toeplitz_covers(const ConvArgs& args) {
+  if (args.dtype != DType::kFloat16 && args.dtype != DType::kBFloat16) return false;
+  if (args.ndim > 2 || args.in_channels != args.groups || args.out_channels != args.groups) {
+    return false;
+  }
+  constexpr std::int64_t kFar = std::int64_t{1} << 20;
+  bool covered = args.batch < kFar && args.groups < kFar;
+  std::int64_t input = 1, output = 1;
+  for (int d = 0; d < args.ndim; ++d) {
+    const std::int64_t least = d == args.ndim - 1 ? 3 : 1;
+    covered = covered && args.stride[d] == 1 && args.dilation[d] == 1 &&
+              args.kernel_size[d] >= least && args.kernel_size[d] <= kWidestKernel &&
+              args.input_size[d] < kFar && args.output_size[d] < kFar && args.padding[d] < kFar &&
+              args.padding[d] > -kFar;
+    input *= args.input_size[d];
+    output *= args.output_size[d];
+  }
+  return covered && input > 0 && output > 0 && args.batch > 0 && args.groups > 0 &&
+         input < std::int64_t{1} << 30 && output < std::int64_t{1} << 30;
+}
+
+/// Bytes of the Toeplitz matrices in shared memory.
+inline std::int32_t toeplitz_matrix_bytes(const ToeplitzPlan& plan) {
+  return plan.slots * plan.kernel_rows * plan.column_blocks * kRegisterBytes;
+}
+inline std::size_t toeplitz_shared_bytes(const ToeplitzPlan& plan) {
+  return static_cast<std::size_t>(plan.slots * plan.slot_pitch * 2 + toeplitz_matrix_bytes(plan));
+}
+
+namespace toeplitz {
+
+inline std::int32_t ceil_to(std::int32_t value, std::int32_t step) {
+  const std::int32_t rest = ((value % step) + step) % step;
+  return rest == 0 ? value : value + step - rest;
+}
+inline std::int32_t parts_of(std::int32_t count, std::int32_t part) {
+  return (count + part - 1) / part;
+}
+/// Parts of at most `most`, all of nearly the same size: that size.
+inline std::int32_t even(std::int32_t count, std::int32_t most) {
+  return parts_of(count, parts_of(count, std::max(most, 1)));
+}
+/// Values that are copied at once if lines have `width` of them.
+inline std::int32_t copy_of(std::int32_t width) {
+  return width % 8 == 0 ? 8 : width % 2 == 0 ? 2 : 1;
+}
+
+/// The columns: fewest blocks, then the widest copies.
+inline void plan_columns(ToeplitzPlan& plan, std::int32_t padding) {
+  std::int32_t fewest = std::numeric_limits<std::int32_t>::max();
+  // Leads of multiples of 8, 2 or 1 keep copies of as many values aligned.
+  for (std::int32_t copy = plan.channels_last ? 1 : copy_of(plan.source_width); copy > 0;
+       copy = copy == 8 ? 2 : copy - 1) {
+    const std::int32_t lead = ceil_to(padding, copy);
+    const std::int32_t blocks = parts_of(kBlock - 1 + lead - padding + plan.kernel_width, kBlock);
+    if (blocks >= fewest) continue;
+    fewest = blocks;
+    plan.lead = lead;
+    plan.offset = padding - lead;
+    plan.copy = copy;
+  }
+  constexpr std::int32_t kMost = kColumnBlocks[2];
+  plan.chunks = parts_of(fewest, kMost);
+  plan.column_blocks = std::max(parts_of(fewest, plan.chunks), kColumnBlocks[0]);
+  plan.store = plan.channels_last ? 1 : copy_of(plan.target_width);
+  const std::int32_t tiles = parts_of(plan.target_width, kBlock);
+  std::int32_t least = std::numeric_limits<std::int32_t>::max();
+  for (const int width : kColumnTiles) {
+    // A group of tiles also loads the blocks at its right that the next one loads again.
+    const std::int32_t cost = parts_of(tiles, width) * (2 * width + plan.column_blocks - 1);
+    if (cost > least) continue;
+    least = cost;
+    plan.column_tiles = width;
+  }
+  plan.tiles_x = parts_of(tiles, plan.column_tiles);
+  std::int32_t widest = 1;
+  for (std::int32_t x = 0; x < plan.tiles_x; ++x) {
+    const int first = x * plan.column_tiles * kBlock;
+    widest = std::max(widest, end_block(plan, first) - first_block(plan, first));
+  }
+  // Rows an odd number of 16 bytes apart: the eight of a matrix lie in different banks.
+  plan.pitch = (widest | 1) * kBlock;
+  plan.target_pitch = (plan.column_tiles | 1) * kBlock;
+}
+
+/// The tile of a block, from its images and the rows of each. @returns its values.
+inline std::int32_t plan_rows(ToeplitzPlan& plan) {
+  const std::int32_t reach = plan.kernel_height - 1;
+  plan.plane_rows = plan.rows + reach;
+  plan.shared = 0;
+  if (plan.rows == plan.target_height && plan.planes > 1) {
+    // The zeros below an image are those above the next one.
+    const std::int32_t below = plan.plane_rows - plan.padding - plan.source_height;
+    plan.shared = std::max(0, std::min(plan.padding, below));
+    plan.plane_rows -= plan.shared;
+  }
+  // So many banks from plane to plane as the rows of a product would be apart within one.
+  const std::int32_t units = plan.pitch / kBlock;
+  const std::int32_t extra = ((plan.rows - plan.plane_rows) * units % 8 + 8) % 8;
+  plan.plane_pitch = plan.plane_rows * plan.pitch + (plan.planes > 1 ? extra * kBlock : 0);
+  return plan.planes * plan.plane_pitch + plan.shared * plan.pitch;
+}
+
+/// The problem and the columns of a plan.
+inline ToeplitzPlan plan_problem(const ConvArgs& args, bool mirrored) {
+  ToeplitzPlan plan{};
+  const int x = args.ndim - 1;
+  const auto size = [&](const std::int64_t (&sizes)[kMaxDims], int d) {
+    return args.ndim == 1 && d == 0 ? 1 : static_cast<std::int32_t>(sizes[d == 0 ? 0 : x]);
+  };
+  plan.mirrored = mirrored;
+  const auto& source = plan.mirrored ? args.output_size : args.input_size;
+  const auto& target = plan.mirrored ? args.input_size : args.output_size;
+  plan.batch = static_cast<std::int32_t>(args.batch);
+  plan.channels = static_cast<std::int32_t>(args.groups);
+  plan.source_height = size(source, 0), plan.source_width = size(source, 1);
+  plan.target_height = size(target, 0), plan.target_width = size(target, 1);
+  plan.kernel_height = size(args.kernel_size, 0), plan.kernel_width = size(args.kernel_size, 1);
+  const auto padding = [&](int d, std::int32_t kernel) {
+    const std::int32_t before =
+        args.ndim == 1 && d == 0 ? 0 : static_cast<std::int32_t>(args.padding[d == 0 ? 0 : x]);
+    return plan.mirrored ? kernel - 1 - before : before;
+  };
+  plan.padding = padding(0, plan.kernel_height);
+  plan.channels_last = args.layout == Layout::kChannelsLast && args.groups > 1;
+  plan_columns(plan, padding(1, plan.kernel_width));
+  return plan;
+}
+
+/// The tile of a block: the fewest rows to compute, load and prepare, counted as rows of a product.
+inline ToeplitzPlan plan_block(ToeplitzPlan plan) {
+  plan.kernel_rows =
+      even(plan.kernel_height, kMatrixShared / (plan.slots * plan.column_blocks * kRegisterBytes));
+  ToeplitzPlan best{};
+  double least = std::numeric_limits<double>::infinity();
+  for (std::int32_t warps = 1; warps * plan.slots <= kToeplitzWarps; ++warps) {
+    const std::int32_t most = warps * kWarpRows;
+    plan.slot_warps = warps;
+    for (std::int32_t parts = parts_of(plan.target_height, most);; ++parts) {
+      plan.rows = parts_of(plan.target_height, parts);
+      plan.planes = plan.rows == plan.target_height ? std::min(plan.batch, most / plan.rows) : 1;
+      plan.slot_pitch = std::max(plan_rows(plan), kWarpRows * plan.slot_warps * plan.target_pitch);
+      const bool fits = toeplitz_shared_bytes(plan) <= kToeplitzShared;
+      if (!fits && plan.rows > 1) continue;
+      plan.tiles_n = parts_of(plan.batch, plan.planes);
+      plan.tiles_y = parts_of(plan.target_height, plan.rows);
+      const double cost =
+          1.0 * plan.tiles_n * plan.tiles_y * (most + 0.25 * plan.planes * plan.plane_rows + 48);
+      if (fits && cost < least) {
+        least = cost;
+        best = plan;
+      }
+      break;
+    }
+  }
+  return best;
+}
+
+}  // namespace toeplitz
+
+/// The plan of the forward pass or of the gradient of the input, of a problem that is covered.
+inline ToeplitzPlan make_toeplitz_plan(const ConvArgs& args, ConvPass pass) {
+  ToeplitzPlan plan = toeplitz::plan_problem(args, pass == ConvPass::kBackwardInput);
+  // Fewer channels where the halo of a large kernel would leave too few rows of each.
+  constexpr std::int32_t kFewRows = 16;
+  ToeplitzPlan best{};
+  for (plan.slots = plan.channels_last ? kToeplitzSlots : 1; plan.slots > 0; plan.slots /= 2) {
+    best = toeplitz::plan_block(plan);
+    if (best.rows >= std::min(kFewRows, plan.target_height)) break;
+  }
+  best.channel_blocks = toeplitz::parts_of(best.channels, best.slots);
+  if (plan.channels_last && best.slots == kToeplitzSlots && best.channels % kToeplitzSlots == 0) {
+    best.copy = best.store = kToeplitzSlots;
+  }
+  return best;
+}
+
+inline std::size_t toeplitz_shared_bytes(const ToeplitzKernelPlan& plan) {
+  const std::size_t tiles =
+      static_cast<std::size_t>(plan.slots * (plan.slot_pitch + plan.target_slot)) * 2;
+  // The sums of all warps, in the same place.
+  const std::size_t sums =
+      static_cast<std::size_t>(plan.threads() / 32 * kGradientRows * (plan.column_blocks + 1)) *
+      16 * kBlock * 4;
+  return std::max(tiles, sums);
+}
+
+/// The plan of the gradient of the kernel.
+inline ToeplitzKernelPlan make_toeplitz_kernel_plan(const ConvArgs& args) {
+  ToeplitzKernelPlan plan{};
+  static_cast<ToeplitzPlan&>(plan) = toeplitz::plan_problem(args, false);
+  const std::int32_t groups = toeplitz::parts_of(plan.kernel_height, kGradientRows);
+  plan.units = groups * plan.chunks;
+  // The widest slots that leave a warp for each chunk of a row, and rows for the tile.
+  for (plan.slots = plan.channels_last ? kToeplitzSlots / plan.chunks : 1; plan.slots > 0;
+       plan.slots /= 2) {
+    const std::int32_t warps = kToeplitzWarps / plan.slots / plan.chunks;  // of a chunk
+    plan.block_units = toeplitz::even(groups, warps) * plan.chunks;
+    std::int32_t parts = toeplitz::parts_of(plan.target_height, kGradientTileRows);
+    for (;; ++parts) {
+      plan.rows = toeplitz::parts_of(plan.target_height, parts);
+      plan.planes =
+          plan.rows == plan.target_height ? std::min(plan.batch, kGradientTileRows / plan.rows) : 1;
+      plan.slot_pitch = toeplitz::plan_rows(plan);
+      plan.target_slot = toeplitz::ceil_to(plan.planes * plan.rows, 16) * plan.target_pitch;
+      if (toeplitz_shared_bytes(plan) <= kToeplitzShared || plan.rows == 1) break;
+    }
+    if (toeplitz_shared_bytes(plan) <= kToeplitzShared &&
+        plan.rows >= std::min(8, plan.target_height))
+      break;
+  }
+  plan.unit_blocks = toeplitz::parts_of(plan.units, plan.block_units);
+  plan.tiles_n = toeplitz::parts_of(plan.batch, plan.planes);
+  plan.tiles_y = toeplitz::parts_of(plan.target_height, plan.rows);
+  plan.channel_blocks = toeplitz::parts_of(plan.channels, plan.slots);
+  if (plan.channels_last && plan.slots == kToeplitzSlots && plan.channels % plan.slots == 0) {
+    plan.copy = plan.store = kToeplitzSlots;
+  }
+  const std::int64_t tiles = std::int64_t{plan.tiles_n} * plan.tiles_y * plan.tiles_x;
+  const std::int64_t blocks = std::int64_t{plan.channel_blocks} * plan.unit_blocks;
+  plan.splits = static_cast<std::int32_t>(std::min(tiles, (kKernelBlocks + blocks - 1) / blocks));
+  return plan;
+}
+
+inline std::size_t toeplitz_kernel_workspace(const ConvArgs& args) {
+  const ToeplitzKernelPlan plan = make_toeplitz_kernel_plan(args);
+  const std::int64_t cells = std::int64_t{plan.kernel_height} * plan.kernel_width;
+  return aligned_bytes(plan.splits * plan.channels * cells, sizeof(float));
+}
+
+/// What conv_kernel_finish reads: sums of the splits of this plan.
+inline ConvPlan toeplitz_finish_plan(const ConvArgs& args, const ToeplitzKernelPlan& plan) {
+  ConvPlan finish = make_conv_plan(args, ConvPass::kBackwardKernel);
+  finish.splits = plan.splits;
+  return finish;
+}
+
+/// Narrows the copies to what the addresses of the tensors allow: results stay the same.
+inline void align_toeplitz_plan(ToeplitzPlan& plan, const void* source, const void* target) {
+  const auto narrow = [&plan](std::int32_t& copy, const void* tensor) {
+    while (reinterpret_cast<std::uintptr_t>(tensor) % (2 * static_cast<std::uintptr_t>(copy)) !=
+           0) {
+      copy = plan.channels_last || copy == 2 ? 1 : 2;
+    }
+  };
+  narrow(plan.copy, source);
+  narrow(plan.store, target);
+}
+
+}  // namespace dcls::cuda
