@@ -324,6 +324,25 @@ def test_an_exported_layer_takes_what_was_measured(bench: Bench) -> None:
     assert "direct_conv" not in str(traced.inlined_graph)
 
 
+def test_other_measurements_do_not_compile_a_graph_anew(bench: Bench) -> None:
+    module, other = layer(), layer(dilated_kernel_size=5)
+    graphs: list[object] = []
+
+    def backend(graph: torch.fx.GraphModule, _inputs: object) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    compiled = torch.compile(module, backend=backend, fullgraph=True)
+    compiled(X)
+    tune(other, X)
+    compiled(X)
+    tune(module, X)
+    set_tuning("off")
+    compiled(X)
+    assert len(graphs) == 1
+
+
 def test_a_compiled_model_is_measured_as_it_is_written(bench: Bench) -> None:
     model = nn.Sequential(torch.compile(layer(), backend="eager"), layer())
     report = tune(torch.compile(model, backend="eager"), X)
