@@ -398,5 +398,40 @@ def test_what_was_measured_before_serves_there(bench: Bench, forbidden: pytest.M
     find()
     compiling(forbidden)
     assert find()[0] == FAST_CHOICE
-    assert find(PROBLEM._replace(spatial=(28, 28)))[0] == FAST_CHOICE
+    other, _ = find(PROBLEM._replace(spatial=(28, 28)))
+    assert other is not None
+    assert (other.method, other.source) == ("direct", "measured here")
+    assert len(bench.measured) == 1
+
+
+def test_a_layer_on_a_gpu_asks(bench: Bench) -> None:
+    """As far as it goes without one: a fake GPU, on which nothing may be measured."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    from DCLS import Dcls2d
+
+    settings = {"dilated_kernel_size": 17, "padding": 8, "groups": 96, "version": "v1"}
+    layer = Dcls2d(96, 96, 34, device="meta", **settings)
+    with FakeTensorMode():
+        for name, value in list(layer.named_parameters()):
+            setattr(layer, name, torch.nn.Parameter(torch.empty(value.shape, device="cuda")))
+
+        def image(batch: int, height: int) -> Tensor:
+            return torch.empty(batch, 96, height, 56, device="cuda", requires_grad=True)
+
+        x = image(100, 56)
+        choice = layer.explain(x)
+        assert (choice.method, choice.source) == ("direct", "model")
+        assert choice.reason.endswith("; not measured: a dispatch mode is active")
+        flags = facts.flags("cuda")
+        lookup.resolve(PROBLEM._replace(flags=flags), 100, None)
+        (problem,) = state.exact
+        assert problem.geometry.cells == bucket(136)
+        assert layer.explain(x) == FAST_CHOICE
+        assert layer.explain(image(80, 56)) == FAST_CHOICE  # in the same bucket
+        assert layer.explain(image(100, 55)) == FAST_CHOICE  # not measured: the latest
+        with torch.no_grad():
+            assert layer.explain(x).source == "model"
+        set_tuning("off")
+        assert layer.explain(x).reason.endswith("; not measured: DCLS_TUNING is off")
     assert len(bench.measured) == 1
