@@ -53,9 +53,9 @@ class Choice(NamedTuple):
         reason: why, in words.
         source: what the reason rests on: ``asked`` (the layer's ``method``), ``layer`` (its kind
             leaves no choice), ``measured here`` (in this process), ``cache`` (measured before, on
-            such a device with these versions), ``CPU rule`` (measured on one machine, see
-            docs/performance.md), ``model`` (of GPUs: computed, not measured) or ``default``
-            (nothing is known there).
+            such a device with these versions), ``rank 0`` (by the first process), ``CPU rule``
+            (measured on one machine, see docs/performance.md), ``model`` (of GPUs: computed, not
+            measured) or ``default`` (nothing is known there).
     """
 
     method: str

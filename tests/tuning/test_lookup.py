@@ -7,80 +7,21 @@ import logging
 import math
 import threading
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from tuning_problem import FAST_CHOICE, GEOMETRY, MACHINE, PROBLEM, Bench, find, make_bench
 
-from DCLS.method import Choice
-from DCLS.tuning import facts, forget, lookup, measure, set_tuning, state
+from DCLS.tuning import facts, forget, lookup, set_tuning, state
 from DCLS.tuning.decide import Decision, Trial
-from DCLS.tuning.problem import Geometry, Problem, as_json, bucket
-
-GEOMETRY = Geometry(
-    device_type="cuda",
-    device_index=0,
-    dtype=torch.float32,
-    input_dtype=torch.float32,
-    weight_dtype=torch.float32,
-    channels_last=False,
-    in_channels=96,
-    out_channels=96,
-    groups=96,
-    kernel_size=(17, 17),
-    dense_kernel_size=(),
-    dilated_kernel_size=(17, 17),
-    stride=(1, 1),
-    padding=(8, 8),
-    version="v1",
-    kernel_count=34,
-    sigma_min=None,
-    cells=256,
-    bias=True,
-    grad_input=True,
-    grad_kernel=True,
-)
-PROBLEM = Problem(GEOMETRY, 128, (56, 56), (False, True, False, False, "tf32"))
-MACHINE = {
-    "device": "NVIDIA H200",
-    "capability": [9, 0],
-    "torch": "2.9",
-    "DCLS": "1.0.0",
-    "cuda": "13.0",
-    "cudnn": 91000,
-    "driver": "13.0",
-}
-FAST = Decision("direct", {"conv": Trial(4e-3), "direct": Trial(1e-3)})
-
-
-class Bench:
-    """Stands in for the GPU."""
-
-    def __init__(self) -> None:
-        self.decision: Decision | Exception = FAST
-        self.measured: list[Problem] = []
-        self.machine = dict(MACHINE)
-
-    def __call__(self, problem: Problem, *_: Any) -> Decision:
-        self.measured.append(problem)
-        if isinstance(self.decision, Exception):
-            raise self.decision
-        return self.decision
+from DCLS.tuning.problem import Geometry, as_json, bucket
 
 
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
-    bench = Bench()
-    monkeypatch.setattr(measure, "measure", bench)
-    monkeypatch.setattr(facts, "machine", lambda _device: bench.machine)
-    return bench
-
-
-def find(problem: Problem = PROBLEM, *tensors: Tensor) -> tuple[Choice | None, str]:
-    return lookup.find(problem, 100, None, tensors or [torch.zeros(1)])
+    return make_bench(monkeypatch)
 
 
 def test_it_measures_once(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
@@ -292,9 +233,6 @@ def test_ever_new_sizes_are_measured_for_so_many(bench: Bench) -> None:
     assert find(other) == (FAST_CHOICE, "")
 
 
-FAST_CHOICE = Choice("direct", "direct 1 ms, conv 4 ms on NVIDIA H200", "measured here")
-
-
 def test_a_process_measures_so_often(bench: Bench) -> None:
     for channels in range(lookup.MEASUREMENTS + 5):
         find(PROBLEM._replace(geometry=GEOMETRY._replace(in_channels=channels)))
@@ -310,93 +248,4 @@ def test_threads_measure_one_at_a_time(bench: Bench) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(bench.measured) == 1
-
-
-# Where nothing may be measured
-
-
-def compiling(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(torch.compiler, "is_compiling", lambda: True)
-
-
-def with_others(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(torch.distributed, "is_initialized", lambda: True)
-    patch.setattr(torch.distributed, "get_world_size", lambda: 2)
-
-
-@pytest.fixture
-def forbidden() -> Iterator[pytest.MonkeyPatch]:
-    with pytest.MonkeyPatch.context() as patch:
-        yield patch
-
-
-def assert_not_measured(bench: Bench, why: str, *tensors: Tensor) -> None:
-    choice, why_not = find(PROBLEM, *tensors)
-    assert choice is None
-    assert why in why_not
-    assert bench.measured == []
-
-
-def test_not_while_torch_compiles(bench: Bench, forbidden: pytest.MonkeyPatch) -> None:
-    compiling(forbidden)
-    assert_not_measured(bench, "compiles")
-
-
-def test_not_while_it_traces(bench: Bench) -> None:
-    def traced(x: Tensor) -> Tensor:
-        assert_not_measured(bench, "traces", x)
-        return x + 1
-
-    torch.jit.trace(traced, torch.zeros(1), check_trace=False)
-
-
-def test_not_while_it_exports(bench: Bench, forbidden: pytest.MonkeyPatch) -> None:
-    forbidden.setattr(torch.compiler, "is_compiling", lambda: True)
-    assert_not_measured(bench, "exports")
-
-
-def test_not_while_a_graph_is_captured(bench: Bench, forbidden: pytest.MonkeyPatch) -> None:
-    forbidden.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
-
-    class OnTheGpu(Tensor):
-        is_cuda = True
-
-    forbidden.setattr(facts, "Tensor", OnTheGpu)
-    assert_not_measured(bench, "captured", torch.zeros(1).as_subclass(OnTheGpu))
-
-
-def test_not_in_a_process_group(bench: Bench, forbidden: pytest.MonkeyPatch) -> None:
-    with_others(forbidden)
-    assert_not_measured(bench, "DCLS.tune measures for all")
-
-
-def test_not_under_fake_tensors(bench: Bench) -> None:
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
-    with FakeTensorMode() as mode:
-        assert_not_measured(bench, "dispatch mode", torch.zeros(1))
-    assert_not_measured(bench, "subclass", mode.from_tensor(torch.zeros(1)))
-
-
-def test_not_under_functorch(bench: Bench) -> None:
-    def function(x: Tensor) -> Tensor:
-        assert_not_measured(bench, "torch.func", x)
-        return x.sum()
-
-    torch.func.grad(function)(torch.zeros(2))
-    torch.func.vmap(function)(torch.zeros(2, 2))
-    torch.func.jvp(function, (torch.zeros(2),), (torch.ones(2),))
-
-
-def test_not_in_forward_mode(bench: Bench) -> None:
-    with torch.autograd.forward_ad.dual_level():
-        assert_not_measured(bench, "forward-mode")
-
-
-def test_what_was_measured_before_serves_there(bench: Bench, forbidden: pytest.MonkeyPatch) -> None:
-    find()
-    compiling(forbidden)
-    assert find()[0] == FAST_CHOICE
-    assert find(PROBLEM._replace(spatial=(28, 28)))[0] == FAST_CHOICE
     assert len(bench.measured) == 1

@@ -15,42 +15,18 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from support import Calls
 from torch import Tensor, nn
+from tuning_bench import Bench, X, is_direct, layer, make_bench
 
 import DCLS
-from DCLS import Dcls1d, Dcls2d, DclsTranspose2d, set_tuning, tune
-from DCLS.tuning import ahead, forget, measure, state
-from DCLS.tuning.decide import Decision, Trial
-from DCLS.tuning.problem import Problem
+from DCLS import Dcls1d, Dcls2d, DclsTranspose2d, tune
+from DCLS.tuning import ahead, forget, state
 from DCLS.tuning.report import Progress, Report
-
-
-class Bench:
-    """Stands in for the clock: one way is always the faster."""
-
-    def __init__(self, fastest: str = "conv") -> None:
-        self.fastest = fastest
-        self.measured: list[tuple[Problem, int, float | None]] = []
-        self.seconds: list[float] = []
-
-    def __call__(self, problem: Problem, batch: int, width: float | None, limits: Any) -> Decision:
-        self.measured.append((problem, batch, width))
-        self.seconds.append(limits.seconds)
-        trials = {m: Trial(1e-3 if m == self.fastest else 2e-3) for m in ("conv", "direct")}
-        return Decision(self.fastest, trials)
 
 
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
-    bench = Bench()
-    monkeypatch.setattr(measure, "measure", bench)
-    return bench
-
-
-def layer(**changes: Any) -> Dcls2d:
-    settings = {"dilated_kernel_size": 9, "padding": 4, "groups": 4, "version": "v1"}
-    return Dcls2d(4, 4, 3, **{**settings, **changes})
+    return make_bench(monkeypatch)
 
 
 def network() -> nn.Sequential:
@@ -64,17 +40,6 @@ def network() -> nn.Sequential:
         layer(method="direct"),
         DCLS.im2col.Dcls2d(4, 4, 2, dilated_kernel_size=3),
     )
-
-
-def is_direct(module: nn.Module, x: Tensor) -> bool:
-    with Calls() as calls:
-        module(x)
-    return bool(
-        {torch.ops.dcls.direct_conv.default, torch.ops.dcls.layer.default} & set(calls.operators)
-    )
-
-
-X = torch.randn(2, 4, 12, 12)
 
 
 def test_what_is_measured_replaces_the_rule_of_the_cpu(bench: Bench) -> None:
@@ -289,116 +254,6 @@ def test_layers_are_copied_and_pickled_as_before(bench: Bench) -> None:
     assert pickle.dumps(module) == plain
     assert not is_direct(copy.deepcopy(module), X)
     assert not is_direct(pickle.loads(plain), X)
-
-
-# Around torch's own tools
-
-
-def test_a_compiled_layer_takes_what_was_measured(bench: Bench) -> None:
-    module = layer()
-    assert module.explain(X).method == "direct"
-    tune(module, X)
-    for dynamic in (False, True):
-        graphs: list[str] = []
-
-        def backend(graph: torch.fx.GraphModule, _inputs: object, kept=graphs) -> Any:
-            kept.append(graph.code)
-            return graph.forward
-
-        torch._dynamo.reset()
-        compiled = torch.compile(module, backend=backend, fullgraph=True, dynamic=dynamic)
-        torch.testing.assert_close(compiled(X), module(X))
-        compiled(torch.randn(3, 4, 14, 12))
-        assert "conv2d" in graphs[0]
-        assert "direct_conv" not in graphs[0]
-        assert len(graphs) <= 2
-
-
-@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
-def test_an_exported_layer_takes_what_was_measured(bench: Bench) -> None:
-    module = layer()
-    tune(module, X)
-    exported = torch.export.export(module, (X,))
-    assert "direct_conv" not in str(exported.graph)
-    traced = torch.jit.trace(module, X, check_trace=False)
-    assert "direct_conv" not in str(traced.inlined_graph)
-
-
-def test_a_compiled_model_is_measured_as_it_is_written(bench: Bench) -> None:
-    model = nn.Sequential(torch.compile(layer(), backend="eager"), layer())
-    report = tune(torch.compile(model, backend="eager"), X)
-    assert [row.source for row in report.rows] == ["measured here"] * 2
-
-
-def test_data_parallel_wrappers_are_taken_off(bench: Bench) -> None:
-    assert tune(nn.DataParallel(layer()), X).rows[0].name == ""
-
-
-def test_wide_elements_are_left_to_the_rule(bench: Bench) -> None:
-    """What was measured holds for new widths, and not where the host counts many more cells."""
-    module = Dcls1d(128, 128, 1, dilated_kernel_size=51, bias=False)
-    x = torch.randn(8, 128, 150)
-    tune(module, x)
-    assert module.explain(x).source == "measured here"
-    nn.init.constant_(module.SIG, 25.0)
-    choice = module.explain(x)
-    assert choice.source == "CPU rule"
-    assert "51 of them not zero" in choice.reason
-    assert "not measured" not in choice.reason
-    (row,) = tune(module, x).rows
-    assert row.source == "CPU rule"
-    assert row.reason.endswith("not measured: " + WIDE)
-    assert row.input == "8x128x150"
-    module.known_width = 25.0
-    tune(module, x)
-    assert bench.measured[-1][2] == 25.0
-    assert module.explain(x).source == "measured here"
-    module.known_width = 0.23
-    assert module.explain(x).source == "measured here"
-
-
-WIDE = "its elements are wider than new ones; known_width is not set"
-
-
-def test_symbols_are_not_asked_for(bench: Bench) -> None:
-    """A trace with symbolic sizes serves them all: it takes what was measured last."""
-    from torch.fx.experimental.proxy_tensor import make_fx
-
-    module = layer().requires_grad_(False)
-    assert module.explain(X).method == "direct"
-    tune(module, X)
-    names, parameters = zip(*module.named_parameters(), strict=True)
-
-    def function(x: Tensor, *values: Tensor) -> Tensor:
-        given = dict(zip(names, values, strict=True))
-        output: Tensor = torch.func.functional_call(module, given, (x,))
-        return output
-
-    graph = make_fx(function, tracing_mode="symbolic")(X, *parameters)
-    assert "direct_conv" not in graph.code
-    assert "dcls.layer" not in graph.code
-
-
-def test_off_is_off_for_graphs_too(bench: Bench) -> None:
-    module = layer()
-    tune(module, X)
-    set_tuning("off")
-    exported = torch.export.export(module, (X,))
-    assert "direct_conv" in str(exported.graph)
-
-
-def test_off_measures_nothing(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
-    module = layer()
-    set_tuning("off")
-    (row,) = tune(module, X).rows
-    assert (row.method, row.source) == ("direct", "CPU rule")
-    assert row.reason.endswith("not measured: DCLS_TUNING is off")
-    assert "DCLS_TUNING is off" in caplog.text
-    assert bench.measured == []
-    set_tuning("on")
-    tune(module, X)
-    set_tuning("off")
-    assert module.explain(X).source == "CPU rule"
 
 
 def test_arguments_are_checked(bench: Bench) -> None:

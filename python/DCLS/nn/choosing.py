@@ -154,12 +154,13 @@ class _ChoosesMethod(_DclsParameters):
             channels_last=last,
             device_type=x.device.type,
         )
-        if own and (x.is_cuda or state.latest or state.recorder is not None):
+        traces = is_tracing()
+        if own and (traces or x.is_cuda or state.latest or state.recorder is not None):
             if callable(cells) and self.version in SIGMA_VERSIONS:
                 cells = cells()
             geometry = self._geometry(x, weight, explicit, dtype, last, trains)
             # A list: torch.compile cannot take a generator here.
-            if is_tracing() or not all([type(length) is int for length in x.shape]):  # noqa: C419
+            if traces or not all([type(length) is int for length in x.shape]):  # noqa: C419
                 # A graph serves other sizes, too, and other settings of torch.
                 return state.measured_before(geometry) or find(cells=cells)
             return self._measured(geometry, x, tensors, cells, find)

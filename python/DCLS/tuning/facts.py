@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import platform
 from collections.abc import Sequence
 from typing import Any
@@ -74,15 +73,20 @@ def machine(device: torch.device) -> dict[str, Any]:
     return found
 
 
-def _processor() -> str:
+def _from_linux(file: str, name: str) -> str:
+    """The value of the first line ``name: value`` of a file in /proc, "" if there is none."""
     try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            for line in file:
-                if line.startswith("model name"):
+        with open(f"/proc/{file}", encoding="utf-8") as lines:
+            for line in lines:
+                if line.startswith(name):
                     return line.partition(":")[2].strip()
     except OSError:
         pass
-    return platform.processor() or platform.machine()
+    return ""
+
+
+def _processor() -> str:
+    return _from_linux("cpuinfo", "model name") or platform.processor() or platform.machine()
 
 
 def free_memory(device: torch.device) -> float:
@@ -91,10 +95,9 @@ def free_memory(device: torch.device) -> float:
         free, _ = torch.cuda.mem_get_info(device)
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return float(free + cached)
-    try:
-        return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    except (ValueError, OSError):
-        return float("inf")
+    # What files hold in memory counts as free, as it does for the kernel.
+    available = _from_linux("meminfo", "MemAvailable").removesuffix("kB").strip()
+    return 1024.0 * int(available) if available else float("inf")
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -6,6 +6,8 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+import torch
+
 from DCLS.method import Choice
 
 if TYPE_CHECKING:
@@ -88,11 +90,25 @@ def keep(problem: Problem, choice: Choice) -> None:
 
 
 def measured_before(geometry: Geometry) -> Choice | None:
-    """Returns the latest choice for a layer, whatever the size of its input.
-
-    Nothing is measured before the mode is known, so that a graph need not ask for it.
-    """
+    """Returns the latest choice for a layer, whatever the size of its input."""
+    if torch.compiler.is_compiling():
+        method = _method_of_a_graph(*geometry)  # one by one: the compiler takes them as constants
+        return Choice(method, "the layer was measured before", "measured here") if method else None
+    # Nothing is measured before the mode is known.
     return None if _mode == "off" else latest.get(geometry)
+
+
+def _method_of_a_graph(*fields: Any) -> str:
+    """The same as a word, "" for none."""
+    # A tuple with names is equal to one without.
+    choice = None if _mode == "off" else latest.get(fields)  # type: ignore[call-overload]
+    return "" if choice is None else choice.method
+
+
+# Torch's compiler calls it and does not look into it: a graph would be compiled anew whenever a
+# layer anywhere is measured. ``torch.compiler.assume_constant_result`` does this, and imports the
+# compiler.
+_method_of_a_graph._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def forget() -> None:
