@@ -14,7 +14,7 @@ SHOWN = "96@56x56 17x17 v1"
 
 def microseconds(rows: Iterable[dict[str, Any]], which: str, device: str) -> str:
     """The modelled time of all launches of a pass."""
-    return f"{sum(row['us'][device] for row in rows if row['pass'] == which):.0f}"
+    return f"{sum(row['us'][device] for row in rows if row['pass'].startswith(which)):.0f}"
 
 
 def step_rows(report: Report) -> list[dict[str, Any]]:
@@ -78,7 +78,8 @@ def model_lines(report: Report | None) -> list[str]:
         f"`{report['command']}` writes these figures ({report['nvcc']}), and `--check` compares "
         "with them. The positions are spread over the kernel. Microseconds of the launches of a "
         "forward and of a backward pass, without the time between launches; the floor is that of "
-        "one convolution: its tensors moved once, or in float32 its products."
+        "one convolution: its tensors moved once, or in float32 its products. *parts* are the "
+        "functions for construct and convolution, one after the other."
     )
     lines += markdown(step_rows(report))
     lines += paragraph(

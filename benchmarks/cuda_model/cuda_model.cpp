@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "layer_run.hpp"
+#include "parts_run.hpp"
 
 using namespace dcls;
 using model::Launches;
@@ -69,7 +70,10 @@ int run(const Options& options) {
     for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
       for (const Layout layout : {Layout::kChannelsFirst, Layout::kChannelsLast}) {
         // Of one axis torch has one layout, and im2col has one.
-        if (layout == Layout::kChannelsLast && (layer.ndim == 1 || layer.im2col)) continue;
+        if (layout == Layout::kChannelsLast &&
+            (layer.ndim == 1 || layer.kind == model::Layer::Kind::kIm2col)) {
+          continue;
+        }
         const std::string dtype_name = dtype == DType::kFloat32 ? "float32" : "bfloat16";
         const std::string layout_name = layout == Layout::kChannelsLast ? "channels_last" : "NCHW";
         const std::string name = layer.name + ", " + dtype_name + ", " + layout_name;
@@ -84,10 +88,11 @@ int run(const Options& options) {
                          "\", \"layout\": \"" + layout_name + "\", " + step.facts());
           step.run(launches);
         };
-        if (layer.im2col) {
-          with([&] { return model::Im2colRun(layer, dtype); });
-        } else {
-          with([&] { return model::LayerRun(layer, dtype, layout); });
+        using Kind = model::Layer::Kind;
+        switch (layer.kind) {
+          case Kind::kLayer: with([&] { return model::LayerRun(layer, dtype, layout); }); break;
+          case Kind::kParts: with([&] { return model::PartsRun(layer, dtype, layout); }); break;
+          case Kind::kIm2col: with([&] { return model::Im2colRun(layer, dtype); }); break;
         }
       }
     }

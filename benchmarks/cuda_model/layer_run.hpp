@@ -97,16 +97,22 @@ struct Tensor {
                                                     Guard::kBegin)) {}
   void* data() { return memory.data(); }
 
-  void fill(unsigned seed) {
-    std::mt19937 random(seed);
-    std::normal_distribution<float> value;
+  void assign(const std::vector<double>& from) {
     for (std::size_t i = 0; i < size; ++i) {
+      const auto value = static_cast<float>(from[i]);
       if (dtype == DType::kFloat32) {
-        reinterpret_cast<float*>(data())[i] = value(random);
+        reinterpret_cast<float*>(data())[i] = value;
       } else {
-        reinterpret_cast<std::uint16_t*>(data())[i] = cuda_sass::float_to_bfloat(value(random));
+        reinterpret_cast<std::uint16_t*>(data())[i] = cuda_sass::float_to_bfloat(value);
       }
     }
+  }
+  void fill(unsigned seed) {
+    std::mt19937 random(seed);
+    std::normal_distribution<double> one;
+    std::vector<double> drawn(size);
+    for (double& value : drawn) value = one(random);
+    assign(drawn);
   }
   std::vector<double> values() {
     std::vector<double> result(size);
@@ -121,6 +127,18 @@ struct Tensor {
 
 inline GuardedBuffer<unsigned char> bytes(std::size_t count, const char* name) {
   return GuardedBuffer<unsigned char>::sparse(count, name, Guard::kBegin);
+}
+
+/// Members of JSON: what a convolution moves, and how many products it has.
+inline std::string bytes_and_products(const LayerArgs& args, const Layer& layer,
+                                      std::size_t input_bytes, std::size_t output_bytes) {
+  std::vector<float> kernel(static_cast<std::size_t>(args.construct.rows * product(layer.kernel)));
+  dcls::construct(args.construct, kernel.data(), Execution{});
+  std::int64_t cells = 0;
+  for (const float cell : kernel) cells += cell != 0.0f ? 1 : 0;
+  return "\"input_bytes\": " + std::to_string(input_bytes) +
+         ", \"output_bytes\": " + std::to_string(output_bytes) +
+         ", \"products\": " + std::to_string(cells * layer.batch * product(layer.size));
 }
 
 /// A layer that builds its kernel.
@@ -145,16 +163,8 @@ class LayerRun {
     args_.construct.sigma = parameters_.widths();
   }
 
-  /// Members of JSON.
   std::string facts() const {
-    std::vector<float> kernel(
-        static_cast<std::size_t>(args_.construct.rows * product(layer_.kernel)));
-    dcls::construct(args_.construct, kernel.data(), Execution{});
-    std::int64_t cells = 0;
-    for (const float cell : kernel) cells += cell != 0.0f ? 1 : 0;
-    return "\"input_bytes\": " + std::to_string(input_.memory.size()) +
-           ", \"output_bytes\": " + std::to_string(output_.memory.size()) +
-           ", \"products\": " + std::to_string(cells * points_);
+    return bytes_and_products(args_, layer_, input_.memory.size(), output_.memory.size());
   }
 
   void fill() {

@@ -16,7 +16,11 @@ struct Layer {
   std::vector<std::int64_t> size, kernel;
   Version version;
   std::int64_t elements;
-  bool im2col = false;  ///< the module that samples its input, and builds no kernel
+  enum class Kind {
+    kLayer,  ///< a module's own operator
+    kParts,  ///< the functions for construct and convolution, one after the other
+    kIm2col  ///< the module that samples its input, and builds no kernel
+  } kind = Kind::kLayer;
 };
 
 inline std::vector<Layer> layers() {
@@ -48,13 +52,28 @@ inline std::vector<Layer> layers() {
                       k.elements});
     }
   }
+  const std::vector<Layer> stages(list.begin(), list.begin() + 4);
+  for (Layer stage : stages) {
+    stage.name = "parts " + stage.name;
+    stage.kind = Layer::Kind::kParts;
+    list.push_back(stage);
+  }
   list.push_back({"audio 64@16000 127 v1", 1, 32, 64, 64, 64, {16000}, {127}, Version::kV1, 16});
   list.push_back(
       {"delays 256 to 256 @100 25 gauss", 1, 128, 256, 256, 1, {100}, {25}, Version::kGauss, 1});
   list.push_back(
       {"volume 32@32x32x32 7x7x7 v1", 3, 8, 32, 32, 32, {32, 32, 32}, {7, 7, 7}, Version::kV1, 24});
-  list.push_back(
-      {"im2col 96@56x56 17x17 v1", 2, 1, 96, 96, 96, {56, 56}, {17, 17}, Version::kV1, 34, true});
+  list.push_back({"im2col 96@56x56 17x17 v1",
+                  2,
+                  1,
+                  96,
+                  96,
+                  96,
+                  {56, 56},
+                  {17, 17},
+                  Version::kV1,
+                  34,
+                  Layer::Kind::kIm2col});
   return list;
 }
 
@@ -65,7 +84,28 @@ inline std::vector<Layer> small_layers() {
       {"small 5@9x8 5x5 gauss", 2, 3, 5, 5, 5, {9, 8}, {5, 5}, Version::kGauss, 3},
       {"small 4 to 6 @30 9 gauss", 1, 2, 4, 6, 1, {30}, {9}, Version::kGauss, 2},
       {"small 3@6x7x8 3x3x5 v1", 3, 2, 3, 3, 3, {6, 7, 8}, {3, 3, 5}, Version::kV1, 4},
-      {"small im2col 3@11x10 5x7 v1", 2, 2, 3, 3, 3, {11, 10}, {5, 7}, Version::kV1, 4, true},
+      {"small parts 4@19x17 7x9 v1",
+       2,
+       3,
+       4,
+       4,
+       4,
+       {19, 17},
+       {7, 9},
+       Version::kV1,
+       5,
+       Layer::Kind::kParts},
+      {"small im2col 3@11x10 5x7 v1",
+       2,
+       2,
+       3,
+       3,
+       3,
+       {11, 10},
+       {5, 7},
+       Version::kV1,
+       4,
+       Layer::Kind::kIm2col},
   };
 }
 
