@@ -7,6 +7,8 @@
 #include "cuda/construct/construct_launch.hpp"
 #include "cuda/conv/conv_launch.hpp"
 #include "cuda/conv/conv_make_plan.hpp"
+#include "cuda/conv/toeplitz_launch.hpp"
+#include "cuda/conv/toeplitz_make_plan.hpp"
 #include "cuda/im2col/im2col_launch.hpp"
 #include "cuda/layer/layer_launch.hpp"
 #include "interpolation/tap_table.hpp"
@@ -20,6 +22,28 @@ void convolve(const ConvArgs& args, const ConvPlan& plan, ConvPass pass, const C
   if (plan.channel_blocks * plan.phases * plan.tiles == 0) return;
   const auto launch = args.ndim == 1 ? launch_conv_listed<true> : launch_conv_listed<false>;
   launch(plan, pass, args.dtype, lists, source, bias, target, where);
+}
+
+/// Whether the tensor cores convolve, in place of lists of cells.
+bool on_tensor_cores(const ConvArgs& args, const Execution& where) {
+  return toeplitz_covers(args) && has_tensor_cores(where);
+}
+
+/// The same by tensor cores.
+void convolve_dense(const ConvArgs& args, ConvPass pass, const void* source, const void* kernel,
+                    const void* bias, void* target, const Execution& where) {
+  const auto launch = args.dtype == DType::kFloat16 ? launch_toeplitz_forward<Half>
+                                                    : launch_toeplitz_forward<BFloat16>;
+  launch(args, pass, source, kernel, bias, target, where);
+}
+
+void direct(const ConvArgs& args, ConvPass pass, const void* source, const void* kernel,
+            const void* bias, void* target, void* workspace, const Execution& where) {
+  if (on_tensor_cores(args, where)) {
+    return convolve_dense(args, pass, source, kernel, bias, target, where);
+  }
+  const auto launch = args.ndim == 1 ? launch_conv_forward<true> : launch_conv_forward<false>;
+  launch(args, pass, source, kernel, bias, target, workspace, where);
 }
 
 }  // namespace
@@ -40,43 +64,55 @@ void construct_support(const ConstructArgs& args, std::uint8_t* support, const E
                 [&](auto ndim) { launch_construct_support<ndim()>(args, support, where); });
 }
 
-std::size_t direct_conv_workspace(const ConvArgs& args, ConvPass pass, const Execution&) {
+std::size_t direct_conv_workspace(const ConvArgs& args, ConvPass pass, const Execution& where) {
+  if (on_tensor_cores(args, where)) {
+    return pass == ConvPass::kBackwardKernel ? toeplitz_kernel_workspace(args) : 0;
+  }
   return conv_workspace(make_conv_plan(args, pass), pass, args.dtype).total();
 }
 
 void direct_conv(const ConvArgs& args, const void* input, const void* kernel, const void* bias,
                  void* output, void* workspace, const Execution& where) {
-  const auto launch = args.ndim == 1 ? launch_conv_forward<true> : launch_conv_forward<false>;
-  launch(args, ConvPass::kForward, input, kernel, bias, output, workspace, where);
+  direct(args, ConvPass::kForward, input, kernel, bias, output, workspace, where);
 }
 
 void direct_conv_backward_input(const ConvArgs& args, const void* grad_output, const void* kernel,
                                 void* grad_input, void* workspace, const Execution& where) {
-  const auto launch = args.ndim == 1 ? launch_conv_forward<true> : launch_conv_forward<false>;
-  launch(args, ConvPass::kBackwardInput, grad_output, kernel, nullptr, grad_input, workspace,
+  direct(args, ConvPass::kBackwardInput, grad_output, kernel, nullptr, grad_input, workspace,
          where);
 }
 
 void direct_conv_backward_kernel(const ConvArgs& args, const void* grad_output, const void* input,
                                  const std::uint8_t* support, void* grad_kernel, void* workspace,
                                  const Execution& where) {
-  const auto launch = args.ndim == 1 ? launch_conv_kernel<true> : launch_conv_kernel<false>;
+  auto* launch = args.ndim == 1 ? launch_conv_kernel<true> : launch_conv_kernel<false>;
+  if (on_tensor_cores(args, where)) {
+    launch = args.dtype == DType::kFloat16 ? launch_toeplitz_kernel<Half>
+                                           : launch_toeplitz_kernel<BFloat16>;
+  }
   launch(args, grad_output, input, support, grad_kernel, workspace, where);
 }
 
-std::size_t layer_saved(const LayerArgs& args, const Execution&) { return LayerPlan(args).saved(); }
+std::size_t layer_saved(const LayerArgs& args, const Execution& where) {
+  return LayerPlan(args, on_tensor_cores(args.conv, where)).saved();
+}
 
-std::size_t layer_workspace(const LayerArgs& args, LayerPass pass, const Execution&) {
-  return LayerPlan(args).workspace(pass);
+std::size_t layer_workspace(const LayerArgs& args, LayerPass pass, const Execution& where) {
+  return LayerPlan(args, on_tensor_cores(args.conv, where)).workspace(pass);
 }
 
 void layer_forward(const LayerArgs& args, const void* input, const void* bias, void* output,
                    void* saved, void* workspace, const Execution& where) {
-  const LayerPlan plan(args);
+  const bool tensor_cores = on_tensor_cores(args.conv, where);
+  const LayerPlan plan(args, tensor_cores);
   const LayerPrepare prepare = plan.prepare(saved, workspace);
   if (prepare.blocks() > 0) {
     dispatch_ndim(args.construct.ndim,
                   [&](auto ndim) { launch_layer_prepare<ndim()>(prepare, where); });
+  }
+  if (tensor_cores) {
+    return convolve_dense(args.conv, ConvPass::kForward, input, plan.dense(saved), bias, output,
+                          where);
   }
   convolve(args.conv, plan.forward(), ConvPass::kForward, plan.forward_lists(workspace), input,
            bias, output, where);
@@ -85,8 +121,12 @@ void layer_forward(const LayerArgs& args, const void* input, const void* bias, v
 void layer_backward(const LayerArgs& args, const void* grad_output, const void* input,
                     const LayerGrads& grads, const void* saved, void* workspace,
                     const Execution& where) {
-  const LayerPlan plan(args);
-  if (grads.input != nullptr) {
+  const bool tensor_cores = on_tensor_cores(args.conv, where);
+  const LayerPlan plan(args, tensor_cores);
+  if (grads.input != nullptr && tensor_cores) {
+    convolve_dense(args.conv, ConvPass::kBackwardInput, grad_output, plan.dense(saved), nullptr,
+                   grads.input, where);
+  } else if (grads.input != nullptr) {
     convolve(args.conv, plan.input(), ConvPass::kBackwardInput, plan.input_lists(saved),
              grad_output, nullptr, grads.input, where);
   }
@@ -94,12 +134,18 @@ void layer_backward(const LayerArgs& args, const void* grad_output, const void* 
   finish.grad_output = grad_output;
   finish.input = input;
   if (finish.blocks() == 0) return;
-  if (plan.kernel().splits > 0) {
+  void* const bias_sums = finish.bias != nullptr ? plan.bias_sums(workspace) : nullptr;
+  if (tensor_cores) {
+    const auto launch = args.conv.dtype == DType::kFloat16 ? launch_toeplitz_partial<Half>
+                                                           : launch_toeplitz_partial<BFloat16>;
+    launch(args.conv, grad_output, input, finish.of_kernel() ? finish.partial : nullptr, bias_sums,
+           where);
+  } else if (plan.kernel().splits > 0) {
     const auto launch =
         args.conv.ndim == 1 ? launch_conv_partial<true> : launch_conv_partial<false>;
     launch(plan.kernel(), args.conv.dtype,
            finish.of_kernel() ? plan.kernel_lists(saved) : ConvLists{}, grad_output, input,
-           finish.partial, finish.bias != nullptr ? plan.bias_sums(workspace) : nullptr, where);
+           finish.partial, bias_sums, where);
   }
   dispatch_ndim(args.construct.ndim,
                 [&](auto ndim) { launch_layer_finish<ndim()>(finish, where); });
