@@ -94,7 +94,9 @@ ConvResults on_host_cuda(const ConvProblem& problem, const HowToRun& how = {}) {
 
 template <typename Storage>
 void check_problem(const ConvProblem& problem, const HowToRun& how = {}) {
+  cuda::mended = 0;
   check_results<Storage>(problem, on_host_cuda<Storage>(problem, how));
+  CHECK_EQ(cuda::mended.load(), 0);  // all values are finite
 }
 
 /// Depthwise, stride 1, of all kinds.
