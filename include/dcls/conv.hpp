@@ -23,6 +23,12 @@ enum class Layout : int {
 /// first(o), and the input is zero outside its bounds. Cells of the kernel that are zero are not
 /// visited, so that an infinite input beside one gives no NaN, unlike a multiplication by zero.
 ///
+/// On CUDA devices of compute capability 8.0 and later, float16 and bfloat16 problems that are
+/// depthwise (one input and one output channel a group), of one or two axes, with stride and
+/// dilation 1 and a kernel of 3 to 63 columns and up to 63 rows go to tensor cores, as dense
+/// products with float32 sums. Zero cells make no NaN there either: a value that came out NaN is
+/// computed again without them.
+///
 /// output_size is free: positions past the usual
 /// (input_size + 2 padding - dilation (kernel_size - 1) - 1) / stride + 1 read zeros too, which
 /// serves asymmetric padding. Every tensor must stay below 2^63 bytes, at 8 a value.

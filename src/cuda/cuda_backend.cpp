@@ -29,13 +29,18 @@ bool on_tensor_cores(const ConvArgs& args, const Execution& where) {
   return toeplitz_covers(args) && has_tensor_cores(where);
 }
 
-/// The forward pass, or the gradient of the input.
+/// The same by tensor cores.
+void convolve_dense(const ConvArgs& args, ConvPass pass, const void* source, const void* kernel,
+                    const void* bias, void* target, const Execution& where) {
+  const auto launch = args.dtype == DType::kFloat16 ? launch_toeplitz_forward<Half>
+                                                    : launch_toeplitz_forward<BFloat16>;
+  launch(args, pass, source, kernel, bias, target, where);
+}
+
 void direct(const ConvArgs& args, ConvPass pass, const void* source, const void* kernel,
             const void* bias, void* target, void* workspace, const Execution& where) {
   if (on_tensor_cores(args, where)) {
-    const auto launch = args.dtype == DType::kFloat16 ? launch_toeplitz_forward<Half>
-                                                      : launch_toeplitz_forward<BFloat16>;
-    return launch(args, pass, source, kernel, bias, target, where);
+    return convolve_dense(args, pass, source, kernel, bias, target, where);
   }
   const auto launch = args.ndim == 1 ? launch_conv_forward<true> : launch_conv_forward<false>;
   launch(args, pass, source, kernel, bias, target, workspace, where);
@@ -88,19 +93,26 @@ void direct_conv_backward_kernel(const ConvArgs& args, const void* grad_output, 
   launch(args, grad_output, input, support, grad_kernel, workspace, where);
 }
 
-std::size_t layer_saved(const LayerArgs& args, const Execution&) { return LayerPlan(args).saved(); }
+std::size_t layer_saved(const LayerArgs& args, const Execution& where) {
+  return LayerPlan(args, on_tensor_cores(args.conv, where)).saved();
+}
 
-std::size_t layer_workspace(const LayerArgs& args, LayerPass pass, const Execution&) {
-  return LayerPlan(args).workspace(pass);
+std::size_t layer_workspace(const LayerArgs& args, LayerPass pass, const Execution& where) {
+  return LayerPlan(args, on_tensor_cores(args.conv, where)).workspace(pass);
 }
 
 void layer_forward(const LayerArgs& args, const void* input, const void* bias, void* output,
                    void* saved, void* workspace, const Execution& where) {
-  const LayerPlan plan(args);
+  const bool tensor_cores = on_tensor_cores(args.conv, where);
+  const LayerPlan plan(args, tensor_cores);
   const LayerPrepare prepare = plan.prepare(saved, workspace);
   if (prepare.blocks() > 0) {
     dispatch_ndim(args.construct.ndim,
                   [&](auto ndim) { launch_layer_prepare<ndim()>(prepare, where); });
+  }
+  if (tensor_cores) {
+    return convolve_dense(args.conv, ConvPass::kForward, input, plan.dense(saved), bias, output,
+                          where);
   }
   convolve(args.conv, plan.forward(), ConvPass::kForward, plan.forward_lists(workspace), input,
            bias, output, where);
@@ -109,8 +121,12 @@ void layer_forward(const LayerArgs& args, const void* input, const void* bias, v
 void layer_backward(const LayerArgs& args, const void* grad_output, const void* input,
                     const LayerGrads& grads, const void* saved, void* workspace,
                     const Execution& where) {
-  const LayerPlan plan(args);
-  if (grads.input != nullptr) {
+  const bool tensor_cores = on_tensor_cores(args.conv, where);
+  const LayerPlan plan(args, tensor_cores);
+  if (grads.input != nullptr && tensor_cores) {
+    convolve_dense(args.conv, ConvPass::kBackwardInput, grad_output, plan.dense(saved), nullptr,
+                   grads.input, where);
+  } else if (grads.input != nullptr) {
     convolve(args.conv, plan.input(), ConvPass::kBackwardInput, plan.input_lists(saved),
              grad_output, nullptr, grads.input, where);
   }
@@ -118,12 +134,18 @@ void layer_backward(const LayerArgs& args, const void* grad_output, const void* 
   finish.grad_output = grad_output;
   finish.input = input;
   if (finish.blocks() == 0) return;
-  if (plan.kernel().splits > 0) {
+  void* const bias_sums = finish.bias != nullptr ? plan.bias_sums(workspace) : nullptr;
+  if (tensor_cores) {
+    const auto launch = args.conv.dtype == DType::kFloat16 ? launch_toeplitz_partial<Half>
+                                                           : launch_toeplitz_partial<BFloat16>;
+    launch(args.conv, grad_output, input, finish.of_kernel() ? finish.partial : nullptr, bias_sums,
+           where);
+  } else if (plan.kernel().splits > 0) {
     const auto launch =
         args.conv.ndim == 1 ? launch_conv_partial<true> : launch_conv_partial<false>;
     launch(plan.kernel(), args.conv.dtype,
            finish.of_kernel() ? plan.kernel_lists(saved) : ConvLists{}, grad_output, input,
-           finish.partial, finish.bias != nullptr ? plan.bias_sums(workspace) : nullptr, where);
+           finish.partial, bias_sums, where);
   }
   dispatch_ndim(args.construct.ndim,
                 [&](auto ndim) { launch_layer_finish<ndim()>(finish, where); });

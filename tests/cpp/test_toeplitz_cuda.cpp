@@ -47,17 +47,18 @@ void kernel_gradient(const HowToRun& how, const ConvArgs& args, const Storage* g
                      const Storage* input, const std::uint8_t* support, Storage* grad_kernel) {
   cuda::ToeplitzKernelPlan plan = cuda::make_toeplitz_kernel_plan(args);
   cuda::align_toeplitz_plan(plan, input, grad_output);
-  const cuda::ConvPlan finish = cuda::toeplitz_finish_plan(args, plan);
+  const cuda::ConvPlan finish = cuda::make_toeplitz_finish_plan(args);
   const std::int64_t cells = finish.kernel_rows * finish.cells;
   GuardedBuffer<float> partial(static_cast<std::size_t>(plan.splits * cells), "partial");
+  GuardedBuffer<float> bias(static_cast<std::size_t>(plan.splits * plan.channels), "bias");
   cuda::dispatch_toeplitz(plan, [&](auto tiles, auto blocks) {
     host_cuda::launch(
         with_shared(how.launch), cuda::toeplitz_kernel_partial<Storage, tiles.value, blocks.value>,
         how.blocks > 0 ? how.blocks : static_cast<unsigned>(cuda::toeplitz_blocks(plan)),
         static_cast<unsigned>(plan.threads()), cuda::toeplitz_shared_bytes(plan), plan, input,
-        grad_output, partial.data());
+        grad_output, partial.data(), bias.data());
   });
-  partial.check();
+  partial.check(), bias.check();
   host_cuda::launch(how.launch, cuda::conv_kernel_finish<Storage>,
                     static_cast<unsigned>(cuda::divide_up(cells, cuda::kFinishThreads)),
                     cuda::kFinishThreads, 0, args, finish,
@@ -93,7 +94,9 @@ ConvResults on_host_cuda(const ConvProblem& problem, const HowToRun& how = {}) {
 
 template <typename Storage>
 void check_problem(const ConvProblem& problem, const HowToRun& how = {}) {
+  cuda::mended = 0;
   check_results<Storage>(problem, on_host_cuda<Storage>(problem, how));
+  CHECK_EQ(cuda::mended.load(), 0);  // all values are finite
 }
 
 /// Depthwise, stride 1, of all kinds.

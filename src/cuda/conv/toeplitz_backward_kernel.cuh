@@ -6,7 +6,9 @@
 
 #include <cmath>
 #include <cstdint>
+#include <type_traits>
 
+#include "cuda/conv/conv_tile_plan.hpp"
 #include "cuda/conv/toeplitz_tile.cuh"
 
 namespace dcls::cuda {
@@ -32,9 +34,16 @@ struct ToeplitzKernelPlace {
   }
 };
 
+/// Two ones of 16 bits.
+template <typename Storage>
+__device__ constexpr std::uint32_t ones() {
+  return std::is_same_v<Storage, Half> ? 0x3c003c00u : 0x3f803f80u;
+}
+__device__ __forceinline__ bool is_finite(float value) { return value - value == 0.0f; }
+
 /// Adds the products of one tile: sum[r][d] is that of kernel row r of the unit, of 16 columns of
 /// the target from 16 p on and the 8 columns of the source in block 2 p + d, for all p. `rows` are
-/// those of the unit. `probe` becomes NaN where the target is infinite or NaN. `places` are those
+/// those of the unit. `totals` becomes the sum of each column of the target. `places` are those
 /// of the tile's rows in `source`, which is the tile at the unit's first kernel row and column
 /// block; blocks `begin` to `end` - 1 are in it.
 template <int kTiles, int kBlocks, typename Storage>
@@ -42,7 +51,7 @@ __device__ __forceinline__ void add_gradients(const Storage* source, const std::
                                               int pitch, const Storage* target, int target_pitch,
                                               int steps, int rows, int begin, int end,
                                               float (&sum)[kGradientRows][kBlocks + 1][4],
-                                              float (&probe)[4]) {
+                                              float (&totals)[4]) {
   constexpr int kPairs = (kTiles + 1) / 2;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int row = lane % 16;  // of the depth: of both matrices of a block of the source
@@ -64,10 +73,10 @@ __device__ __forceinline__ void add_gradients(const Storage* source, const std::
         gradient[p][1] = gradient[p][3] = 0;
       }
     }
-    // Blocks that are left out hold zeros, which an infinite gradient makes NaN.
-    constexpr std::uint32_t kZeros[2] = {0, 0};
+    constexpr std::uint32_t kOne = ones<Storage>();
+    constexpr std::uint32_t kOnes[2] = {kOne, kOne};
 #pragma unroll
-    for (int p = 0; p < kPairs; ++p) mma<Storage>(probe, gradient[p], kZeros);
+    for (int p = 0; p < kPairs; ++p) mma<Storage>(totals, gradient[p], kOnes);
     const Storage* from = source + places[step * 16 + row];
 #pragma unroll
     for (int r = 0; r < kGradientRows; ++r) {
@@ -106,11 +115,12 @@ __device__ __forceinline__ float sum_diagonal(const float* sums, int chunk_pitch
   return sum;
 }
 
-/// Each block writes partial[split][channel][cell] for the cells of its units.
+/// Each block writes partial[split][channel][cell] for the cells of its units, and one of those of
+/// a channel bias[split][channel], the sum of the target. Either may be null.
 template <typename Storage, int kTiles, int kBlocks>
 __global__ void __launch_bounds__(kToeplitzThreads, 2)
     toeplitz_kernel_partial(const ToeplitzKernelPlan plan, const Storage* source,
-                            const Storage* target, float* partial) {
+                            const Storage* target, float* partial, float* bias) {
   if constexpr (!kTensorCores) return;
   constexpr int kUnitSums = (kBlocks + 1) * 16 * kBlock;  // of one kernel row
   __shared__ std::int32_t places[kGradientTileRows];
@@ -141,7 +151,7 @@ __global__ void __launch_bounds__(kToeplitzThreads, 2)
         target +
         place.channel * channel_pitch(plan, std::int64_t{plan.target_height} * plan.target_width);
     float sum[kGradientRows][kBlocks + 1][4] = {};
-    float probe[4] = {};
+    float totals[4] = {};
     for (std::int64_t tile = place.tile; tile < place.end; ++tile) {
       ToeplitzPlace at(plan, tile * plan.channel_blocks);
       at.channels = place.channels;
@@ -156,13 +166,19 @@ __global__ void __launch_bounds__(kToeplitzThreads, 2)
                                          (first_block_of_unit - begin) * kBlock,
                                      places, plan.pitch, targets + slot * plan.target_slot,
                                      plan.target_pitch, steps, left, begin - first_block_of_unit,
-                                     end - first_block_of_unit, sum, probe);
+                                     end - first_block_of_unit, sum, totals);
     }
     __syncthreads();  // the last tile has been read
     if (active) {
-      const float zero = probe[0] + probe[1] + probe[2] + probe[3];
-      // Then conv_kernel_finish computes the cells anew.
-      const float all = __any_sync(kFullWarp, zero != zero ? 1 : 0) != 0 ? NAN : 0.0f;
+      // Blocks that are left out hold zeros, which an infinite gradient makes NaN: then
+      // conv_kernel_finish, or layer_finish, computes the cells anew.
+      const bool finite = is_finite(totals[0]) && is_finite(totals[2]);
+      const float all = __all_sync(kFullWarp, finite ? 1 : 0) != 0 ? 0.0f : NAN;
+      // Each of the 8 columns of the products has the totals; lanes 4 i have the first.
+      const float total = group_sum<kWarp>(lane % 4 == 0 ? totals[0] + totals[2] : 0.0f);
+      if (bias != nullptr && unit == 0 && lane == 0) {
+        bias[std::int64_t{place.split} * plan.channels + place.channel + slot] = total;
+      }
 #pragma unroll
       for (int r = 0; r < kGradientRows; ++r) {
 #pragma unroll
@@ -176,6 +192,7 @@ __global__ void __launch_bounds__(kToeplitzThreads, 2)
       }
     }
     __syncthreads();
+    if (partial == nullptr) continue;
     const int row_begin = place.unit / plan.chunks * kGradientRows;
     const int most = plan.block_units / plan.chunks * kGradientRows;
     const int below = plan.kernel_height - row_begin;

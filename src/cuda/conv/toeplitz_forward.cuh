@@ -3,6 +3,9 @@
 // Forward pass and gradient of the input on tensor cores: see toeplitz_plan.hpp.
 
 #include <cstdint>
+#if defined(DCLS_CUDA_ON_HOST)
+#include <atomic>
+#endif
 
 #include "cuda/conv/toeplitz_tile.cuh"
 
@@ -65,6 +68,11 @@ __device__ float exact_value(const ToeplitzPlan& plan, const Storage* source, co
   return sum;
 }
 
+#if defined(DCLS_CUDA_ON_HOST)
+/// Values computed anew: a fault that leaves NaN in a tile must not hide behind that.
+inline std::atomic<int> mended{0};
+#endif
+
 /// Computes values of a staged tile anew: all, or those that are NaN, because an infinity met a
 /// zero of a Toeplitz matrix. `source` is the tensor at the first channel, as are the others.
 template <typename Storage>
@@ -82,6 +90,9 @@ __device__ void mend_tile(const ToeplitzPlan& plan, const ToeplitzTile& tile, in
         shared + slot * tile.slot_pitch + plane * tile.plane_pitch + row * tile.pitch + column;
     const float now = numeric::load(*value);
     if (!all && now == now) continue;
+#if defined(DCLS_CUDA_ON_HOST)
+    ++mended;
+#endif
     const Storage* const from =
         source + (tile.image + plane) * plan.channels * points + slot * channel_pitch(plan, points);
     numeric::store(value,

@@ -53,23 +53,30 @@ void launch_toeplitz_forward(const ConvArgs& args, ConvPass pass, const void* so
 }
 
 template <typename Storage>
-void launch_toeplitz_kernel(const ConvArgs& args, const void* grad_output, const void* input,
-                            const std::uint8_t* support, void* grad_kernel, void* workspace,
-                            const Execution& where) {
+void launch_toeplitz_partial(const ConvArgs& args, const void* grad_output, const void* input,
+                             void* partial, void* bias, const Execution& where) {
   ToeplitzKernelPlan plan = make_toeplitz_kernel_plan(args);
   align_toeplitz_plan(plan, input, grad_output);
-  const auto* const source = static_cast<const Storage*>(input);
-  const auto* const target = static_cast<const Storage*>(grad_output);
   dispatch_toeplitz(plan, [&](auto tiles, auto blocks) {
     launch("toeplitz_kernel_partial", where,
            &toeplitz_kernel_partial<Storage, tiles.value, blocks.value>,
            grid_for(toeplitz_blocks(plan)), static_cast<unsigned>(plan.threads()),
-           toeplitz_shared_bytes(plan), plan, source, target, static_cast<float*>(workspace));
+           toeplitz_shared_bytes(plan), plan, static_cast<const Storage*>(input),
+           static_cast<const Storage*>(grad_output), static_cast<float*>(partial),
+           static_cast<float*>(bias));
   });
-  const ConvPlan finish = toeplitz_finish_plan(args, plan);
+}
+
+template <typename Storage>
+void launch_toeplitz_kernel(const ConvArgs& args, const void* grad_output, const void* input,
+                            const std::uint8_t* support, void* grad_kernel, void* workspace,
+                            const Execution& where) {
+  launch_toeplitz_partial<Storage>(args, grad_output, input, workspace, nullptr, where);
+  const ConvPlan plan = make_toeplitz_finish_plan(args);
   launch("conv_kernel_finish", where, &conv_kernel_finish<Storage>,
-         grid_for(divide_up(finish.kernel_rows * finish.cells, kFinishThreads)), kFinishThreads, 0,
-         args, finish, static_cast<const float*>(workspace), support, target, source,
+         grid_for(divide_up(plan.kernel_rows * plan.cells, kFinishThreads)), kFinishThreads, 0,
+         args, plan, static_cast<const float*>(workspace), support,
+         static_cast<const Storage*>(grad_output), static_cast<const Storage*>(input),
          static_cast<Storage*>(grad_kernel));
 }
 

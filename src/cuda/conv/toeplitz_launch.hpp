@@ -22,4 +22,9 @@ void launch_toeplitz_kernel(const ConvArgs& args, const void* grad_output, const
                             const std::uint8_t* support, void* grad_kernel, void* workspace,
                             const Execution& where);
 
+/// The part of it that is one launch: `partial` and `bias` are those of toeplitz_kernel_partial.
+template <typename Storage>
+void launch_toeplitz_partial(const ConvArgs& args, const void* grad_output, const void* input,
+                             void* partial, void* bias, const Execution& where);
+
 }  // namespace dcls::cuda

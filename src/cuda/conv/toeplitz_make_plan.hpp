@@ -248,17 +248,16 @@ inline ToeplitzKernelPlan make_toeplitz_kernel_plan(const ConvArgs& args) {
   return plan;
 }
 
-inline std::size_t toeplitz_kernel_workspace(const ConvArgs& args) {
-  const ToeplitzKernelPlan plan = make_toeplitz_kernel_plan(args);
-  const std::int64_t cells = std::int64_t{plan.kernel_height} * plan.kernel_width;
-  return aligned_bytes(plan.splits * plan.channels * cells, sizeof(float));
+/// What conv_kernel_finish and layer_finish read of it: how many sums there are of a cell.
+inline ConvPlan make_toeplitz_finish_plan(const ConvArgs& args) {
+  ConvPlan finish = make_conv_plan(args, ConvPass::kBackwardKernel);
+  finish.splits = make_toeplitz_kernel_plan(args).splits;
+  return finish;
 }
 
-/// What conv_kernel_finish reads: sums of the splits of this plan.
-inline ConvPlan toeplitz_finish_plan(const ConvArgs& args, const ToeplitzKernelPlan& plan) {
-  ConvPlan finish = make_conv_plan(args, ConvPass::kBackwardKernel);
-  finish.splits = plan.splits;
-  return finish;
+inline std::size_t toeplitz_kernel_workspace(const ConvArgs& args) {
+  const ConvPlan plan = make_toeplitz_finish_plan(args);
+  return aligned_bytes(plan.splits * plan.kernel_rows * plan.cells, sizeof(float));
 }
 
 /// Narrows the copies to what the addresses of the tensors allow: results stay the same.

@@ -68,15 +68,7 @@ __device__ __forceinline__ void finish_bias(const LayerFinish& job, std::int64_t
   for (std::int64_t split = 0; split < job.plan.splits; ++split) {
     sum += static_cast<const T*>(job.bias_sums)[split * job.channels + channel];
   }
-  if constexpr (sizeof(T) == sizeof(float)) {
-    if (job.dtype == DType::kFloat16) {
-      return numeric::store(static_cast<Half*>(job.bias) + channel, sum);
-    }
-    if (job.dtype == DType::kBFloat16) {
-      return numeric::store(static_cast<BFloat16*>(job.bias) + channel, sum);
-    }
-  }
-  static_cast<T*>(job.bias)[channel] = sum;
+  store_as(job.dtype, job.bias, channel, sum);
 }
 
 /// The first blocks take a group of rows each, the others kBackwardThreads channels of the bias.

@@ -3,6 +3,9 @@
 // How the CUDA back end runs a layer: the plans of its launches, and what lies where in `saved` and
 // in the workspaces. Host only. Everything follows from the shapes alone, as in conv_tile_plan.hpp.
 //
+// On tensor cores, the cells of the kernel in the dtype of the convolution stand in `saved` for all
+// lists. Else:
+//
 //   saved                the lists of the gradient of the input, those of the kernel's gradient,
 //   and
 //                        the support: each where a backward pass asks for it
@@ -17,6 +20,7 @@
 
 #include "cuda/construct/construct_plan.hpp"
 #include "cuda/conv/conv_make_plan.hpp"
+#include "cuda/conv/toeplitz_make_plan.hpp"
 #include "dcls/layer.hpp"
 
 namespace dcls::cuda {
@@ -46,6 +50,7 @@ struct LayerPrepare {
   std::size_t cells_at = 0, lacks_at = 0;
   bool cells_in_shared = false;
   void* cells = nullptr;            ///< of all rows, if not in shared memory
+  void* dense = nullptr;            ///< the same for tensor cores, in `dtype`
   std::uint8_t* support = nullptr;  ///< null if not asked for
   LayerLists values[2];             ///< forward pass, gradient of the input
   LayerLists places;                ///< gradient of the kernel
@@ -87,20 +92,26 @@ struct LayerFinish {
 
 class LayerPlan {
  public:
-  explicit LayerPlan(const LayerArgs& layer) : args_(layer) {
+  explicit LayerPlan(const LayerArgs& layer, bool tensor_cores = false)
+      : args_(layer), tensor_cores_(tensor_cores) {
     const ConvArgs& conv = args_.conv;
     forward_ = make_conv_plan(conv, ConvPass::kForward);
     if (args_.for_input) input_ = make_conv_plan(conv, ConvPass::kBackwardInput);
     // The bias has a gradient without any input channel, too.
     ConvArgs with_inputs = conv;
     if (conv.in_channels == 0) with_inputs.in_channels = conv.groups;
-    kernel_ = make_conv_plan(with_inputs, ConvPass::kBackwardKernel);
+    kernel_ = tensor_cores ? make_toeplitz_finish_plan(conv)
+                           : make_conv_plan(with_inputs, ConvPass::kBackwardKernel);
     rows_ = forward_.kernel_rows;
     points_ = rows_ > 0 ? args_.construct.rows / rows_ : 0;
+    has_parameters_ = args_.for_parameters && rows_ > 0 && args_.construct.elements > 0;
+    if (tensor_cores) {
+      input_bytes_ = {aligned_bytes(rows_ * forward_.cells, storage_bytes(conv.dtype)), 0, 0, 0};
+      return;
+    }
     forward_bytes_ = conv_workspace(forward_, ConvPass::kForward, conv.dtype);
     input_bytes_ = conv_workspace(input_, ConvPass::kBackwardInput, conv.dtype);
     kernel_bytes_ = conv_workspace(kernel_, ConvPass::kBackwardKernel, conv.dtype);
-    has_parameters_ = args_.for_parameters && rows_ > 0 && args_.construct.elements > 0;
   }
 
   const ConvPlan& forward() const { return forward_; }
@@ -124,6 +135,8 @@ class LayerPlan {
     if (!has_parameters_) return {};
     return {at(saved, kernel_lists_at()), kernel_bytes_};
   }
+  /// The kernel that tensor cores take.
+  void* dense(const void* saved) const { return at(saved, 0); }
   void* bias_sums(void* workspace) const { return at(workspace, partial_bytes()); }
 
   LayerPrepare prepare(void* saved, void* workspace) const {
@@ -150,10 +163,14 @@ class LayerPlan {
     if (job.cells_in_shared) job.lacks_at += cells;
     job.cells = at(workspace, forward_bytes_.lists());
     job.shared = job.lacks_at + lacks;
-    job.values[0] = {forward_, forward_lists(workspace)};
-    job.values[1] = {input_, input_lists(saved)};
+    if (tensor_cores_) {
+      job.dense = dense(saved);
+    } else {
+      job.values[0] = {forward_, forward_lists(workspace)};
+      job.values[1] = {input_, input_lists(saved)};
+      if (has_parameters_) job.places = {kernel_, kernel_lists(saved)};
+    }
     if (has_parameters_) {
-      job.places = {kernel_, kernel_lists(saved)};
       job.support = static_cast<std::uint8_t*>(at(saved, kernel_lists_at() + kernel_bytes()));
     }
     return job;
@@ -208,8 +225,9 @@ class LayerPlan {
   }
 
   LayerArgs args_;
+  bool tensor_cores_;
   ConvPlan forward_, input_{}, kernel_;
-  ConvWorkspace forward_bytes_, input_bytes_, kernel_bytes_;
+  ConvWorkspace forward_bytes_{}, input_bytes_{}, kernel_bytes_{};
   std::int64_t rows_, points_;
   bool has_parameters_;  ///< and their gradients may be asked for
 };

@@ -31,6 +31,16 @@ __device__ __forceinline__ T rounded(DType dtype, T value) {
   return value;
 }
 
+/// Writes `value` to a tensor of `dtype`, which is computed in T.
+template <typename T>
+__device__ __forceinline__ void store_as(DType dtype, void* to, std::int64_t index, T value) {
+  if constexpr (sizeof(T) == sizeof(float)) {
+    if (dtype == DType::kFloat16) return numeric::store(static_cast<Half*>(to) + index, value);
+    if (dtype == DType::kBFloat16) return numeric::store(static_cast<BFloat16*>(to) + index, value);
+  }
+  static_cast<T*>(to)[index] = value;
+}
+
 /// Builds the cells of the `rows` rows from `first` on, rounded as the convolution's dtype, and
 /// marks their support.
 template <typename Storage, int D>
@@ -47,6 +57,9 @@ __device__ __forceinline__ void build_rows(const LayerPrepare& job, std::int64_t
       build_box<Storage, D, true>(job.construct, job.boxes, row, count, box, dynamic_shared<T>(),
                                   lacks, [&](std::int64_t cell, T value, bool marked) {
                                     cells[cell - first_cell] = rounded(job.dtype, value);
+                                    if (job.dense != nullptr) {
+                                      store_as(job.dtype, job.dense, cell, value);
+                                    }
                                     if (lacks != nullptr) job.support[cell] = marked ? 1 : 0;
                                   });
     }
