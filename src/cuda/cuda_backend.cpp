@@ -3,6 +3,7 @@
 
 #include "cuda/cuda_backend.hpp"
 
+#include "core/conv_geometry.hpp"
 #include "core/dispatch.hpp"
 #include "cuda/construct/construct_launch.hpp"
 #include "cuda/conv/conv_launch.hpp"
@@ -13,6 +14,13 @@
 
 namespace dcls::cuda {
 namespace {
+
+/// Whether a pass has no value to write; then the callers return before they plan anything.
+bool writes_nothing(const ConvArgs& args, ConvPass pass) {
+  if (pass == ConvPass::kForward) return geometry::no_output(args);
+  if (pass == ConvPass::kBackwardInput) return geometry::no_input(args);
+  return args.in_channels == 0 || args.out_channels == 0;
+}
 
 /// A launch of the forward pass, or of the gradient of the input, if there is anything to write.
 void convolve(const ConvArgs& args, const ConvPlan& plan, ConvPass pass, const ConvLists& lists,
@@ -41,17 +49,20 @@ void construct_support(const ConstructArgs& args, std::uint8_t* support, const E
 }
 
 std::size_t direct_conv_workspace(const ConvArgs& args, ConvPass pass, const Execution&) {
+  if (writes_nothing(args, pass)) return 0;
   return conv_workspace(make_conv_plan(args, pass), pass, args.dtype).total();
 }
 
 void direct_conv(const ConvArgs& args, const void* input, const void* kernel, const void* bias,
                  void* output, void* workspace, const Execution& where) {
+  if (writes_nothing(args, ConvPass::kForward)) return;
   const auto launch = args.ndim == 1 ? launch_conv_forward<true> : launch_conv_forward<false>;
   launch(args, ConvPass::kForward, input, kernel, bias, output, workspace, where);
 }
 
 void direct_conv_backward_input(const ConvArgs& args, const void* grad_output, const void* kernel,
                                 void* grad_input, void* workspace, const Execution& where) {
+  if (writes_nothing(args, ConvPass::kBackwardInput)) return;
   const auto launch = args.ndim == 1 ? launch_conv_forward<true> : launch_conv_forward<false>;
   launch(args, ConvPass::kBackwardInput, grad_output, kernel, nullptr, grad_input, workspace,
          where);
@@ -60,6 +71,7 @@ void direct_conv_backward_input(const ConvArgs& args, const void* grad_output, c
 void direct_conv_backward_kernel(const ConvArgs& args, const void* grad_output, const void* input,
                                  const std::uint8_t* support, void* grad_kernel, void* workspace,
                                  const Execution& where) {
+  if (writes_nothing(args, ConvPass::kBackwardKernel)) return;
   const auto launch = args.ndim == 1 ? launch_conv_kernel<true> : launch_conv_kernel<false>;
   launch(args, grad_output, input, support, grad_kernel, workspace, where);
 }

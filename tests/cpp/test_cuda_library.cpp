@@ -7,6 +7,8 @@
 #include "check.hpp"
 #include "construct_problem.hpp"
 #include "conv_problem.hpp"
+#include "core/conv_geometry.hpp"
+#include "cuda/cuda_backend.hpp"
 #include "cuda_host.hpp"
 #include "im2col_problem.hpp"
 
@@ -70,6 +72,30 @@ TEST(conv_of_far_strides) {
 
 TEST(conv_of_nothing) {
   for (const ConvArgs& args : empty_conv_args()) check_problem<double>(ConvProblem(args));
+}
+
+TEST(conv_without_values_to_write_has_no_workspace_and_launches_nothing) {
+  Execution where;
+  where.device = DeviceType::kCuda;
+  for (ConvArgs args : empty_conv_args()) {
+    args.dtype = DType::kFloat64;
+    const check::Case here(ConvProblem(args).name());
+    const auto bytes = [&](ConvPass pass) {
+      return cuda::direct_conv_workspace(args, pass, where);
+    };
+    if (geometry::no_output(args)) {
+      CHECK_EQ(bytes(ConvPass::kForward), 0u);
+      cuda::direct_conv(args, nullptr, nullptr, nullptr, nullptr, nullptr, where);
+    }
+    if (geometry::no_input(args)) {
+      CHECK_EQ(bytes(ConvPass::kBackwardInput), 0u);
+      cuda::direct_conv_backward_input(args, nullptr, nullptr, nullptr, nullptr, where);
+    }
+    if (args.in_channels * args.out_channels == 0) {
+      CHECK_EQ(bytes(ConvPass::kBackwardKernel), 0u);
+      cuda::direct_conv_backward_kernel(args, nullptr, nullptr, nullptr, nullptr, nullptr, where);
+    }
+  }
 }
 
 TEST(im2col) {
