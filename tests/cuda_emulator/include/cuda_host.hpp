@@ -65,6 +65,17 @@ inline std::uint64_t vote(Op op, unsigned mask, bool predicate, Site site) {
 }
 
 }  // namespace detail
+
+/// For the host's side of matrix instructions: gives each lane what all lanes of its warp bring.
+template <unsigned kWords>
+void exchange(const std::uint32_t (&mine)[kWords], std::uint32_t (&all)[kWarpSize][kExchangeWords],
+              Site site) {
+  static_assert(kWords <= kExchangeWords, "more registers than an exchange takes");
+  Request request{Op::kExchange, 0, ~0u, 0, kWarpSize, 0, site};
+  for (unsigned i = 0; i < kWords; ++i) request.words[i] = mine[i];
+  this_block().exchange(request, all);
+}
+
 }  // namespace dcls::host_cuda
 
 namespace dcls::cuda {

@@ -24,6 +24,7 @@
 #include <utility>
 #include <vector>
 
+#include "async_copies.hpp"
 #include "fiber.hpp"
 
 struct uint3 {
@@ -68,8 +69,14 @@ enum class Op : std::uint8_t {
   kShflXor,
   kBallot,
   kAny,
-  kAll
+  kAll,
+  kExchange
 };
+
+/// Registers that a lane brings to an exchange, at most.
+constexpr unsigned kExchangeWords = 6;
+
+constexpr unsigned kWarpSize = 32;
 
 /// What a thread that arrives at a rendezvous brings along.
 struct Request {
@@ -80,6 +87,7 @@ struct Request {
   unsigned width;
   std::uint64_t value;
   Site site;
+  std::uint32_t words[kExchangeWords] = {};
 };
 
 /// What all blocks of a launch have in common.
@@ -92,7 +100,6 @@ struct Launch {
   const void* closure;
 };
 
-constexpr unsigned kWarpSize = 32;
 constexpr unsigned kMaxBlockThreads = 1024;
 constexpr std::size_t kMaxSharedBytes = 227 * 1024;  // what one block can opt in to on sm_90
 
@@ -124,6 +131,8 @@ class Worker {
   /// Waits for the other threads that the request concerns. @returns the result of a warp
   /// collective.
   std::uint64_t rendezvous(const Request& request);
+  /// Gives each lane of a whole warp the words of all its lanes; orders no memory accesses.
+  void exchange(const Request& request, std::uint32_t (&all)[kWarpSize][kExchangeWords]);
   /// Ends the block with a message; never returns and runs no destructors, so it may pass noexcept
   /// functions.
   [[noreturn]] void fail(std::string what);
@@ -136,6 +145,8 @@ class Worker {
   DCLS_HOST_CUDA_UNTRACED dim3 block_dim() const { return launch_->block; }
   DCLS_HOST_CUDA_UNTRACED dim3 grid_dim() const { return launch_->grid; }
   DCLS_HOST_CUDA_UNTRACED void* dynamic_shared() const { return shared_begin_; }
+  /// Of the calling thread.
+  DCLS_HOST_CUDA_UNTRACED AsyncCopies& async_copies() { return copies_[current_]; }
 
  private:
   enum class State : std::uint8_t { kRunnable, kWaiting, kExited };
@@ -147,8 +158,9 @@ class Worker {
     std::uint64_t result;
   };
   struct Warp {
-    unsigned live;     // lanes that have not exited
-    unsigned waiting;  // lanes in a warp collective
+    unsigned live;                                       // lanes that have not exited
+    unsigned waiting;                                    // lanes in a warp collective
+    std::uint32_t exchanged[kWarpSize][kExchangeWords];  // by the last exchange
   };
   static constexpr std::size_t kFrontCanary = 64;
 
@@ -197,6 +209,7 @@ class Worker {
   std::vector<std::unique_ptr<Fiber>> fibers_;
   std::vector<Fiber*> free_;
   std::array<Thread, kMaxBlockThreads> threads_;
+  std::array<AsyncCopies, kMaxBlockThreads> copies_;
   std::array<unsigned, kMaxBlockThreads> runnable_;
   unsigned runnable_count_ = 0;
   std::array<Warp, kMaxBlockThreads / kWarpSize> warps_;

@@ -54,9 +54,9 @@ inline void Worker::record_fault() {
 
 /// Where the threads are, those in the same place taken together.
 inline std::string Worker::describe_threads() const {
-  static constexpr const char* kNames[] = {"__syncthreads",  "__syncwarp",       "__shfl_sync",
-                                           "__shfl_up_sync", "__shfl_down_sync", "__shfl_xor_sync",
-                                           "__ballot_sync",  "__any_sync",       "__all_sync"};
+  static constexpr const char* kNames[] = {
+      "__syncthreads",   "__syncwarp",    "__shfl_sync", "__shfl_up_sync", "__shfl_down_sync",
+      "__shfl_xor_sync", "__ballot_sync", "__any_sync",  "__all_sync",     "a matrix instruction"};
   std::vector<std::pair<std::string, std::pair<unsigned, uint3>>> places;  // place, count, first
   for (unsigned t = 0; t < count_; ++t) {
     const Thread& thread = threads_[t];

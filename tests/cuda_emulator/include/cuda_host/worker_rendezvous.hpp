@@ -24,6 +24,16 @@ DCLS_HOST_CUDA_UNTRACED inline std::uint64_t Worker::rendezvous(const Request& r
   return me.result;
 }
 
+DCLS_HOST_CUDA_UNTRACED inline void Worker::exchange(
+    const Request& request, std::uint32_t (&all)[kWarpSize][kExchangeWords]) {
+  rendezvous(request);
+  // Not to become a memcpy, which ThreadSanitizer would see.
+  const volatile std::uint32_t* const from = &warps_[current_ / kWarpSize].exchanged[0][0];
+  for (unsigned i = 0; i < kWarpSize * kExchangeWords; ++i) {
+    all[i / kExchangeWords][i % kExchangeWords] = from[i];
+  }
+}
+
 inline void Worker::arrive_at_barrier() {
   const Site& site = threads_[current_].request.site;
   if (at_barrier_ == 0) barrier_site_ = site;
@@ -84,6 +94,13 @@ inline void Worker::complete_if_all_arrived(unsigned warp, unsigned mask) {
       threads_[base + lane].result = evaluate(base + lane, group);
     }
   }
+  if (first->op == Op::kExchange) {
+    if (group != ~0u) return record(current_, "a matrix instruction of a warp that is not whole");
+    for (unsigned lane = 0; lane < size; ++lane) {
+      std::copy_n(threads_[base + lane].request.words, kExchangeWords,
+                  warps_[warp].exchanged[lane]);
+    }
+  }
   warps_[warp].waiting &= ~group;
   // Shuffles and votes order no memory accesses (programming guide), only __syncwarp does.
   if (first->op == Op::kSyncWarp) trace_rendezvous(base, size, group);
@@ -102,7 +119,8 @@ inline std::uint64_t Worker::evaluate(unsigned thread, unsigned group) {
   unsigned source = lane;
   switch (request.op) {
     case Op::kSyncThreads:
-    case Op::kSyncWarp: return 0;
+    case Op::kSyncWarp:
+    case Op::kExchange: return 0;
     case Op::kBallot:
     case Op::kAny:
     case Op::kAll: {

@@ -66,7 +66,7 @@ inline std::string Worker::run_block(uint3 block_index, std::uint64_t seed) {
   }
   for (unsigned t = 0; t < count_; t += kWarpSize) {
     const unsigned lanes = count_ - t;
-    warps_[t / kWarpSize] = {lanes >= kWarpSize ? ~0u : (1u << lanes) - 1, 0};
+    warps_[t / kWarpSize] = {lanes >= kWarpSize ? ~0u : (1u << lanes) - 1, 0, {}};
   }
   make_runnable(0, count_, ~0u);
   poison_shared();
@@ -97,6 +97,11 @@ DCLS_HOST_CUDA_UNTRACED inline void Worker::run_thread() {
   try {
     launch_->body(launch_->closure);
     threw = false;
+    if (!copies_[current_].empty()) {
+      thrown = "it ended before its asynchronous copies were waited for";
+      copies_[current_].clear();
+      threw = true;
+    }
   } catch (const std::exception& error) {
     thrown = error.what();
   } catch (...) {
@@ -178,6 +183,7 @@ inline void Worker::make_runnable(unsigned first, unsigned count, unsigned lanes
 inline void Worker::recover() {
   trace_abandoned();
   for (unsigned t = 0; t < count_; ++t) {
+    copies_[t].clear();
     Fiber* const fiber = threads_[t].fiber;
     if (fiber == nullptr || threads_[t].state == State::kExited) continue;
     fiber->reset();
