@@ -88,15 +88,15 @@ void kernel_gradient(const HowToRun& how, const ConvArgs& args, const Storage* g
   if (plan.splits > 0) {
     lists.fill(how, plan, support);
     LaunchOptions options = how.launch;
-    options.max_block_threads = cuda::kConvKernelThreads;
+    options.max_block_threads = cuda::kConvThreads;
     host_cuda::launch(
         options, cuda::conv_kernel_partial<Storage, kLine>,
         grid(how, plan.channel_blocks * plan.source_per_group * plan.stages * plan.splits),
         static_cast<unsigned>(plan.threads()), cuda::conv_shared_bytes(plan, pass, args.dtype),
         plan, input, grad_output, static_cast<const std::int32_t*>(lists.counts.data()),
         static_cast<const cuda::Unit*>(lists.units.data()),
-        static_cast<const std::uint32_t*>(lists.packed.data()),
-        cuda::conv_tile_bytes(plan, args.dtype), lists.partial.data(), static_cast<T*>(nullptr));
+        static_cast<const std::uint32_t*>(lists.packed.data()), lists.partial.data(),
+        static_cast<T*>(nullptr));
     lists.partial.check();
   }
   host_cuda::launch(how.launch, cuda::conv_kernel_finish<Storage>,

@@ -1,5 +1,7 @@
 // The plans of the direct convolution on CUDA.
+#include <algorithm>
 #include <cstdint>
+#include <set>
 #include <utility>
 #include <vector>
 
@@ -17,10 +19,11 @@ TEST(stages_of_a_phase) {
     std::vector<int> visits(static_cast<std::size_t>(plan.stages));
     for (std::int64_t phase = 0; phase < plan.phases; ++phase) {
       cuda::BlockPlace block;
+      const std::int64_t item = phase * plan.tiles * (plan.channels_last ? plan.channel_blocks : 1);
       if (args.ndim == 1) {
-        block.find<true>(plan, phase * plan.tiles);
+        block.find<true>(plan, item);
       } else {
-        block.find<false>(plan, phase * plan.tiles);
+        block.find<false>(plan, item);
       }
       for (std::int64_t n = 0; n < block.stages; ++n) {
         const std::int64_t stage = block.stage(plan, n);
@@ -45,8 +48,7 @@ TEST(plans_fit) {
            {ConvPass::kForward, ConvPass::kBackwardInput, ConvPass::kBackwardKernel}) {
         const cuda::ConvPlan plan = cuda::make_conv_plan(args, pass);
         CHECK(plan.threads() >= cuda::kWarp);
-        CHECK(plan.threads() <=
-              (pass == ConvPass::kBackwardKernel ? cuda::kConvKernelThreads : cuda::kConvThreads));
+        CHECK(plan.threads() <= cuda::kConvThreads);
         CHECK(cuda::conv_shared_bytes(plan, pass, args.dtype) <= cuda::kConvShared);
         CHECK(plan.slots >= 1 && plan.patches >= 1 && plan.strips >= 1 && plan.planes >= 1);
         CHECK(plan.planes <= cuda::kMostPlanes);
@@ -123,6 +125,60 @@ TEST(lanes_of_common_layers_are_busy) {
         }
       }
     }
+  }
+}
+
+/// Wavefronts of the loads of a block, those of one value by all its warps: the words that the most
+/// wanted bank of each warp has to give. Lanes without a patch read as they do in the kernels.
+int wavefronts(const cuda::ConvPlan& plan) {
+  const int patches = plan.planes * plan.strips * plan.patches;
+  int sum = 0;
+  for (int first = 0; first < plan.slot_threads; first += cuda::kWarp) {
+    std::vector<std::set<int>> words(cuda::kWarp);
+    for (int thread = first; thread < first + cuda::kWarp; ++thread) {
+      const int patch = thread < patches ? thread : first;
+      const int across = patch % plan.patches, strip = patch / plan.patches % plan.strips,
+                plane = patch / plan.patches / plan.strips;
+      const int word = plane * plan.plane_size + strip * 7 * plan.pitch + across * 7;
+      words[static_cast<std::size_t>(word % cuda::kWarp)].insert(word);
+    }
+    std::size_t most = 0;
+    for (const auto& bank : words) most = std::max(most, bank.size());
+    sum += static_cast<int>(most);
+  }
+  return sum;
+}
+
+TEST(lanes_read_different_banks) {
+  const std::vector<std::pair<std::int64_t, double>> bounds = {
+      {56, 1.1}, {28, 1.1}, {14, 1.3}, {7, 1.1}};
+  for (const auto& [size, bound] : bounds) {
+    for (const std::int64_t kernel : {7, 17, 23}) {
+      const std::int64_t channels = 96 * 56 / size, pad = kernel / 2;
+      ConvArgs args =
+          conv_args(128, channels, channels, channels, {size, size}, {kernel, kernel}, {pad, pad});
+      for (const ConvPass pass :
+           {ConvPass::kForward, ConvPass::kBackwardInput, ConvPass::kBackwardKernel}) {
+        const cuda::ConvPlan plan = cuda::make_conv_plan(args, pass);
+        const check::Case here("size ", size, ", kernel ", kernel, ", pass ",
+                               static_cast<int>(pass));
+        const double warps = plan.slot_threads / cuda::kWarp;
+        CHECK(wavefronts(plan) <= bound * warps);
+        CHECK_EQ(cuda::conv_wavefronts<false>(plan, 4), wavefronts(plan));
+      }
+    }
+  }
+}
+
+/// The zeros around small planes are shared: most of a tile would be zeros else.
+TEST(small_planes_lie_close_together) {
+  for (const auto& [size, least] :
+       std::vector<std::pair<std::int64_t, int>>{{7, 13}, {14, 22}, {28, 36}}) {
+    const ConvArgs args = conv_args(128, 96, 96, 96, {size, size}, {17, 17}, {8, 8});
+    const cuda::ConvPlan plan = cuda::make_conv_plan(args, ConvPass::kForward);
+    CHECK(plan.planes > 1);
+    CHECK(plan.pitch <= least + 1);
+    CHECK(plan.plane_size <= (least + 1) * (least + 1));
   }
 }
 

@@ -64,7 +64,7 @@ void launch_conv_partial(const ConvPlan& plan, DType dtype, const ConvLists& lis
            conv_shared_bytes(plan, ConvPass::kBackwardKernel, dtype), plan,
            static_cast<const Storage*>(input), static_cast<const Storage*>(grad_output),
            lists.counts, lists.units, static_cast<const std::uint32_t*>(lists.packed),
-           conv_tile_bytes(plan, dtype), static_cast<T*>(partial), static_cast<T*>(bias));
+           static_cast<T*>(partial), static_cast<T*>(bias));
   });
 }
 
