@@ -64,12 +64,17 @@ TEST(many_phases) {
 
 TEST(infinite_values_reach_what_they_meet) {
   for (const ConvArgs& args : typical_conv_args()) {
-    check_infinities(
-        args, [](const ConvProblem& p) { return on_host_cuda<float>(p); }, /*weights=*/false);
+    check_infinities(args, [](const ConvProblem& p) { return on_host_cuda<float>(p); });
+    check_infinities(args, [](const ConvProblem& p) { return on_host_cuda<double>(p); });
+    check_infinities(args, [](const ConvProblem& p) { return on_host_cuda<BFloat16>(p); });
+  }
+  for (const ConvArgs& args : {conv_args(1, 2, 2, 2, {40, 33}, {70, 11}, {35, 5}),
+                               conv_args(1, 3, 5, 1, {9, 8}, {3, 3}, {1, 1}, {2, 1}, {2, 3}),
+                               conv_args(1, 1, 1, 1, {90}, {700}, {350})}) {
+    check_infinities(args, [](const ConvProblem& p) { return on_host_cuda<float>(p); });
   }
 }
 
-/// Blocks visit the stages of their phase alone: their number does not grow with its square.
 TEST(sparse_and_dense_kernels) {
   for (const double density : {0.0, 0.02, 0.5, 1.0}) {
     const check::Case here("density ", density);
@@ -90,6 +95,22 @@ TEST(splits_of_unequal_length) {
     while (args.batch < 1000 && remainder() == 0) ++args.batch;
     CHECK(remainder() != 0);
     check_problem<float>(ConvProblem(args));
+  }
+}
+
+/// Rows and planes whose zeros lie on those of the next: what is read at their ends is read twice.
+TEST(planes_that_share_their_zeros) {
+  for (const std::int64_t size : {5, 7, 14, 28}) {
+    for (const std::int64_t kernel : {6, 17}) {
+      for (const std::int64_t padding : {std::int64_t{0}, std::int64_t{2}, kernel / 2, kernel}) {
+        if (size + 2 * padding < kernel) continue;
+        const std::int64_t batch = 200 / size;
+        check_problem<float>(ConvProblem(
+            conv_args(batch, 2, 2, 2, {size, size + 1}, {kernel, kernel}, {padding, padding}), 8));
+        check_problem<double>(
+            ConvProblem(conv_args(batch, 2, 2, 2, {size}, {kernel}, {padding}), 8));
+      }
+    }
   }
 }
 
