@@ -53,13 +53,12 @@ struct KernelBlock : TargetBlock {
     const std::int64_t channel_block =
         take_channel_block(plan, item, plan.splits * plan.stages * plan.source_per_group);
     set_channels(plan, channel_block, *this);
-    split = item % plan.splits;
-    item /= plan.splits;
-    stage = item % plan.stages;
-    const std::int64_t n = item / plan.stages;
+    split = geometry::take(item, plan.splits);
+    stage = geometry::take(item, plan.stages);
+    const std::int64_t n = item;
     leads = n == 0 && stage == 0;
     row = kernel_row(plan, channel, n);
-    source_channel = channel / plan.target_per_group * plan.source_per_group + n;
+    source_channel = geometry::quotient(channel, plan.target_per_group) * plan.source_per_group + n;
     for (int d = 0; d < 3; ++d) {
       phase[d] = 0;  // the target has one phase only
       length[d] = plan.axis[d].target_size;

@@ -11,23 +11,24 @@
 
 namespace dcls::cuda {
 
-/// A point of a tile: where it is, and in which of the tile's channels, planes, rows and columns.
+/// A point of a tile: where it is in shared memory, and in which of the tile's channels, planes,
+/// rows and columns.
 struct TilePoint {
-  std::int64_t offset;  ///< in the tensor
-  int place;            ///< in shared memory
+  int place;
   int slot, plane, row, column;
 };
 
-/// Visits the points of a tile that are in the tensor, all threads of the block together. Lanes lie
-/// along the tensor's innermost axis: the channels, if the tile has several, then the line.
-/// `places` are the offsets of the planes; -1 for none.
-template <bool kLine, typename Use>
+/// Visits the points of a tile that are in the tensor, all threads of the block together:
+/// use(address in the tensor, point). Lanes lie along the tensor's innermost axis: the channels, if
+/// the tile has several, then the line. `places` are the offsets of the planes; -1 for none.
+template <bool kLine, typename Storage, typename Use>
 __device__ __forceinline__ void for_tile_points(const ConvPlan& plan, const Tile& tile,
-                                                const std::int64_t* places, Use&& use) {
+                                                const std::int64_t* places, Storage* tensor,
+                                                Use&& use) {
   const TileAxis& inner = kLine ? tile.y : tile.x;
   const int width = inner.high - inner.low;
   const int rows = kLine ? 1 : tile.y.high - tile.y.low;
-  if (width <= 0 || rows <= 0) return;
+  if (width <= 0) return;
   const int slot_bits = highest_bit(static_cast<unsigned>(plan.source_slots));
   int bits = slot_bits;  // of the lanes of a line
   while (bits < 5 && 1 << bits < width << slot_bits) ++bits;
@@ -37,37 +38,30 @@ __device__ __forceinline__ void for_tile_points(const ConvPlan& plan, const Tile
   const int first = (thread & ((1 << bits) - 1)) >> slot_bits;
   const int step = 1 << (bits - slot_bits);
   const int lines = static_cast<int>(blockDim.x) >> bits;  // at a time
+  const int low = kLine ? 0 : tile.y.low;
+  // Addresses move by sums alone: products of 64 bits for each line would cost more than the copy.
   const std::int64_t far = step * inner.step;
-  const std::int64_t origin = slot * tile.channel_pitch + inner.first +
-                              (inner.low + first) * inner.step +
-                              (kLine ? 0 : tile.y.first + tile.y.low * tile.y.step);
-  const int corner =
-      slot * plan.slot_size + inner.low + first + (kLine ? 0 : tile.y.low * plan.pitch);
-  int plane = (thread >> bits) / rows;
-  int row = (thread >> bits) % rows;
-  while (plane < plan.planes) {
+  const std::int64_t down = kLine ? 0 : lines * tile.y.step;
+  Storage* const corner = tensor + slot * tile.channel_pitch + inner.first +
+                          (inner.low + first) * inner.step +
+                          (kLine ? 0 : tile.y.first + low * tile.y.step);
+  int row = thread >> bits;  // among those of this plane and the next ones
+  for (int plane = 0; plane < plan.planes; ++plane, row -= rows) {
     const std::int64_t begin = places[plane];
-    if (begin >= 0) {
-      TilePoint at;
-      at.offset = begin + origin + (kLine ? 0 : row * tile.y.step);
-      at.place = corner + plane * plan.plane_size + (kLine ? 0 : row * plan.pitch);
-      at.slot = slot;
-      at.plane = plane;
-      at.row = kLine ? inner.low + first : tile.y.low + row;
-      at.column = kLine ? 0 : inner.low + first;
-      int& along = kLine ? at.row : at.column;
-      for (int i = first; i < width; i += step) {
-        use(at);
-        at.offset += far;
-        at.place += step;
-        along += step;
+    Storage* line = corner + begin + (kLine ? 0 : row * tile.y.step);
+    int place = slot * plan.slot_size + plane * plan.plane_size +
+                (kLine ? 0 : (low + row) * plan.pitch) + inner.low;
+    for (; row < rows; row += lines) {
+      if (begin >= 0) {
+        Storage* at = line;
+        for (int i = first; i < width; i += step) {
+          const int along = inner.low + i;
+          use(at, TilePoint{place + i, slot, plane, kLine ? along : low + row, kLine ? 0 : along});
+          at += far;
+        }
       }
-    }
-    row += lines % rows;
-    plane += lines / rows;
-    if (row >= rows) {
-      row -= rows;
-      ++plane;
+      line += down;
+      place += kLine ? 0 : lines * plan.pitch;
     }
   }
 }
@@ -88,11 +82,11 @@ __device__ __forceinline__ void load_tile(const ConvPlan& plan, const Tile& tile
     all[i] = {};
   }
   __syncthreads();
-  for_tile_points<kLine>(plan, tile, places, [&](const TilePoint& at) {
+  for_tile_points<kLine>(plan, tile, places, begin, [&](const Storage* from, const TilePoint& at) {
     if constexpr (kAsync) {
-      copy_async_filled<sizeof(T)>(shared + at.place, begin + at.offset, true);
+      copy_async_filled<sizeof(T)>(shared + at.place, from, true);
     } else {
-      shared[at.place] = numeric::load(begin[at.offset]);
+      shared[at.place] = numeric::load(*from);
     }
   });
   if constexpr (kAsync) {
@@ -106,10 +100,10 @@ template <bool kLine, typename Storage, typename T, typename See>
 __device__ __forceinline__ void store_tile(const ConvPlan& plan, const Tile& tile,
                                            const std::int64_t* places, const T* shared,
                                            Storage* begin, See&& see) {
-  for_tile_points<kLine>(plan, tile, places, [&](const TilePoint& at) {
+  for_tile_points<kLine>(plan, tile, places, begin, [&](Storage* to, const TilePoint& at) {
     const T value = shared[at.place];
     see(value);
-    numeric::store(begin + at.offset, value);
+    numeric::store(to, value);
   });
 }
 

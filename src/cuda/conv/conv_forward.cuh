@@ -21,19 +21,17 @@ struct BlockPlace : TargetBlock {
   __device__ __forceinline__ void find(const ConvPlan& plan, std::int64_t item) {
     const std::int64_t channel_block = take_channel_block(plan, item, plan.tiles * plan.phases);
     set_channels(plan, channel_block, *this);
-    set_tile_origin<kLine>(plan, item % plan.tiles, *this);
-    item /= plan.tiles;
+    set_tile_origin<kLine>(plan, geometry::take(item, plan.tiles), *this);
     for (int d = 2; d >= 0; --d) {
       const ConvAxis& axis = plan.axis[d];
       const std::int64_t phases =
           axis.target_step < axis.target_size ? axis.target_step : axis.target_size;
-      phase[d] = item % phases;
-      item /= phases;
+      phase[d] = geometry::take(item, phases);
       length[d] = geometry::phase_length(axis.target_size, phase[d], axis.target_step);
     }
     row = kernel_row(plan, channel, 0);
     // Depthwise, it is the target's; else all slots are of one group.
-    source_channel = channel / plan.target_per_group * plan.source_per_group;
+    source_channel = geometry::quotient(channel, plan.target_per_group) * plan.source_per_group;
     // Tiles are those of the longest phase.
     empty = y >= length[1] || x >= length[2] || plane >= plan.batch * length[0];
     stages = plan.stages;
@@ -52,10 +50,9 @@ struct BlockPlace : TargetBlock {
   __device__ __forceinline__ std::int64_t stage(const ConvPlan& plan, std::int64_t n) const {
     if (!plan.mirrored) return n;
     StageIndex s = first_stage;
-    s.chunk_x = n % plan.axis[2].chunks;
-    n /= plan.axis[2].chunks;
-    s.chunk_y = n % plan.axis[1].chunks;
-    s.z += n / plan.axis[1].chunks * plan.axis[0].class_step;
+    s.chunk_x = geometry::take(n, plan.axis[2].chunks);
+    s.chunk_y = geometry::take(n, plan.axis[1].chunks);
+    s.z += n * plan.axis[0].class_step;
     return stage_number(plan, s);
   }
 };
@@ -111,14 +108,14 @@ __device__ __forceinline__ void sum_nan_again(const ConvPlan& plan, const BlockP
                                               const Compute<Storage>* weights, Storage* target) {
 #pragma unroll 1
   for (int first = 0; first < block.channels; first += plan.source_slots) {
-    Storage* const begin = target + (block.channel + first) * plan.target.channel;
-    for_tile_points<kLine>(
-        plan, target_tile<kLine>(plan, block, first), places, [&](const TilePoint& at) {
-          const auto value = numeric::load(begin[at.offset]);
-          if (value == value) return;
-          numeric::store(begin + at.offset, sum_again(plan, block, at, first + at.slot, source,
-                                                      counts, units, weights));
-        });
+    for_tile_points<kLine>(plan, target_tile<kLine>(plan, block, first), places,
+                           target + (block.channel + first) * plan.target.channel,
+                           [&](Storage* to, const TilePoint& at) {
+                             const auto value = numeric::load(*to);
+                             if (value == value) return;
+                             numeric::store(to, sum_again(plan, block, at, first + at.slot, source,
+                                                          counts, units, weights));
+                           });
   }
 }
 

@@ -49,8 +49,8 @@ struct TargetBlock {
 
 __device__ __forceinline__ void set_channels(const ConvPlan& plan, std::int64_t channel_block,
                                              TargetBlock& block) {
-  const std::int64_t group = channel_block / plan.group_blocks;
-  const std::int64_t first = channel_block % plan.group_blocks * plan.slots;
+  const std::int64_t first = geometry::take(channel_block, plan.group_blocks) * plan.slots;
+  const std::int64_t group = channel_block;
   const std::int64_t rest = plan.block_group - first;
   block.channel = group * plan.block_group + first;
   block.channels = rest < plan.slots ? static_cast<int>(rest) : plan.slots;
@@ -60,18 +60,18 @@ __device__ __forceinline__ void set_channels(const ConvPlan& plan, std::int64_t 
 /// Channel blocks vary slowest; in channels_last fastest, since they share the sectors of memory.
 __device__ __forceinline__ std::int64_t take_channel_block(const ConvPlan& plan, std::int64_t& item,
                                                            std::int64_t others) {
-  const std::int64_t block = plan.channels_last ? item % plan.channel_blocks : item / others;
-  item = plan.channels_last ? item / plan.channel_blocks : item % others;
+  if (plan.channels_last) return geometry::take(item, plan.channel_blocks);
+  std::int64_t block = item;
+  item = geometry::take(block, others);
   return block;
 }
 
 template <bool kLine>
 __device__ __forceinline__ void set_tile_origin(const ConvPlan& plan, std::int64_t tile,
                                                 TargetBlock& block) {
-  block.x = tile % plan.tiles_x * plan.patches * Patch<kLine>::kColumns;
-  tile /= plan.tiles_x;
-  block.y = tile % plan.tiles_y * plan.strips * Patch<kLine>::kRows;
-  block.plane = tile / plan.tiles_y * plan.planes;
+  block.x = geometry::take(tile, plan.tiles_x) * plan.patches * Patch<kLine>::kColumns;
+  block.y = geometry::take(tile, plan.tiles_y) * plan.strips * Patch<kLine>::kRows;
+  block.plane = tile * plan.planes;
 }
 
 /// What a block reads in one stage; found by one thread.
@@ -114,11 +114,10 @@ __device__ __forceinline__ void place_target(const ConvPlan& plan, std::int64_t 
                                              std::int64_t length, std::int64_t phase,
                                              std::int64_t* places) {
   for (int i = static_cast<int>(threadIdx.x); i < plan.planes; i += static_cast<int>(blockDim.x)) {
-    const std::int64_t plane = first + i;
-    places[i] = plane < plan.batch * length
-                    ? plane / length * plan.target.batch +
-                          (plane % length * plan.axis[0].target_step + phase) * plan.target.axis[0]
-                    : -1;
+    std::int64_t image = first + i;
+    const bool exists = image < plan.batch * length;
+    const std::int64_t z = geometry::take(image, length) * plan.axis[0].target_step + phase;
+    places[i] = exists ? image * plan.target.batch + z * plan.target.axis[0] : -1;
   }
 }
 
@@ -129,10 +128,10 @@ __device__ __forceinline__ std::int64_t source_place(const ConvPlan& plan, std::
                                                      const geometry::AxisCell& cell) {
   if (plane >= plan.batch * length) return -1;
   const ConvAxis& axis = plan.axis[0];
-  const std::int64_t z = plan.mirrored ? plane % length - cell.shift
-                                       : (plane % length + cell.shift) * axis.stride + cell.phase;
+  std::int64_t z = geometry::take(plane, length);
+  z = plan.mirrored ? z - cell.shift : (z + cell.shift) * axis.stride + cell.phase;
   if (z < 0 || z >= axis.source_size) return -1;
-  return plane / length * plan.source.batch + z * plan.source.axis[0];
+  return plane * plan.source.batch + z * plan.source.axis[0];
 }
 
 /// Writes the places of a block's planes in the source.

@@ -135,7 +135,7 @@ DCLS_HD int patch_origin(const ConvPlan& plan, int patch) {
 }
 
 DCLS_HD std::int64_t divide_up(std::int64_t a, std::int64_t b) {  // b > 0
-  const std::int64_t q = a / b;
+  const std::int64_t q = geometry::quotient(a, b);
   return q * b < a ? q + 1 : q;
 }
 
@@ -149,7 +149,7 @@ DCLS_HD StageAxis stage_axis(const ConvAxis& axis, bool mirrored, std::int64_t i
   s.target_phase = mirrored ? cell.phase : 0;
   s.source_length = geometry::phase_length(axis.source_size, s.source_phase, axis.source_step);
   s.target_length = geometry::phase_length(axis.target_size, s.target_phase, axis.target_step);
-  const std::int64_t all = (axis.kernel_size - index - 1) / axis.class_step + 1;
+  const std::int64_t all = geometry::quotient(axis.kernel_size - index - 1, axis.class_step) + 1;
   const std::int64_t last = cell.shift + (all - 1) * axis.shift_step;
   const std::int64_t lowest = mirrored ? -last : cell.shift;
   std::int64_t lo = divide_up(1 - s.target_length - lowest, axis.shift_step);
@@ -169,6 +169,7 @@ DCLS_HD StageAxis stage_axis(const ConvAxis& axis, bool mirrored, std::int64_t i
 /// The class of the cells that write a phase of the target, in the gradient of the input; -1 if
 /// there is none.
 DCLS_HD std::int64_t class_of_phase(const ConvAxis& axis, std::int64_t phase) {
+  if (axis.class_step == 1 && axis.stride == 1) return 0;
   const std::int64_t common = axis.stride / axis.class_step;
   const std::int64_t rest = (phase + axis.padding) % axis.stride;
   const std::int64_t offset = rest < 0 ? rest + axis.stride : rest;
@@ -183,14 +184,11 @@ struct StageIndex {
 };
 DCLS_HD StageIndex stage_index(const ConvPlan& plan, std::int64_t stage) {
   StageIndex s;
-  s.chunk_x = stage % plan.axis[2].chunks;
-  stage /= plan.axis[2].chunks;
-  s.class_x = stage % plan.axis[2].classes;
-  stage /= plan.axis[2].classes;
-  s.chunk_y = stage % plan.axis[1].chunks;
-  stage /= plan.axis[1].chunks;
-  s.class_y = stage % plan.axis[1].classes;
-  s.z = stage / plan.axis[1].classes;
+  s.chunk_x = geometry::take(stage, plan.axis[2].chunks);
+  s.class_x = geometry::take(stage, plan.axis[2].classes);
+  s.chunk_y = geometry::take(stage, plan.axis[1].chunks);
+  s.class_y = geometry::take(stage, plan.axis[1].classes);
+  s.z = stage;
   return s;
 }
 
@@ -204,9 +202,8 @@ DCLS_HD std::int64_t stage_number(const ConvPlan& plan, const StageIndex& s) {
 /// group.
 DCLS_HD std::int64_t kernel_row(const ConvPlan& plan, std::int64_t target, std::int64_t n) {
   if (!plan.mirrored) return target * plan.source_per_group + n;
-  const std::int64_t group = target / plan.target_per_group;
-  return (group * plan.source_per_group + n) * plan.target_per_group +
-         target % plan.target_per_group;
+  const std::int64_t own = geometry::take(target, plan.target_per_group);
+  return (target * plan.source_per_group + n) * plan.target_per_group + own;
 }
 
 /// Whether the cell `r` of an axis reads the source at all.
