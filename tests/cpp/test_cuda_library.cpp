@@ -1,5 +1,6 @@
 // The C++ API with the CUDA back end on the host: launchers, their dispatch, and workspaces of
 // exactly the size that the library asks for.
+#include <algorithm>
 #include <cstdint>
 #include <utility>
 #include <vector>
@@ -9,6 +10,7 @@
 #include "conv_problem.hpp"
 #include "core/conv_geometry.hpp"
 #include "cuda/cuda_backend.hpp"
+#include "cuda/runtime/launch.cuh"
 #include "cuda_host.hpp"
 #include "im2col_problem.hpp"
 
@@ -116,6 +118,17 @@ TEST(im2col_of_every_dtype_and_of_nothing) {
       *count = former;
     }
   }
+}
+
+/// So that all are loaded before a stream is captured.
+TEST(every_kernel_launched_is_among_those_that_are_loaded_early) {
+  const std::vector<const void*>& known = cuda::kernels();
+  auto& record = host_cuda::detail::LaunchRecord::instance();
+  CHECK(!record.counts.empty());
+  for (const auto& [kernel, count] : record.counts) {
+    CHECK(std::count(known.begin(), known.end(), kernel) > 0);
+  }
+  CHECK(known.size() >= record.counts.size());
 }
 
 CHECK_MAIN()
