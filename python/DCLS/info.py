@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -30,6 +33,28 @@ def _torch_info() -> dict[str, Any]:
     }
 
 
+def devices() -> dict[str, Any]:
+    """Returns what torch and the native library say of GPUs: the parts of ``collect`` with devices.
+
+    It initialises CUDA in this process, and processes that are forked from it later cannot use
+    CUDA then.
+    """
+    return {"torch": _torch_info(), "cuda": dict(_C.cuda_status())}
+
+
+def _devices_seen_by_a_child() -> dict[str, Any]:
+    """Returns ``devices`` of another process, so that this one may still fork."""
+    code = f"import json, sys; sys.path[:0] = {sys.path!r}; from DCLS import info"
+    code += "; print(json.dumps(info.devices()))"
+    child = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    if child.returncode != 0:
+        raise RuntimeError(f"the process that asks for devices failed:\n{child.stderr}")
+    found: dict[str, Any] = json.loads(child.stdout.splitlines()[-1])
+    return found
+
+
 def _usable_cpus() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
@@ -43,14 +68,21 @@ def collect() -> dict[str, Any]:
     built with or "", devices it sees, warnings), ``native`` (how the native library was built and
     the SIMD level in use), ``cuda`` (whether the native library can use a GPU, driver and devices
     or the reason why not), ``threads`` (of torch, of ``OMP_NUM_THREADS``, CPUs of this process).
+
+    Unless CUDA is in use already, another process asks for the devices: CUDA is not initialised
+    here.
+
+    Raises:
+        RuntimeError: if that process fails.
     """
+    found = devices() if torch.cuda.is_initialized() else _devices_seen_by_a_child()
     return {
         "dcls": {"version": DCLS.__version__, "path": str(Path(DCLS.__file__).parent)},
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "platform": platform.platform(),
-        "torch": _torch_info(),
+        "torch": found["torch"],
         "native": dict(_C.build_info()),
-        "cuda": dict(_C.cuda_status()),
+        "cuda": found["cuda"],
         "threads": {
             "torch": torch.get_num_threads(),
             "omp_num_threads": os.environ.get("OMP_NUM_THREADS", ""),

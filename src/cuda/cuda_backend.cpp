@@ -3,6 +3,7 @@
 
 #include "cuda/cuda_backend.hpp"
 
+#include "core/conv_geometry.hpp"
 #include "core/dispatch.hpp"
 #include "cuda/construct/construct_launch.hpp"
 #include "cuda/conv/conv_launch.hpp"
@@ -15,6 +16,13 @@
 
 namespace dcls::cuda {
 namespace {
+
+/// Whether a pass has no value to write; then the callers return before they plan anything.
+bool writes_nothing(const ConvArgs& args, ConvPass pass) {
+  if (pass == ConvPass::kForward) return geometry::no_output(args);
+  if (pass == ConvPass::kBackwardInput) return geometry::no_input(args);
+  return args.in_channels == 0 || args.out_channels == 0;
+}
 
 /// A launch of the forward pass, or of the gradient of the input, if there is anything to write.
 void convolve(const ConvArgs& args, const ConvPlan& plan, ConvPass pass, const ConvLists& lists,
@@ -29,7 +37,7 @@ bool on_tensor_cores(const ConvArgs& args, const Execution& where) {
   return toeplitz_covers(args) && has_tensor_cores(where);
 }
 
-/// The same by tensor cores.
+/// The same by tensor cores, from the cells.
 void convolve_dense(const ConvArgs& args, ConvPass pass, const void* source, const void* kernel,
                     const void* bias, void* target, const Execution& where) {
   const auto launch = args.dtype == DType::kFloat16 ? launch_toeplitz_forward<Half>
@@ -37,8 +45,10 @@ void convolve_dense(const ConvArgs& args, ConvPass pass, const void* source, con
   launch(args, pass, source, kernel, bias, target, where);
 }
 
+/// The forward pass, or the gradient of the input, from the cells of the kernel.
 void direct(const ConvArgs& args, ConvPass pass, const void* source, const void* kernel,
             const void* bias, void* target, void* workspace, const Execution& where) {
+  if (writes_nothing(args, pass)) return;
   if (on_tensor_cores(args, where)) {
     return convolve_dense(args, pass, source, kernel, bias, target, where);
   }
@@ -65,6 +75,7 @@ void construct_support(const ConstructArgs& args, std::uint8_t* support, const E
 }
 
 std::size_t direct_conv_workspace(const ConvArgs& args, ConvPass pass, const Execution& where) {
+  if (writes_nothing(args, pass)) return 0;
   if (on_tensor_cores(args, where)) {
     return pass == ConvPass::kBackwardKernel ? toeplitz_kernel_workspace(args) : 0;
   }
@@ -85,6 +96,7 @@ void direct_conv_backward_input(const ConvArgs& args, const void* grad_output, c
 void direct_conv_backward_kernel(const ConvArgs& args, const void* grad_output, const void* input,
                                  const std::uint8_t* support, void* grad_kernel, void* workspace,
                                  const Execution& where) {
+  if (writes_nothing(args, ConvPass::kBackwardKernel)) return;
   auto* launch = args.ndim == 1 ? launch_conv_kernel<true> : launch_conv_kernel<false>;
   if (on_tensor_cores(args, where)) {
     launch = args.dtype == DType::kFloat16 ? launch_toeplitz_kernel<Half>

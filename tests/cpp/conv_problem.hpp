@@ -210,9 +210,9 @@ inline std::vector<int> kinds(const std::vector<double>& values) {
 }
 
 /// Infinite values in a problem of `args` without zeros reach what the formula says, and nothing
-/// else: run(problem) gives the results of a back end. `weights`: whether also those of the kernel.
+/// else: run(problem) gives the results of a back end.
 template <typename Run>
-void check_infinities(const ConvArgs& args, const Run& run, bool weights = true) {
+void check_infinities(const ConvArgs& args, const Run& run) {
   ConvProblem plain(args, 7);
   for (auto* values : {&plain.input, &plain.kernel, &plain.grad_output}) {
     for (double& v : *values) v = v < 0 ? -1 : 1;
@@ -220,7 +220,6 @@ void check_infinities(const ConvArgs& args, const Run& run, bool weights = true)
   for (auto& mark : plain.support) mark = 1;
   const check::Case here(plain.name());
   for (const bool in_kernel : {false, true}) {
-    if (in_kernel && !weights) continue;
     for (const int part : {0, 1, 2, 4}) {
       ConvProblem problem = plain;
       std::vector<double>& changed = in_kernel ? problem.kernel : problem.input;

@@ -2,158 +2,16 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <limits>
-#include <utility>
 #include <vector>
 
 #include "check.hpp"
+#include "conv_on_host_cuda.hpp"
 #include "conv_problem.hpp"
 #include "core/dispatch.hpp"
-#include "cuda/conv/conv_backward_kernel.cuh"
-#include "cuda/conv/conv_forward.cuh"
-#include "cuda/conv/conv_make_plan.hpp"
 #include "cuda_host/schedules.hpp"
 
 using namespace dcls;
 using namespace dcls::test;
-using host_cuda::GuardedBuffer;
-using host_cuda::LaunchOptions;
-
-namespace {
-
-struct HowToRun {
-  LaunchOptions launch = {};
-  unsigned blocks = 0;  ///< 0 for one per item, as the library launches
-  bool all_cells = false;
-};
-
-unsigned grid(const HowToRun& how, std::int64_t items) {
-  return how.blocks > 0 ? how.blocks : static_cast<unsigned>(items);
-}
-
-/// A workspace of exactly the parts that the library lays into one.
-template <typename Packed, typename T>
-struct Lists {
-  GuardedBuffer<std::int32_t> counts;
-  GuardedBuffer<cuda::Unit> units;
-  GuardedBuffer<Packed> packed;
-  GuardedBuffer<T> partial;
-
-  static std::size_t lists(const cuda::ConvPlan& plan) {
-    return static_cast<std::size_t>(plan.kernel_rows * plan.stages);
-  }
-  static std::size_t room(const cuda::ConvPlan& plan) {
-    return lists(plan) * static_cast<std::size_t>(plan.stage_cells);
-  }
-  Lists(const cuda::ConvPlan& plan, std::size_t partials)
-      : counts(lists(plan), "counts"),
-        units(room(plan), "units"),
-        packed(room(plan), "packed"),
-        partial(partials, "partial") {}
-
-  template <typename Cell>
-  void fill(const HowToRun& how, const cuda::ConvPlan& plan, const Cell* cells) {
-    if (counts.size() == 0) return;
-    const std::int64_t warps = cuda::kListThreads / cuda::kWarp;
-    host_cuda::launch(how.launch, cuda::conv_list_units<Cell, Packed>,
-                      grid(how, cuda::divide_up(plan.kernel_rows * plan.stages, warps)),
-                      cuda::kListThreads, 0, plan, cells, counts.data(), units.data(),
-                      packed.data());
-    counts.check(), units.check(), packed.check();
-  }
-};
-
-template <typename Storage, bool kLine>
-void correlate(const HowToRun& how, const ConvArgs& args, ConvPass pass, const Storage* source,
-               const Storage* kernel, const Storage* bias, Storage* target) {
-  using T = Compute<Storage>;
-  const cuda::ConvPlan plan = cuda::make_conv_plan(args, pass);
-  Lists<T, T> lists(plan, 0);
-  lists.fill(how, plan, kernel);
-  LaunchOptions options = how.launch;
-  options.max_block_threads = cuda::kConvThreads;
-  host_cuda::launch(options, cuda::conv_forward<Storage, kLine>,
-                    grid(how, plan.channel_blocks * plan.phases * plan.tiles),
-                    static_cast<unsigned>(plan.threads()),
-                    cuda::conv_shared_bytes(plan, pass, args.dtype), plan, source,
-                    static_cast<const std::int32_t*>(lists.counts.data()),
-                    static_cast<const cuda::Unit*>(lists.units.data()),
-                    static_cast<const T*>(lists.packed.data()), bias, target);
-}
-
-template <typename Storage, bool kLine>
-void kernel_gradient(const HowToRun& how, const ConvArgs& args, const Storage* grad_output,
-                     const Storage* input, const std::uint8_t* support, Storage* grad_kernel) {
-  using T = Compute<Storage>;
-  const ConvPass pass = ConvPass::kBackwardKernel;
-  const cuda::ConvPlan plan = cuda::make_conv_plan(args, pass);
-  const std::int64_t cells = plan.kernel_rows * plan.cells;
-  Lists<std::uint32_t, T> lists(plan, static_cast<std::size_t>(plan.splits * cells));
-  if (plan.splits > 0) {
-    lists.fill(how, plan, support);
-    LaunchOptions options = how.launch;
-    options.max_block_threads = cuda::kConvKernelThreads;
-    host_cuda::launch(
-        options, cuda::conv_kernel_partial<Storage, kLine>,
-        grid(how, plan.channel_blocks * plan.source_per_group * plan.stages * plan.splits),
-        static_cast<unsigned>(plan.threads()), cuda::conv_shared_bytes(plan, pass, args.dtype),
-        plan, input, grad_output, static_cast<const std::int32_t*>(lists.counts.data()),
-        static_cast<const cuda::Unit*>(lists.units.data()),
-        static_cast<const std::uint32_t*>(lists.packed.data()),
-        cuda::conv_tile_bytes(plan, args.dtype), lists.partial.data(), static_cast<T*>(nullptr));
-    lists.partial.check();
-  }
-  host_cuda::launch(how.launch, cuda::conv_kernel_finish<Storage>,
-                    grid(how, cuda::divide_up(cells, cuda::kFinishThreads)), cuda::kFinishThreads,
-                    0, args, plan, static_cast<const T*>(lists.partial.data()), support,
-                    grad_output, input, grad_kernel);
-}
-
-template <typename Storage>
-ConvResults on_host_cuda(const ConvProblem& problem, const HowToRun& how = {}) {
-  ConvArgs args = problem.args;
-  args.dtype = DTypeOf<Storage>::value;
-  const GuardedBuffer<Storage> input(problem.store<Storage>(problem.input, args.in_channels),
-                                     "input");
-  const GuardedBuffer<Storage> grad_output(
-      problem.store<Storage>(problem.grad_output, args.out_channels), "grad_output");
-  const GuardedBuffer<Storage> kernel(to_storage<Storage>(problem.kernel), "kernel");
-  const GuardedBuffer<Storage> bias(to_storage<Storage>(problem.bias), "bias");
-  const GuardedBuffer<std::uint8_t> support(problem.support, "support");
-  GuardedBuffer<Storage> output(grad_output.size(), "output");
-  GuardedBuffer<Storage> grad_input(input.size(), "grad_input");
-  GuardedBuffer<Storage> grad_kernel(kernel.size(), "grad_kernel");
-  const auto run = [&](auto line) {
-    if (output.size() > 0) {
-      correlate<Storage, line.value>(how, args, ConvPass::kForward, input.data(), kernel.data(),
-                                     bias.data(), output.data());
-    }
-    if (grad_input.size() > 0) {
-      correlate<Storage, line.value>(how, args, ConvPass::kBackwardInput, grad_output.data(),
-                                     kernel.data(), nullptr, grad_input.data());
-    }
-    if (grad_kernel.size() > 0) {
-      kernel_gradient<Storage, line.value>(how, args, grad_output.data(), input.data(),
-                                           how.all_cells ? nullptr : support.data(),
-                                           grad_kernel.data());
-    }
-  };
-  if (args.ndim == 1) {
-    run(std::true_type{});
-  } else {
-    run(std::false_type{});
-  }
-  output.check(), grad_input.check(), grad_kernel.check();
-  return {problem.read(output, args.out_channels), problem.read(grad_input, args.in_channels),
-          to_double(grad_kernel)};
-}
-
-template <typename Storage>
-void check_problem(const ConvProblem& problem, const HowToRun& how = {}) {
-  check_results<Storage>(problem, on_host_cuda<Storage>(problem, how));
-}
-
-}  // namespace
 
 TEST(every_kernel_and_dtype) {
   for (const ConvArgs& args : typical_conv_args()) {
@@ -206,34 +64,14 @@ TEST(many_phases) {
 
 TEST(infinite_values_reach_what_they_meet) {
   for (const ConvArgs& args : typical_conv_args()) {
-    check_infinities(
-        args, [](const ConvProblem& p) { return on_host_cuda<float>(p); }, /*weights=*/false);
+    check_infinities(args, [](const ConvProblem& p) { return on_host_cuda<float>(p); });
+    check_infinities(args, [](const ConvProblem& p) { return on_host_cuda<double>(p); });
+    check_infinities(args, [](const ConvProblem& p) { return on_host_cuda<BFloat16>(p); });
   }
-}
-
-/// Blocks visit the stages of their phase alone: their number does not grow with its square.
-TEST(stages_of_a_phase) {
-  for (const ConvArgs& args : many_phases()) {
-    const cuda::ConvPlan plan = cuda::make_conv_plan(args, ConvPass::kBackwardInput);
-    std::vector<int> visits(static_cast<std::size_t>(plan.stages));
-    for (std::int64_t phase = 0; phase < plan.phases; ++phase) {
-      cuda::BlockPlace block;
-      if (args.ndim == 1) {
-        block.find<true>(plan, phase * plan.tiles);
-      } else {
-        block.find<false>(plan, phase * plan.tiles);
-      }
-      for (std::int64_t n = 0; n < block.stages; ++n) {
-        const std::int64_t stage = block.stage(plan, n);
-        REQUIRE(stage >= 0 && stage < plan.stages);
-        ++visits[static_cast<std::size_t>(stage)];
-        cuda::StageCells cells;
-        cells.find(plan, stage, block.phase);
-        // Of the phase; it may still have no cell that reads anything.
-        CHECK(cells.used || cells.y.count == 0 || cells.x.count == 0);
-      }
-    }
-    for (const int count : visits) CHECK(count <= 1);
+  for (const ConvArgs& args : {conv_args(1, 2, 2, 2, {40, 33}, {70, 11}, {35, 5}),
+                               conv_args(1, 3, 5, 1, {9, 8}, {3, 3}, {1, 1}, {2, 1}, {2, 3}),
+                               conv_args(1, 1, 1, 1, {90}, {700}, {350})}) {
+    check_infinities(args, [](const ConvProblem& p) { return on_host_cuda<float>(p); });
   }
 }
 
@@ -243,6 +81,36 @@ TEST(sparse_and_dense_kernels) {
     check_problem<double>(
         ConvProblem(conv_args(1, 2, 2, 2, {18, 19}, {11, 40}, {5, 20}), 1, density));
     check_problem<double>(ConvProblem(conv_args(2, 2, 2, 2, {90}, {129}, {64}), 2, density));
+  }
+}
+
+/// Some splits of the kernel's gradient have one tile more than others.
+TEST(splits_of_unequal_length) {
+  for (const Layout layout : {Layout::kChannelsFirst, Layout::kChannelsLast}) {
+    ConvArgs args = conv_args(1, 800, 800, 800, {2}, {3}, {1}, {}, {}, layout);
+    const auto remainder = [&] {
+      const cuda::ConvPlan plan = cuda::make_conv_plan(args, ConvPass::kBackwardKernel);
+      return plan.tiles % plan.splits;
+    };
+    while (args.batch < 1000 && remainder() == 0) ++args.batch;
+    CHECK(remainder() != 0);
+    check_problem<float>(ConvProblem(args));
+  }
+}
+
+/// Rows and planes whose zeros lie on those of the next: what is read at their ends is read twice.
+TEST(planes_that_share_their_zeros) {
+  for (const std::int64_t size : {5, 7, 14, 28}) {
+    for (const std::int64_t kernel : {6, 17}) {
+      for (const std::int64_t padding : {std::int64_t{0}, std::int64_t{2}, kernel / 2, kernel}) {
+        if (size + 2 * padding < kernel) continue;
+        const std::int64_t batch = 200 / size;
+        check_problem<float>(ConvProblem(
+            conv_args(batch, 2, 2, 2, {size, size + 1}, {kernel, kernel}, {padding, padding}), 8));
+        check_problem<double>(
+            ConvProblem(conv_args(batch, 2, 2, 2, {size}, {kernel}, {padding}), 8));
+      }
+    }
   }
 }
 
@@ -291,96 +159,6 @@ TEST(zero_cells_are_not_visited_and_nan_cells_are) {
   }
   problem.kernel[0] = std::nan("");
   for (const double value : on_host_cuda<Half>(problem).output) CHECK(value != value);
-}
-
-TEST(plans_fit) {
-  // Every block has threads, shared memory that any GPU gives, and a workspace that is not absurd.
-  const auto check_plan = [](ConvArgs args) {
-    for (int dtype = 0; dtype < kDTypeCount; ++dtype) {
-      args.dtype = static_cast<DType>(dtype);
-      for (const ConvPass pass :
-           {ConvPass::kForward, ConvPass::kBackwardInput, ConvPass::kBackwardKernel}) {
-        const cuda::ConvPlan plan = cuda::make_conv_plan(args, pass);
-        CHECK(plan.threads() >= cuda::kWarp);
-        CHECK(plan.threads() <=
-              (pass == ConvPass::kBackwardKernel ? cuda::kConvKernelThreads : cuda::kConvThreads));
-        CHECK(cuda::conv_shared_bytes(plan, pass, args.dtype) <= cuda::kConvShared);
-        CHECK(plan.slots >= 1 && plan.patches >= 1 && plan.strips >= 1 && plan.planes >= 1);
-        CHECK(plan.planes <= cuda::kMostPlanes);
-        CHECK(plan.stage_cells <= 65536);
-        CHECK_EQ(cuda::conv_workspace(plan, pass, args.dtype).total() % 256, 0u);
-        const bool of_input = pass == ConvPass::kBackwardInput;
-        const auto& target = of_input ? args.input_size : args.output_size;
-        if (args.batch * ConvProblem::points(target, args.ndim) == 0) CHECK_EQ(plan.tiles, 0);
-        CHECK(plan.splits <= plan.tiles);
-      }
-    }
-  };
-  for (unsigned seed = 0; seed < 2000; ++seed) {
-    ConvArgs args = random_conv_args(seed);
-    check_plan(args);
-    for (int d = 0; d < args.ndim; ++d) {
-      for (std::int64_t* size : {&args.input_size[d], &args.output_size[d]}) {
-        const std::int64_t former = std::exchange(*size, 0);
-        check_plan(args);
-        *size = former;
-      }
-    }
-  }
-  for (const std::int64_t kernel : {1, 7, 17, 23, 64, 129, 1000}) {
-    for (const std::int64_t size : {1, 7, 14, 56, 224, 4096}) {
-      for (const std::int64_t dilation : {1, 3, 64, 100000}) {
-        for (const Layout layout : {Layout::kChannelsFirst, Layout::kChannelsLast}) {
-          for (const std::size_t axes : {1u, 2u}) {
-            using Sizes = std::vector<std::int64_t>;
-            const Sizes k(axes, kernel), s(axes, size), p(axes, dilation * (kernel / 2)),
-                d(axes, dilation);
-            check_plan(conv_args(128, 96, 96, 96, s, k, p, {}, d, layout));
-            check_plan(conv_args(2, 96, 192, 2, s, k, p, d, {}, layout));
-          }
-        }
-      }
-    }
-  }
-}
-
-TEST(stages_are_full) {
-  // Of a kernel that is cut, every part has its room in the workspace.
-  for (const std::int64_t kernel : {33, 65, 66, 129, 160, 500}) {
-    for (const DType dtype : {DType::kFloat32, DType::kFloat64}) {
-      ConvArgs args = conv_args(8, 16, 16, 16, {700, 700}, {kernel, kernel});
-      args.dtype = dtype;
-      for (const ConvPass pass :
-           {ConvPass::kForward, ConvPass::kBackwardInput, ConvPass::kBackwardKernel}) {
-        const check::Case here("kernel ", kernel, ", pass ", static_cast<int>(pass));
-        const cuda::ConvPlan plan = cuda::make_conv_plan(args, pass);
-        CHECK(plan.stages * plan.stage_cells <= plan.cells * 5 / 4);
-      }
-    }
-  }
-}
-
-TEST(lanes_of_common_layers_are_busy) {
-  for (const Layout layout : {Layout::kChannelsFirst, Layout::kChannelsLast}) {
-    for (const std::int64_t size : {56, 28, 14, 7}) {
-      for (const std::int64_t kernel : {7, 17, 23}) {
-        for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
-          const std::int64_t channels = 96 * 56 / size, pad = kernel / 2;
-          ConvArgs args = conv_args(128, channels, channels, channels, {size, size},
-                                    {kernel, kernel}, {pad, pad}, {}, {}, layout);
-          args.dtype = dtype;
-          for (const ConvPass pass :
-               {ConvPass::kForward, ConvPass::kBackwardInput, ConvPass::kBackwardKernel}) {
-            const cuda::ConvPlan plan = cuda::make_conv_plan(args, pass);
-            const check::Case here(ConvProblem(conv_args(1, 1, 1, 1, {size}, {kernel})).name(),
-                                   ", channels ", channels, ", pass ", static_cast<int>(pass));
-            CHECK(plan.planes * plan.strips * plan.patches * 8 >= plan.slot_threads * 5);
-            CHECK(plan.channel_blocks * plan.tiles >= 1000);
-          }
-        }
-      }
-    }
-  }
 }
 
 TEST(past_2_to_the_31_values) {

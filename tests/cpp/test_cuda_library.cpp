@@ -1,5 +1,6 @@
 // The C++ API with the CUDA back end on the host: launchers, their dispatch, and workspaces of
 // exactly the size that the library asks for.
+#include <algorithm>
 #include <cstdint>
 #include <utility>
 #include <vector>
@@ -7,6 +8,9 @@
 #include "check.hpp"
 #include "construct_problem.hpp"
 #include "conv_problem.hpp"
+#include "core/conv_geometry.hpp"
+#include "cuda/cuda_backend.hpp"
+#include "cuda/runtime/launch.cuh"
 #include "cuda_host.hpp"
 #include "im2col_problem.hpp"
 
@@ -72,6 +76,30 @@ TEST(conv_of_nothing) {
   for (const ConvArgs& args : empty_conv_args()) check_problem<double>(ConvProblem(args));
 }
 
+TEST(conv_without_values_to_write_has_no_workspace_and_launches_nothing) {
+  Execution where;
+  where.device = DeviceType::kCuda;
+  for (ConvArgs args : empty_conv_args()) {
+    args.dtype = DType::kFloat64;
+    const check::Case here(ConvProblem(args).name());
+    const auto bytes = [&](ConvPass pass) {
+      return cuda::direct_conv_workspace(args, pass, where);
+    };
+    if (geometry::no_output(args)) {
+      CHECK_EQ(bytes(ConvPass::kForward), 0u);
+      cuda::direct_conv(args, nullptr, nullptr, nullptr, nullptr, nullptr, where);
+    }
+    if (geometry::no_input(args)) {
+      CHECK_EQ(bytes(ConvPass::kBackwardInput), 0u);
+      cuda::direct_conv_backward_input(args, nullptr, nullptr, nullptr, nullptr, where);
+    }
+    if (args.in_channels * args.out_channels == 0) {
+      CHECK_EQ(bytes(ConvPass::kBackwardKernel), 0u);
+      cuda::direct_conv_backward_kernel(args, nullptr, nullptr, nullptr, nullptr, nullptr, where);
+    }
+  }
+}
+
 TEST(im2col) {
   for (const Version version : kVersions) {
     for (const Im2colShape& shape : kIm2colShapes) {
@@ -90,6 +118,17 @@ TEST(im2col_of_every_dtype_and_of_nothing) {
       *count = former;
     }
   }
+}
+
+/// So that all are loaded before a stream is captured.
+TEST(every_kernel_launched_is_among_those_that_are_loaded_early) {
+  const std::vector<const void*>& known = cuda::kernels();
+  auto& record = host_cuda::detail::LaunchRecord::instance();
+  CHECK(!record.counts.empty());
+  for (const auto& [kernel, count] : record.counts) {
+    CHECK(std::count(known.begin(), known.end(), kernel) > 0);
+  }
+  CHECK(known.size() >= record.counts.size());
 }
 
 CHECK_MAIN()

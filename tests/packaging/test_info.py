@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import re
+import subprocess
 import warnings
 from pathlib import Path
 
@@ -79,7 +80,31 @@ def test_info_reports_torchs_warnings(monkeypatch: pytest.MonkeyPatch) -> None:
         warnings.warn("the driver is too old", stacklevel=1)
         return False
 
-    monkeypatch.setattr(torch.cuda, "is_available", is_available)
     facts = info.collect()
+    monkeypatch.setattr(torch.cuda, "is_available", is_available)
+    facts.update(info.devices())
     assert facts["torch"]["warnings"] == ["the driver is too old"]
     assert "torch warns" in info.render(facts)
+
+
+def test_info_leaves_cuda_to_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = info.devices()
+
+    def asked(*_: object) -> None:
+        raise AssertionError("it would initialise CUDA in this process")
+
+    for module, name in ((torch.cuda, "is_available"), (torch.cuda, "device_count")):
+        monkeypatch.setattr(module, name, asked)
+    monkeypatch.setattr(_C, "cuda_status", asked)
+    facts = info.collect()
+    assert {key: facts[key] for key in here} == here
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    with pytest.raises(AssertionError, match="would initialise"):
+        info.collect()
+
+
+def test_info_tells_what_failed_in_the_other_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    failed = subprocess.CompletedProcess("", 1, "", "no torch")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: failed)
+    with pytest.raises(RuntimeError, match="no torch"):
+        info.collect()

@@ -14,8 +14,9 @@ void launch_construct(const ConstructArgs& args, void* kernel, const Execution& 
   const ForwardPlan plan = make_forward_plan(args);
   dispatch_dtype(args.dtype, [&](auto tag) {
     using Storage = typename decltype(tag)::type;
-    launch("construct_forward", where, &construct_forward<Storage, D>, grid_for(plan.items),
-           kForwardThreads, plan.shared_values() * sizeof(Compute<Storage>), args, plan, kernel);
+    launch<&construct_forward<Storage, D>>(
+        "construct_forward", where, grid_for(plan.items), kForwardThreads,
+        plan.shared_values() * sizeof(Compute<Storage>), args, plan, kernel);
   });
 }
 
@@ -26,9 +27,9 @@ void launch_construct_backward(const ConstructArgs& args, const void* grad_kerne
   const std::int64_t blocks = (plan.items + kBackwardGroups - 1) / kBackwardGroups;
   dispatch_dtype(args.dtype, [&](auto tag) {
     using Storage = typename decltype(tag)::type;
-    launch("construct_backward", where, &construct_backward<Storage, D>, grid_for(blocks),
-           kBackwardThreads, plan.shared_values() * sizeof(Compute<Storage>), args, plan,
-           grad_kernel, grads);
+    launch<&construct_backward<Storage, D>>(
+        "construct_backward", where, grid_for(blocks), kBackwardThreads,
+        plan.shared_values() * sizeof(Compute<Storage>), args, plan, grad_kernel, grads);
   });
 }
 
@@ -40,8 +41,8 @@ void launch_construct_support(const ConstructArgs& args, std::uint8_t* support,
   const std::int64_t blocks = (cells + kSupportThreads - 1) / kSupportThreads;
   dispatch_dtype(args.dtype, [&](auto tag) {
     using Storage = typename decltype(tag)::type;
-    launch("construct_support_cells", where, &construct_support_cells<Storage, D>, grid_for(blocks),
-           kSupportThreads, 0, args, cells, support);
+    launch<&construct_support_cells<Storage, D>>("construct_support_cells", where, grid_for(blocks),
+                                                 kSupportThreads, 0, args, cells, support);
   });
 }
 

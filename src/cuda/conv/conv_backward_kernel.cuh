@@ -41,8 +41,7 @@ DCLS_HD constexpr int power_of_two(int count) {
 
 /// Where a block works; found by one thread, as in conv_forward.
 struct KernelBlock : TargetBlock {
-  std::int64_t phase[3], length[3];  ///< of the target, which has one phase only
-  std::int64_t row;                  ///< of the kernel, of the first channels
+  std::int64_t row;  ///< of the kernel, of the first channels
   std::int64_t source_channel;
   std::int64_t stage, split;
   bool leads;              ///< is the first of the blocks that read these gradients
@@ -51,17 +50,17 @@ struct KernelBlock : TargetBlock {
   std::int64_t slab;       ///< of the kernel, of its stage
 
   __device__ __forceinline__ void find(const ConvPlan& plan, std::int64_t item) {
-    split = item % plan.splits;
-    item /= plan.splits;
-    stage = item % plan.stages;
-    item /= plan.stages;
-    const std::int64_t n = item % plan.source_per_group;
+    const std::int64_t channel_block =
+        take_channel_block(plan, item, plan.splits * plan.stages * plan.source_per_group);
+    set_channels(plan, channel_block, *this);
+    split = geometry::take(item, plan.splits);
+    stage = geometry::take(item, plan.stages);
+    const std::int64_t n = item;
     leads = n == 0 && stage == 0;
-    set_channels(plan, item / plan.source_per_group, *this);
     row = kernel_row(plan, channel, n);
-    source_channel = channel / plan.target_per_group * plan.source_per_group + n;
+    source_channel = geometry::quotient(channel, plan.target_per_group) * plan.source_per_group + n;
     for (int d = 0; d < 3; ++d) {
-      phase[d] = 0;
+      phase[d] = 0;  // the target has one phase only
       length[d] = plan.axis[d].target_size;
     }
     const std::int64_t share = plan.tiles / plan.splits;
@@ -76,25 +75,31 @@ struct KernelBlock : TargetBlock {
 /// partial[split][kernel row][cell]. `counts` null stands for no cells. Where `bias` is not null,
 /// one block for each split and target channel writes bias[split][channel], the sum of the target.
 template <typename Storage, bool kLine>
-__global__ void __launch_bounds__(kConvKernelThreads, kConvKernelBlocks<Compute<Storage>>)
-    conv_kernel_partial(const ConvPlan plan, const Storage* source, const Storage* target,
-                        const std::int32_t* counts, const Unit* units, const std::uint32_t* cells,
-                        std::size_t tile_bytes, Compute<Storage>* partial, Compute<Storage>* bias) {
+__global__ void __launch_bounds__(kConvThreads, kConvBlocks<Compute<Storage>>)
+    conv_kernel_partial(const __grid_constant__ ConvPlan plan, const Storage* source,
+                        const Storage* target, const std::int32_t* counts, const Unit* units,
+                        const std::uint32_t* cells, Compute<Storage>* partial,
+                        Compute<Storage>* bias) {
   using T = Compute<Storage>;
   using P = Patch<kLine>;
   __shared__ std::int64_t places[kMostPlanes];
   __shared__ KernelBlock block;
   __shared__ StageCells place;
-  __shared__ T bias_sums[kConvKernelThreads / kWarp];
+  __shared__ T bias_sums[kConvThreads / kWarp];
   static_assert(sizeof(places) + sizeof(block) + sizeof(place) + sizeof(bias_sums) <= kConvStatic);
   T* const shared = dynamic_shared<T>();
   const PatchPlace own(plan);
+  const T* const patch = shared + (plan.source_slots > 1 ? own.slot : 0) * plan.slot_size +
+                         patch_origin<kLine>(plan, own.patch);
+  const int warp = static_cast<int>(threadIdx.x) / kWarp;
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const int stage_cells = static_cast<int>(plan.stage_cells);
-  T* const sums = shared + tile_bytes / sizeof(T);  // of each warp
-  T* const own_sums = sums + static_cast<int>(threadIdx.x) / kWarp * stage_cells;
-  const T* const from = shared + (plan.source_slots > 1 ? own.slot * plan.source_slot : 0) +
-                        own.origin<kLine>(plan.tile_rows, plan.pitch);
+  // Behind the tile: of each warp a list, then of each warp the sums.
+  unsigned char* const lists = dynamic_shared<unsigned char>() + tile_bytes(plan, sizeof(T));
+  unsigned char* const own_list = lists + warp * list_bytes(sizeof(T));
+  T* const sums =
+      reinterpret_cast<T*>(lists + static_cast<int>(blockDim.x) / kWarp * list_bytes(sizeof(T)));
+  T* const own_sums = sums + warp * stage_cells;
   const std::int64_t items =
       plan.channel_blocks * plan.source_per_group * plan.stages * plan.splits;
 
@@ -124,7 +129,7 @@ __global__ void __launch_bounds__(kConvKernelThreads, kConvKernelBlocks<Compute<
                                : own_units[count - 1].first() +
                                      own_units[count - 1].rows() * own_units[count - 1].columns();
     for (int i = lane; i < cell_count; i += kWarp) own_sums[i] = T(0);
-    if (lane == 0) bias_sums[threadIdx.x / kWarp] = T(0);
+    if (lane == 0) bias_sums[warp] = T(0);
 
     const Storage* const source_begin = source + block.source_channel * plan.source.channel;
     const Storage* const target_begin = target + block.channel * plan.target.channel;
@@ -134,18 +139,14 @@ __global__ void __launch_bounds__(kConvKernelThreads, kConvKernelBlocks<Compute<
       __syncthreads();
       place_target(plan, block.plane, block.length[0], 0, places);
       __syncthreads();
-      load_tile<kLine>(target_tile<kLine>(plan, block, block.length, block.phase), places,
-                       target_begin, shared);
+      load_tile<kLine>(plan, target_tile<kLine>(plan, block), places, target_begin, shared);
       __syncthreads();
       T gradient[P::kRows][P::kColumns];
-      const int pitch = plan.patches * P::kColumns;
-      const T* const patch =
-          shared + own.slot * plan.target_slot + own.origin<kLine>(plan.strips * P::kRows, pitch);
 #pragma unroll
       for (int r = 0; r < P::kRows; ++r) {
 #pragma unroll
         for (int c = 0; c < P::kColumns; ++c) {
-          gradient[r][c] = own.active ? patch[r * pitch + c] : T(0);
+          gradient[r][c] = own.active ? patch[r * plan.pitch + c] : T(0);
         }
       }
       if (bias != nullptr && block.leads) {
@@ -156,33 +157,33 @@ __global__ void __launch_bounds__(kConvKernelThreads, kConvKernelBlocks<Compute<
           for (int c = 0; c < P::kColumns; ++c) sum += gradient[r][c];
         }
         sum = group_sum<kWarp>(sum);
-        if (lane == 0) bias_sums[threadIdx.x / kWarp] += sum;
+        if (lane == 0) bias_sums[warp] += sum;
         if (!block.any) continue;
       }
       __syncthreads();
       place_source(plan, block.plane, block.length[0], place.z, places);
       __syncthreads();
-      load_tile<kLine>(source_tile(plan, block, place.y, place.x), places, source_begin, shared);
+      load_tile<kLine>(plan, source_tile(plan, block, place.y, place.x), places, source_begin,
+                       shared);
       __syncthreads();
-      Unit next = count > 0 ? own_units[0] : Unit{};
-      for (int u = 0; u < count; ++u) {  // the same in all lanes of a warp
-        const Unit unit = next;
-        if (u + 1 < count) next = own_units[u + 1];  // while this one computes
-        dispatch_unit<kLine>(unit, [&](auto rows, auto columns) {
-          constexpr int kCells = rows.value * columns.value;
-          T product[power_of_two(kCells)] = {};
-          for_products<kLine, rows.value, columns.value>(
-              from + unit.offset, plan.pitch,
-              [&](int r, int c, int unit_row, int unit_column, T v) {
-                product[unit_column * rows.value + unit_row] += gradient[r][c] * v;
-              });
-          const T sum = sum_many<power_of_two(kCells)>(product, lane);
-          const int mine = lane / (kWarp / power_of_two(kCells));
-          if (lane % (kWarp / power_of_two(kCells)) == 0 && mine < kCells) {
-            own_sums[unit.first() + mine] += sum;
-          }
-        });
-      }
+      // All of it the same in all lanes of a warp.
+      for_units(own_units, static_cast<const T*>(nullptr), count, own_list,
+                [&](const Unit& unit, const T*) {
+                  dispatch_unit<kLine>(unit, [&](auto rows, auto columns) {
+                    constexpr int kCells = rows.value * columns.value;
+                    T product[power_of_two(kCells)] = {};
+                    for_products<kLine, rows.value, columns.value>(
+                        patch + unit.offset, plan.pitch,
+                        [&](int r, int c, int unit_row, int unit_column, T v) {
+                          product[unit_column * rows.value + unit_row] += gradient[r][c] * v;
+                        });
+                    const T sum = sum_many<power_of_two(kCells)>(product, lane);
+                    const int mine = lane / (kWarp / power_of_two(kCells));
+                    if (lane % (kWarp / power_of_two(kCells)) == 0 && mine < kCells) {
+                      own_sums[unit.first() + mine] += sum;
+                    }
+                  });
+                });
     }
 
     __syncthreads();  // the sums of all warps are there

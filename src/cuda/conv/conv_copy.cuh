@@ -1,200 +1,110 @@
 #pragma once
 
-// Tiles on their way between a tensor and shared memory. Threads move pairs of values that are
-// neighbours in the tensor, with one instruction where the pair is aligned, and have several of
-// them in flight.
+// Tiles on their way between a tensor and shared memory.
 
 #include <cstdint>
+#include <type_traits>
 
 #include "core/dtype.hpp"
 #include "cuda/conv/conv_tile.cuh"
+#include "cuda/runtime/mma.cuh"
 
 namespace dcls::cuda {
 
-/// Pairs that a thread loads before it stores the first one.
-inline constexpr int kInFlight = 3;
-
-template <typename Storage>
-struct alignas(2 * sizeof(Storage)) Pair {
-  Storage value[2];
+/// A point of a tile: where it is in shared memory, and in which of the tile's channels, planes,
+/// rows and columns.
+struct TilePoint {
+  int place;
+  int slot, plane, row, column;
 };
 
-/// One row of a plane, or one plane of a line.
-struct TileLine {
-  std::int64_t base;  ///< offset in the tensor of point 0
-  int place;          ///< of point 0 in shared memory
-  int slot;
-  int shift;      ///< 1 if pairs begin at odd points
-  int low, high;  ///< the points in the tensor
-};
-
-/// A pair, or one point. Bit i of `wanted` and `inside` is for its i-th value.
-struct TileItem {
-  std::int64_t offset;
-  int place, slot;
-  unsigned wanted;  ///< is in the tile
-  unsigned inside;  ///< and in the tensor
-  bool aligned;
-};
-
-/// How the threads of a block share a tile out. Pairs lie along the channels where those are
-/// innermost and the block has several; along the line if its points are neighbours; else there
-/// are single points.
-template <bool kLine>
-class TileWalk {
- public:
-  int lines, first_line, line_step;  ///< of this thread
-  int width, first, step;            ///< items of a line, and this thread's
-  int pair_step;                     ///< in shared memory
-
-  template <typename Storage>
-  __device__ __forceinline__ TileWalk(const Tile& tile, const std::int64_t* places,
-                                      const Storage* begin)
-      : tile_(tile), places_(places), axis_(kLine ? tile.y : tile.x) {
-    length_ = kLine ? tile.rows : tile.columns;
-    rows_ = kLine ? 1 : tile.rows;
-    point_step_ = axis_.step * axis_.pitch;
-    origin_ = axis_.offset(0);
-    odd_ = static_cast<int>(reinterpret_cast<std::uintptr_t>(begin) / sizeof(Storage) & 1u);
-    across_ = tile.slots > 1 && tile.channel_pitch == 1;
-    along_ = !across_ && point_step_ == 1;
-    pair_bits_ = across_ ? highest_bit(static_cast<unsigned>(tile.slots)) - 1 : 0;
-    pair_step = across_ ? tile.slot_size : 1;
-    lines = tile.planes * rows_ * (across_ ? 1 : tile.slots);
-    width = across_ ? length_ << pair_bits_ : along_ ? length_ / 2 + 1 : length_;
-    // Few threads to a line leave few of them idle at its end, but all should have one.
-    const int threads = static_cast<int>(blockDim.x);
-    int bits = 3;
-    while (bits < 5 && (width > kInFlight << bits)) ++bits;
-    while (lines << bits < threads && 2 << bits <= threads) ++bits;
-    const int thread = static_cast<int>(threadIdx.x);
-    step = 1 << bits;
-    first = thread & (step - 1);
-    line_step = threads >> bits;
-    first_line = thread >> bits < line_step ? thread >> bits : lines;
-  }
-
-  __device__ __forceinline__ TileLine line(int n) const {
-    const int slot_lines = tile_.planes * rows_;
-    TileLine line;
-    line.slot = across_ || tile_.slots == 1 ? 0 : n / slot_lines;
-    const int own = n - line.slot * slot_lines;
-    const int plane = kLine ? own : own / rows_;
-    line.place = line.slot * tile_.slot_size + own * length_;
-    line.base = places_[plane] + origin_ + line.slot * tile_.channel_pitch;
-    bool exists = places_[plane] >= 0 && line.slot < tile_.valid_slots;
-    if constexpr (!kLine) {
-      const int y = own - plane * rows_;
-      exists = exists && tile_.y.has(y);
-      line.base += tile_.y.offset(y);
-    }
-    line.low = axis_.low(length_);
-    line.high = exists ? axis_.high(length_) : 0;
-    line.shift = along_ ? static_cast<int>((line.base + odd_) & 1) : 0;
-    return line;
-  }
-
-  /// Item i of a line; none of it is wanted behind the end.
-  __device__ __forceinline__ TileItem item(const TileLine& line, int i) const {
-    const auto in_tile = [&](int point) { return point >= 0 && point < length_ ? 1u : 0u; };
-    const auto in_tensor = [&](int point) {
-      return point >= line.low && point < line.high ? 1u : 0u;
-    };
-    TileItem item;
-    int point = i;
-    item.slot = line.slot;
-    if (across_) {
-      point = i >> pair_bits_;
-      item.slot = 2 * (i & ((1 << pair_bits_) - 1));
-      item.wanted = in_tile(point) * 3u;
-      item.inside = in_tensor(point) * ((item.slot < tile_.valid_slots ? 1u : 0u) |
-                                        (item.slot + 1 < tile_.valid_slots ? 2u : 0u));
-    } else if (along_) {
-      point = 2 * i - line.shift;
-      item.wanted = in_tile(point) | in_tile(point + 1) << 1;
-      item.inside = in_tensor(point) | in_tensor(point + 1) << 1;
-    } else {
-      item.wanted = in_tile(point);
-      item.inside = in_tensor(point);
-    }
-    item.offset = line.base + point * point_step_ + (across_ ? item.slot : 0);
-    item.place = line.place + point + (across_ ? item.slot * tile_.slot_size : 0);
-    item.aligned = along_ || ((item.offset + odd_) & 1) == 0;
-    return item;
-  }
-
- private:
-  const Tile& tile_;
-  const std::int64_t* places_;
-  const TileAxis& axis_;
-  std::int64_t point_step_, origin_;
-  int length_, rows_;
-  int odd_;  ///< whether the tensor begins at the second value of a pair
-  bool across_, along_;
-  int pair_bits_;  ///< log2 of the pairs of channels
-};
-
-/// Loads a tile, with zeros outside the tensor. `places` are the offsets of the planes; -1 for
-/// none.
-template <bool kLine, typename Storage, typename T>
-__device__ __forceinline__ void load_tile(const Tile& tile, const std::int64_t* places,
-                                          const Storage* begin, T* shared) {
-  const TileWalk<kLine> walk(tile, places, begin);
-  for (int n = walk.first_line; n < walk.lines; n += walk.line_step) {
-    const TileLine line = walk.line(n);
-    for (int i = walk.first; i < walk.width; i += walk.step * kInFlight) {
-      TileItem item[kInFlight];
-      Pair<Storage> pair[kInFlight];
-#pragma unroll
-      for (int k = 0; k < kInFlight; ++k) {
-        item[k] = walk.item(line, i + k * walk.step);
-        const Storage* const from = begin + item[k].offset;
-        if (item[k].inside == 3u && item[k].aligned) {
-          pair[k] = *reinterpret_cast<const Pair<Storage>*>(from);
-        } else {
-          if ((item[k].inside & 1u) != 0) pair[k].value[0] = from[0];
-          if ((item[k].inside & 2u) != 0) pair[k].value[1] = from[1];
+/// Visits the points of a tile that are in the tensor, all threads of the block together:
+/// use(address in the tensor, point). Lanes lie along the tensor's innermost axis: the channels, if
+/// the tile has several, then the line. `places` are the offsets of the planes; -1 for none.
+template <bool kLine, typename Storage, typename Use>
+__device__ __forceinline__ void for_tile_points(const ConvPlan& plan, const Tile& tile,
+                                                const std::int64_t* places, Storage* tensor,
+                                                Use&& use) {
+  const TileAxis& inner = kLine ? tile.y : tile.x;
+  const int width = inner.high - inner.low;
+  const int rows = kLine ? 1 : tile.y.high - tile.y.low;
+  if (width <= 0) return;
+  const int slot_bits = highest_bit(static_cast<unsigned>(plan.source_slots));
+  int bits = slot_bits;  // of the lanes of a line
+  while (bits < 5 && 1 << bits < width << slot_bits) ++bits;
+  const int thread = static_cast<int>(threadIdx.x);
+  const int slot = thread & (plan.source_slots - 1);
+  if (slot >= tile.valid_slots) return;
+  const int first = (thread & ((1 << bits) - 1)) >> slot_bits;
+  const int step = 1 << (bits - slot_bits);
+  const int lines = static_cast<int>(blockDim.x) >> bits;  // at a time
+  const int low = kLine ? 0 : tile.y.low;
+  // Addresses move by sums alone: products of 64 bits for each line would cost more than the copy.
+  const std::int64_t far = step * inner.step;
+  const std::int64_t down = kLine ? 0 : lines * tile.y.step;
+  Storage* const corner = tensor + slot * tile.channel_pitch + inner.first +
+                          (inner.low + first) * inner.step +
+                          (kLine ? 0 : tile.y.first + low * tile.y.step);
+  int row = thread >> bits;  // among those of this plane and the next ones
+  for (int plane = 0; plane < plan.planes; ++plane, row -= rows) {
+    const std::int64_t begin = places[plane];
+    Storage* line = corner + begin + (kLine ? 0 : row * tile.y.step);
+    int place = slot * plan.slot_size + plane * plan.plane_size +
+                (kLine ? 0 : (low + row) * plan.pitch) + inner.low;
+    for (; row < rows; row += lines) {
+      if (begin >= 0) {
+        Storage* at = line;
+        for (int i = first; i < width; i += step) {
+          const int along = inner.low + i;
+          use(at, TilePoint{place + i, slot, plane, kLine ? along : low + row, kLine ? 0 : along});
+          at += far;
         }
       }
-#pragma unroll
-      for (int k = 0; k < kInFlight; ++k) {
-#pragma unroll
-        for (int side = 0; side < 2; ++side) {
-          if ((item[k].wanted >> side & 1u) == 0) continue;
-          shared[item[k].place + side * walk.pair_step] =
-              (item[k].inside >> side & 1u) != 0 ? numeric::load(pair[k].value[side]) : T(0);
-        }
-      }
+      line += down;
+      place += kLine ? 0 : lines * plan.pitch;
     }
   }
 }
 
-/// Stores the part of a tile that is in the tensor, plus bias(slot).
-template <bool kLine, typename Storage, typename T, typename Bias>
-__device__ __forceinline__ void store_tile(const Tile& tile, const std::int64_t* places,
-                                           const T* shared, Storage* begin, Bias&& bias) {
-  const TileWalk<kLine> walk(tile, places, begin);
-  const int slot_step = tile.slots > 1 && tile.channel_pitch == 1 ? 1 : 0;
-  for (int n = walk.first_line; n < walk.lines; n += walk.line_step) {
-    const TileLine line = walk.line(n);
-    for (int i = walk.first; i < walk.width; i += walk.step) {
-      const TileItem item = walk.item(line, i);
-      Pair<Storage> pair;
-#pragma unroll
-      for (int side = 0; side < 2; ++side) {
-        if ((item.inside >> side & 1u) == 0) continue;
-        numeric::store(&pair.value[side], shared[item.place + side * walk.pair_step] +
-                                              bias(item.slot + side * slot_step));
-      }
-      Storage* const to = begin + item.offset;
-      if (item.inside == 3u && item.aligned) {
-        *reinterpret_cast<Pair<Storage>*>(to) = pair;
-      } else {
-        if ((item.inside & 1u) != 0) to[0] = pair.value[0];
-        if ((item.inside & 2u) != 0) to[1] = pair.value[1];
-      }
-    }
+/// Loads a tile, with zeros outside the tensor. Has a barrier inside; the caller's must follow.
+template <bool kLine, typename Storage, typename T>
+__device__ __forceinline__ void load_tile(const ConvPlan& plan, const Tile& tile,
+                                          const std::int64_t* places, const Storage* begin,
+                                          T* shared) {
+  // Past the registers, so that a thread has many copies under way.
+  constexpr bool kAsync = std::is_same_v<Storage, T> && kTensorCores;
+  struct alignas(16) Zeros {
+    float value[4];
+  };
+  auto* const all = reinterpret_cast<Zeros*>(shared);
+  const int count = tile_bytes(plan, sizeof(T)) / static_cast<int>(sizeof(Zeros));
+  for (int i = static_cast<int>(threadIdx.x); i < count; i += static_cast<int>(blockDim.x)) {
+    all[i] = {};
   }
+  __syncthreads();
+  for_tile_points<kLine>(plan, tile, places, begin, [&](const Storage* from, const TilePoint& at) {
+    if constexpr (kAsync) {
+      copy_async_filled<sizeof(T)>(shared + at.place, from, true);
+    } else {
+      shared[at.place] = numeric::load(*from);
+    }
+  });
+  if constexpr (kAsync) {
+    copy_async_commit();
+    copy_async_wait<0>();
+  }
+}
+
+/// Stores the part of a tile that is in the tensor; see(value) for each.
+template <bool kLine, typename Storage, typename T, typename See>
+__device__ __forceinline__ void store_tile(const ConvPlan& plan, const Tile& tile,
+                                           const std::int64_t* places, const T* shared,
+                                           Storage* begin, See&& see) {
+  for_tile_points<kLine>(plan, tile, places, begin, [&](Storage* to, const TilePoint& at) {
+    const T value = shared[at.place];
+    see(value);
+    numeric::store(to, value);
+  });
 }
 
 }  // namespace dcls::cuda

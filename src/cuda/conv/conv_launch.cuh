@@ -17,9 +17,9 @@ void launch_conv_list(const ConvPlan& plan, const Cell* cells, const ConvLists& 
                       const Execution& where) {
   const std::int64_t count = plan.kernel_rows * plan.stages;
   if (count == 0) return;
-  launch("conv_list_units", where, &conv_list_units<Cell, Packed>,
-         grid_for(divide_up(count, kListThreads / kWarp)), kListThreads, 0, plan, cells,
-         lists.counts, lists.units, static_cast<Packed*>(lists.packed));
+  launch<&conv_list_units<Cell, Packed>>(
+      "conv_list_units", where, grid_for(divide_up(count, kListThreads / kWarp)), kListThreads, 0,
+      plan, cells, lists.counts, lists.units, static_cast<Packed*>(lists.packed));
 }
 
 template <bool kLine>
@@ -28,12 +28,12 @@ void launch_conv_listed(const ConvPlan& plan, ConvPass pass, DType dtype, const 
                         const Execution& where) {
   dispatch_dtype(dtype, [&](auto tag) {
     using Storage = typename decltype(tag)::type;
-    launch("conv_forward", where, &conv_forward<Storage, kLine>,
-           grid_for(plan.channel_blocks * plan.phases * plan.tiles),
-           static_cast<unsigned>(plan.threads()), conv_shared_bytes(plan, pass, dtype), plan,
-           static_cast<const Storage*>(source), lists.counts, lists.units,
-           static_cast<const Compute<Storage>*>(lists.packed), static_cast<const Storage*>(bias),
-           static_cast<Storage*>(target));
+    launch<&conv_forward<Storage, kLine>>(
+        "conv_forward", where, grid_for(plan.channel_blocks * plan.phases * plan.tiles),
+        static_cast<unsigned>(plan.threads()), conv_shared_bytes(plan, pass, dtype), plan,
+        static_cast<const Storage*>(source), lists.counts, lists.units,
+        static_cast<const Compute<Storage>*>(lists.packed), static_cast<const Storage*>(bias),
+        static_cast<Storage*>(target));
   });
 }
 
@@ -58,13 +58,14 @@ void launch_conv_partial(const ConvPlan& plan, DType dtype, const ConvLists& lis
   dispatch_dtype(dtype, [&](auto tag) {
     using Storage = typename decltype(tag)::type;
     using T = Compute<Storage>;
-    launch("conv_kernel_partial", where, &conv_kernel_partial<Storage, kLine>,
-           grid_for(plan.channel_blocks * plan.source_per_group * plan.stages * plan.splits),
-           static_cast<unsigned>(plan.threads()),
-           conv_shared_bytes(plan, ConvPass::kBackwardKernel, dtype), plan,
-           static_cast<const Storage*>(input), static_cast<const Storage*>(grad_output),
-           lists.counts, lists.units, static_cast<const std::uint32_t*>(lists.packed),
-           conv_tile_bytes(plan, dtype), static_cast<T*>(partial), static_cast<T*>(bias));
+    launch<&conv_kernel_partial<Storage, kLine>>(
+        "conv_kernel_partial", where,
+        grid_for(plan.channel_blocks * plan.source_per_group * plan.stages * plan.splits),
+        static_cast<unsigned>(plan.threads()),
+        conv_shared_bytes(plan, ConvPass::kBackwardKernel, dtype), plan,
+        static_cast<const Storage*>(input), static_cast<const Storage*>(grad_output), lists.counts,
+        lists.units, static_cast<const std::uint32_t*>(lists.packed), static_cast<T*>(partial),
+        static_cast<T*>(bias));
   });
 }
 
@@ -84,11 +85,12 @@ void launch_conv_kernel(const ConvArgs& args, const void* grad_output, const voi
   }
   dispatch_dtype(args.dtype, [&](auto tag) {
     using Storage = typename decltype(tag)::type;
-    launch("conv_kernel_finish", where, &conv_kernel_finish<Storage>,
-           grid_for(divide_up(plan.kernel_rows * plan.cells, kFinishThreads)), kFinishThreads, 0,
-           args, plan, static_cast<const Compute<Storage>*>(partial), support,
-           static_cast<const Storage*>(grad_output), static_cast<const Storage*>(input),
-           static_cast<Storage*>(grad_kernel));
+    launch<&conv_kernel_finish<Storage>>(
+        "conv_kernel_finish", where,
+        grid_for(divide_up(plan.kernel_rows * plan.cells, kFinishThreads)), kFinishThreads, 0, args,
+        plan, static_cast<const Compute<Storage>*>(partial), support,
+        static_cast<const Storage*>(grad_output), static_cast<const Storage*>(input),
+        static_cast<Storage*>(grad_kernel));
   });
 }
 

@@ -3,6 +3,7 @@
 // Makes the plans of conv_tile_plan.hpp: host only.
 
 #include <algorithm>
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <numeric>
@@ -43,21 +44,32 @@ inline std::size_t aligned_bytes(std::int64_t count, std::size_t size) {
   return (static_cast<std::size_t>(count) * size + 255) / 256 * 256;
 }
 
-inline std::size_t conv_sums_bytes(const ConvPlan& plan, DType dtype) {
-  const std::size_t warps = static_cast<std::size_t>(plan.threads() / kWarp);
-  return warps * static_cast<std::size_t>(plan.stage_cells) * compute_bytes(dtype);
-}
-
-/// Bytes of the tiles in shared memory: of the source, and of the target, in the same place.
-inline std::size_t conv_tile_bytes(const ConvPlan& plan, DType dtype) {
-  const std::int64_t source = std::int64_t{plan.source_slots} * plan.source_slot;
-  const std::int64_t target = std::int64_t{plan.slots} * plan.target_slot;
-  return static_cast<std::size_t>(std::max(source, target)) * compute_bytes(dtype);
-}
-
+/// Dynamic shared memory of a block: a tile, and for each warp its list and, in the gradient of the
+/// kernel, its sums.
 inline std::size_t conv_shared_bytes(const ConvPlan& plan, ConvPass pass, DType dtype) {
-  return conv_tile_bytes(plan, dtype) +
-         (pass == ConvPass::kBackwardKernel ? conv_sums_bytes(plan, dtype) : 0);
+  const int size = static_cast<int>(compute_bytes(dtype));
+  const std::int64_t sums = pass == ConvPass::kBackwardKernel ? plan.stage_cells * size : 0;
+  return static_cast<std::size_t>(tile_bytes(plan, size) +
+                                  plan.threads() / kWarp * (list_bytes(size) + sums));
+}
+
+/// Wavefronts of shared memory in which the patches of a slot load one value each: a warp needs as
+/// many as its lanes want words of the same bank. `size` of a value: of 8 bytes, half a warp.
+template <bool kLine>
+int conv_wavefronts(const ConvPlan& plan, int size) {
+  const int banks = 128 / size;
+  const int patches = plan.planes * plan.strips * plan.patches;
+  int sum = 0;
+  for (int first = 0; first < patches; first += banks) {
+    std::array<int, kWarp> lanes{};
+    int most = 0;
+    for (int i = first; i < std::min(first + banks, patches); ++i) {
+      most =
+          std::max(most, ++lanes[static_cast<std::size_t>(patch_origin<kLine>(plan, i) % banks)]);
+    }
+    sum += most;
+  }
+  return sum;
 }
 
 namespace detail {
@@ -116,27 +128,65 @@ inline ConvAxis conv_axis(const ConvArgs& args, int d, bool mirrored, std::int64
   const std::int64_t reach =
       divide_up(axis.source_size, axis.source_step) + divide_up(axis.target_size, axis.target_step);
   const std::int64_t most =
-      std::min(divide_up(axis.kernel_size, axis.class_step), reach / axis.shift_step + 1);
+      std::min(divide_up(axis.kernel_size, axis.class_step),
+               std::max<std::int64_t>(1, divide_up(reach - 1, axis.shift_step)));
   axis.chunk = even_part(most, std::min(halo / axis.shift_step + 1, room));
   axis.chunks = divide_up(most, axis.chunk);
   return axis;
 }
 
+/// How close together the rows (d = 1) or points (d = 2) of two planes may begin, which patches of
+/// `own` points read `all` of: zeros behind the end of the one may lie on those before the other.
+inline int least_step(const ConvPlan& plan, int d, int own, int all) {
+  const ConvAxis& axis = plan.axis[d];
+  const bool single =
+      axis.classes * axis.chunks == 1 && divide_up(axis.target_size, axis.target_step) <= own;
+  if (!single) return all;
+  const StageAxis s = stage_axis(axis, plan.mirrored, 0, 0);
+  const auto clamp = [&](std::int64_t i) {
+    return static_cast<int>(std::clamp<std::int64_t>(i, 0, all));
+  };
+  return std::max({own, clamp(s.source_length - s.shift), all - clamp(-s.shift)});
+}
+
+/// Sets what follows from planes, strips and patches; `row` and `plane` are values between rows and
+/// planes that nobody needs.
 template <bool kLine>
-void set_tile(ConvPlan& plan) {
-  const auto rows = plan.strips * Patch<kLine>::kRows;
-  const auto columns = plan.patches * Patch<kLine>::kColumns;
+void set_tile(ConvPlan& plan, int row = 0, int plane = 0) {
+  const int rows = plan.strips * Patch<kLine>::kRows;
+  const int columns = plan.patches * Patch<kLine>::kColumns;
   const auto halo = [](const ConvAxis& a) {
     return static_cast<int>((a.chunk - 1) * a.shift_step);
   };
   plan.tile_rows = rows + halo(plan.axis[1]);
-  plan.pitch = columns + halo(plan.axis[2]);
+  plan.tile_columns = columns + halo(plan.axis[2]);
+  plan.pitch = least_step(plan, 2, columns, plan.tile_columns) + row;
+  plan.plane_size = least_step(plan, 1, rows, plan.tile_rows) * plan.pitch + plane;
+  plan.slot_size =
+      (plan.planes - 1) * plan.plane_size + (plan.tile_rows - 1) * plan.pitch + plan.tile_columns;
   plan.source_slots = plan.source_per_group == 1 && plan.target_per_group == 1 ? plan.slots : 1;
-  // Odd, so that the slots of channels_last are written to different banks.
-  plan.source_slot = plan.planes * plan.tile_rows * plan.pitch | 1;
-  plan.target_slot = plan.planes * rows * columns | 1;
+  // So that neighbouring lanes, which copy a point of each slot, write to different banks.
+  const int apart = kWarp / plan.source_slots;
+  if (apart < kWarp) plan.slot_size += (apart + kWarp - plan.slot_size % kWarp) % kWarp;
   plan.slot_threads =
       static_cast<int>(divide_up(plan.planes * plan.strips * plan.patches, kWarp)) * kWarp;
+}
+
+/// Spreads rows and planes, so that the lanes of a warp read different banks.
+template <bool kLine, typename Fits>
+void spread_tile(ConvPlan& plan, int size, Fits&& fits) {
+  const int least =
+      static_cast<int>(divide_up(plan.planes * plan.strips * plan.patches * size, 128));
+  int best = conv_wavefronts<kLine>(plan, size), best_row = 0, best_plane = 0;
+  for (int row = 0; row < (kLine ? 1 : 16) && best > least; ++row) {
+    for (int plane = 0; plane < (plan.planes > 1 ? 16 : 1) && best > least; ++plane) {
+      set_tile<kLine>(plan, row, plane);
+      const int wavefronts = conv_wavefronts<kLine>(plan, size);
+      if (wavefronts >= best || !fits()) continue;
+      best = wavefronts, best_row = row, best_plane = plane;
+    }
+  }
+  set_tile<kLine>(plan, best_row, best_plane);
 }
 
 template <bool kLine>
@@ -145,18 +195,16 @@ void cut_into_tiles(ConvPlan& plan, const ConvArgs& args, ConvPass pass) {
     return divide_up(axis.target_size, axis.target_step);
   };
   const std::int64_t all_planes = plan.batch * length(plan.axis[0]);
-  const bool of_kernel = pass == ConvPass::kBackwardKernel;
-  const int most = plan.slots > 1 ? kWarp : of_kernel ? kConvKernelThreads : kConvThreads;
+  const int most = plan.slots > 1 ? kWarp : kConvThreads;
   const std::int64_t across = divide_up(length(plan.axis[2]), Patch<kLine>::kColumns);
   const std::int64_t down = divide_up(length(plan.axis[1]), Patch<kLine>::kRows);
   plan.planes = 1;
-  plan.patches = std::max(1, even_part(across, plan.slots > 1 ? 16 : 32));
+  plan.patches = std::max(1, even_part(across, plan.slots > 1 ? 8 : 16));
   plan.strips = std::max(1, even_part(down, most / plan.patches));
-  const auto fits = [&] {
-    set_tile<kLine>(plan);
-    return conv_shared_bytes(plan, pass, args.dtype) <= kConvShared;
-  };
-  while (!fits()) {  // one patch of one slot does: see halo() and the test of the plans
+  const auto bytes = [&] { return conv_shared_bytes(plan, pass, args.dtype); };
+  const auto fits = [&] { return bytes() <= kConvShared; };
+  for (set_tile<kLine>(plan); !fits(); set_tile<kLine>(plan)) {
+    // One patch of one slot does: see the halo and the test of the plans.
     if (plan.strips > 2) {
       --plan.strips;
     } else if (plan.patches > 4) {
@@ -170,14 +218,25 @@ void cut_into_tiles(ConvPlan& plan, const ConvArgs& args, ConvPass pass) {
     }
   }
   plan.strips = std::max(1, even_part(down, plan.strips));
-  while (plan.planes < std::min<std::int64_t>(all_planes, kMostPlanes) &&
-         (plan.planes + 1) * plan.strips * plan.patches <= most) {
-    ++plan.planes;
-    if (fits()) continue;
-    --plan.planes;
-    break;
+  // So many planes that few lanes are idle; of no more than it takes, there are more blocks.
+  const int patches = plan.strips * plan.patches;
+  const auto busy = [&](int planes) {
+    return static_cast<double>(planes * patches) /
+           static_cast<double>(divide_up(planes * patches, kWarp) * kWarp);
+  };
+  int best = 1;
+  for (int planes = 2;
+       planes <= std::min<std::int64_t>(all_planes, kMostPlanes) && planes * patches <= most;
+       ++planes) {
+    plan.planes = planes;
+    set_tile<kLine>(plan);
+    if (!fits()) break;
+    const bool more = best * patches < 2 * kWarp && busy(planes) >= busy(best);
+    if (busy(planes) > busy(best) || (more && bytes() <= kSmallTiles)) best = planes;
   }
+  plan.planes = best;
   set_tile<kLine>(plan);
+  spread_tile<kLine>(plan, static_cast<int>(compute_bytes(args.dtype)), fits);
   plan.tiles_y = divide_up(down, plan.strips);
   plan.tiles_x = divide_up(across, plan.patches);
   plan.plane_blocks = divide_up(all_planes, plan.planes);
@@ -193,8 +252,8 @@ inline ConvPlan make_conv_plan(const ConvArgs& args, ConvPass pass) {
   plan.channels_last = args.layout == Layout::kChannelsLast;
   const std::int64_t halo = line ? 255 : 63;
   // The sums of a stage's cells must fit, one for each warp.
-  const std::int64_t sums = static_cast<std::int64_t>(
-      kSumsShared / (compute_bytes(args.dtype) * (kConvKernelThreads / kWarp)));
+  const std::int64_t sums =
+      static_cast<std::int64_t>(kSumsShared / (compute_bytes(args.dtype) * (kConvThreads / kWarp)));
   std::int64_t input_size[3], output_size[3];
   plan.cells = 1;
   plan.phases = 1;
@@ -234,9 +293,9 @@ inline ConvPlan make_conv_plan(const ConvArgs& args, ConvPass pass) {
   if (depthwise && plan.channels_last) {
     most_slots = static_cast<std::int64_t>(32 / storage_bytes(args.dtype));  // a sector of memory
   } else if (!depthwise && pass != ConvPass::kBackwardKernel) {
-    most_slots = 8;  // which share the source
+    most_slots = kConvThreads / kWarp;  // which share the source
   }
-  most_slots = std::min<std::int64_t>(most_slots, pass == ConvPass::kBackwardKernel ? 4 : 8);
+  most_slots = std::min<std::int64_t>(most_slots, kConvThreads / kWarp);
   plan.slots = 1;
   while (plan.slots * 2 <= std::min(most_slots, plan.block_group)) plan.slots *= 2;
   for (;;) {
@@ -249,7 +308,7 @@ inline ConvPlan make_conv_plan(const ConvArgs& args, ConvPass pass) {
     // lanes cost more than the other half of a sector, which another block reads.
     const int busy = plan.planes * plan.strips * plan.patches;
     const bool more = plan.tiles > plan.tiles_y * plan.tiles_x;
-    if (plan.slots <= 2 || plan.source_slots == 1 || !more || busy * 4 >= kWarp * 3) break;
+    if (plan.slots <= 2 || plan.source_slots == 1 || !more || busy * 8 >= kWarp * 7) break;
     plan.slots /= 2;
   }
   plan.group_blocks = divide_up(plan.block_group, plan.slots);

@@ -11,19 +11,20 @@
 
 namespace dcls::cuda {
 
-/// One axis of a tile: points begin, begin + 1 ... of a phase that has `length` of them.
+/// One axis of a tile in the tensor.
 struct TileAxis {
-  std::int64_t begin, length, step, phase, pitch;
+  std::int64_t first;  ///< offset of point 0, which may be outside
+  std::int64_t step;   ///< from a point to the next
+  int low, high;       ///< the points in the tensor
 
-  __device__ __forceinline__ bool has(std::int64_t i) const {
-    return begin + i >= 0 && begin + i < length;
-  }
-  __device__ __forceinline__ std::int64_t offset(std::int64_t i) const {
-    return ((begin + i) * step + phase) * pitch;
-  }
-  /// The i, up to `most`, for which has(i): from low() to below high().
-  __device__ __forceinline__ int low(int most) const { return clamp(-begin, most); }
-  __device__ __forceinline__ int high(int most) const { return clamp(length - begin, most); }
+  /// Points begin, begin + 1 ... of a phase that has `length` of them, `pitch` values apart in the
+  /// tensor without phases; at most `most`.
+  __device__ __forceinline__ TileAxis(std::int64_t begin, std::int64_t length, std::int64_t phases,
+                                      std::int64_t phase, std::int64_t pitch, int most)
+      : first((begin * phases + phase) * pitch),
+        step(phases * pitch),
+        low(clamp(-begin, most)),
+        high(clamp(length - begin, most)) {}
 
  private:
   static __device__ __forceinline__ int clamp(std::int64_t i, int most) {
@@ -31,12 +32,10 @@ struct TileAxis {
   }
 };
 
-/// A tile: `slots` channels of `planes` planes of rows * columns points.
+/// A tile of `valid_slots` channels.
 struct Tile {
   TileAxis y, x;
-  int planes, rows, columns;
-  int slots, valid_slots;
-  int slot_size;  ///< in shared memory
+  int valid_slots;
   std::int64_t channel_pitch;
 };
 
@@ -45,24 +44,34 @@ struct TargetBlock {
   std::int64_t channel;  ///< the first one
   int channels;
   std::int64_t plane, x, y;
+  std::int64_t phase[3], length[3];  ///< of the target
 };
 
 __device__ __forceinline__ void set_channels(const ConvPlan& plan, std::int64_t channel_block,
                                              TargetBlock& block) {
-  const std::int64_t group = channel_block / plan.group_blocks;
-  const std::int64_t first = channel_block % plan.group_blocks * plan.slots;
+  const std::int64_t first = geometry::take(channel_block, plan.group_blocks) * plan.slots;
+  const std::int64_t group = channel_block;
   const std::int64_t rest = plan.block_group - first;
   block.channel = group * plan.block_group + first;
   block.channels = rest < plan.slots ? static_cast<int>(rest) : plan.slots;
 }
 
+/// The channel block of an item, which becomes its number among the `others` of that channel block.
+/// Channel blocks vary slowest; in channels_last fastest, since they share the sectors of memory.
+__device__ __forceinline__ std::int64_t take_channel_block(const ConvPlan& plan, std::int64_t& item,
+                                                           std::int64_t others) {
+  if (plan.channels_last) return geometry::take(item, plan.channel_blocks);
+  std::int64_t block = item;
+  item = geometry::take(block, others);
+  return block;
+}
+
 template <bool kLine>
 __device__ __forceinline__ void set_tile_origin(const ConvPlan& plan, std::int64_t tile,
                                                 TargetBlock& block) {
-  block.x = tile % plan.tiles_x * plan.patches * Patch<kLine>::kColumns;
-  tile /= plan.tiles_x;
-  block.y = tile % plan.tiles_y * plan.strips * Patch<kLine>::kRows;
-  block.plane = tile / plan.tiles_y * plan.planes;
+  block.x = geometry::take(tile, plan.tiles_x) * plan.patches * Patch<kLine>::kColumns;
+  block.y = geometry::take(tile, plan.tiles_y) * plan.strips * Patch<kLine>::kRows;
+  block.plane = tile * plan.planes;
 }
 
 /// What a block reads in one stage; found by one thread.
@@ -89,22 +98,14 @@ struct PatchPlace {
   int slot;
   int index;    ///< in the slot
   bool active;  ///< whether there is a patch for it
-  int plane, strip, across;
+  int patch;    ///< the others read that of their warp's first lane
 
   __device__ __forceinline__ explicit PatchPlace(const ConvPlan& plan) {
     const int thread = static_cast<int>(threadIdx.x);
     slot = thread / plan.slot_threads;
     index = thread % plan.slot_threads;
     active = index < plan.planes * plan.strips * plan.patches;
-    const int patch = active ? index : 0;
-    across = patch % plan.patches;
-    strip = patch / plan.patches % plan.strips;
-    plane = patch / (plan.patches * plan.strips);
-  }
-  /// Its first point in a tile of planes of `rows` rows, `pitch` values apart.
-  template <bool kLine>
-  __device__ __forceinline__ int origin(int rows, int pitch) const {
-    return (plane * rows + strip * Patch<kLine>::kRows) * pitch + across * Patch<kLine>::kColumns;
+    patch = active ? index : index / kWarp * kWarp;
   }
 };
 
@@ -113,68 +114,81 @@ __device__ __forceinline__ void place_target(const ConvPlan& plan, std::int64_t 
                                              std::int64_t length, std::int64_t phase,
                                              std::int64_t* places) {
   for (int i = static_cast<int>(threadIdx.x); i < plan.planes; i += static_cast<int>(blockDim.x)) {
-    const std::int64_t plane = first + i;
-    places[i] = plane < plan.batch * length
-                    ? plane / length * plan.target.batch +
-                          (plane % length * plan.axis[0].target_step + phase) * plan.target.axis[0]
-                    : -1;
+    std::int64_t image = first + i;
+    const bool exists = image < plan.batch * length;
+    const std::int64_t z = geometry::take(image, length) * plan.axis[0].target_step + phase;
+    places[i] = exists ? image * plan.target.batch + z * plan.target.axis[0] : -1;
   }
 }
 
-/// The same in the source, for the cell `cell` of the z axis.
+/// The place in the source of a plane of the target, of length_z in its phase, for the cell `cell`
+/// of the z axis; -1 for none.
+__device__ __forceinline__ std::int64_t source_place(const ConvPlan& plan, std::int64_t plane,
+                                                     std::int64_t length,
+                                                     const geometry::AxisCell& cell) {
+  if (plane >= plan.batch * length) return -1;
+  const ConvAxis& axis = plan.axis[0];
+  std::int64_t z = geometry::take(plane, length);
+  z = plan.mirrored ? z - cell.shift : (z + cell.shift) * axis.stride + cell.phase;
+  if (z < 0 || z >= axis.source_size) return -1;
+  return plane * plan.source.batch + z * plan.source.axis[0];
+}
+
+/// Writes the places of a block's planes in the source.
 __device__ __forceinline__ void place_source(const ConvPlan& plan, std::int64_t first,
                                              std::int64_t length, const geometry::AxisCell& cell,
                                              std::int64_t* places) {
-  const ConvAxis& axis = plan.axis[0];
   for (int i = static_cast<int>(threadIdx.x); i < plan.planes; i += static_cast<int>(blockDim.x)) {
-    const std::int64_t plane = first + i;
-    std::int64_t place = -1;
-    if (plane < plan.batch * length) {
-      const std::int64_t z = plan.mirrored
-                                 ? plane % length - cell.shift
-                                 : (plane % length + cell.shift) * axis.stride + cell.phase;
-      if (z >= 0 && z < axis.source_size) {
-        place = plane / length * plan.source.batch + z * plan.source.axis[0];
-      }
-    }
-    places[i] = place;
+    places[i] = source_place(plan, first + i, length, cell);
   }
 }
 
 /// The source's tile of a stage.
 __device__ __forceinline__ Tile source_tile(const ConvPlan& plan, const TargetBlock& block,
                                             const StageAxis& y, const StageAxis& x) {
-  Tile tile;
-  tile.y = {block.y + y.shift, y.source_length, plan.axis[1].source_step, y.source_phase,
-            plan.source.axis[1]};
-  tile.x = {block.x + x.shift, x.source_length, plan.axis[2].source_step, x.source_phase,
-            plan.source.axis[2]};
-  tile.planes = plan.planes;
-  tile.rows = plan.tile_rows;
-  tile.columns = plan.pitch;
-  tile.slots = plan.source_slots;
-  tile.valid_slots = plan.source_slots > 1 ? block.channels : 1;
-  tile.slot_size = plan.source_slot;
-  tile.channel_pitch = plan.source.channel;
-  return tile;
+  return {{block.y + y.shift, y.source_length, plan.axis[1].source_step, y.source_phase,
+           plan.source.axis[1], plan.tile_rows},
+          {block.x + x.shift, x.source_length, plan.axis[2].source_step, x.source_phase,
+           plan.source.axis[2], plan.tile_columns},
+          plan.source_slots > 1 ? block.channels : 1,
+          plan.source.channel};
 }
 
-/// The target's tile of a block.
+/// The target's tile of a block, of the channels from its `first` one on.
 template <bool kLine>
 __device__ __forceinline__ Tile target_tile(const ConvPlan& plan, const TargetBlock& block,
-                                            const std::int64_t (&length)[3],
-                                            const std::int64_t (&phase)[3]) {
-  Tile tile;
-  tile.y = {block.y, length[1], plan.axis[1].target_step, phase[1], plan.target.axis[1]};
-  tile.x = {block.x, length[2], plan.axis[2].target_step, phase[2], plan.target.axis[2]};
-  tile.planes = plan.planes;
-  tile.rows = plan.strips * Patch<kLine>::kRows;
-  tile.columns = plan.patches * Patch<kLine>::kColumns;
-  tile.slots = plan.slots;
-  tile.valid_slots = block.channels;
-  tile.slot_size = plan.target_slot;
-  tile.channel_pitch = plan.target.channel;
-  return tile;
+                                            int first = 0) {
+  const int rest = block.channels - first;
+  return {{block.y, block.length[1], plan.axis[1].target_step, block.phase[1], plan.target.axis[1],
+           plan.strips * Patch<kLine>::kRows},
+          {block.x, block.length[2], plan.axis[2].target_step, block.phase[2], plan.target.axis[2],
+           plan.patches * Patch<kLine>::kColumns},
+          rest < plan.source_slots ? rest : plan.source_slots,
+          plan.target.channel};
+}
+
+/// Visits the units of a list, all lanes of the warp together: use(unit, values of its cells).
+/// They come into the warp's own part of shared memory first, some at a time: a load from global
+/// memory for each would have to be waited for. `packed` null stands for no values.
+template <typename T, typename Use>
+__device__ __forceinline__ void for_units(const Unit* units, const T* packed, int count,
+                                          unsigned char* shared, Use&& use) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  Unit* const own = reinterpret_cast<Unit*>(shared);
+  T* const values = reinterpret_cast<T*>(shared + kListUnits * sizeof(Unit));
+  for (int first = 0; first < count; first += kListUnits) {
+    const int part = count - first < kListUnits ? count - first : kListUnits;
+    __syncwarp();  // the last ones have been read
+    if (lane < part) own[lane] = units[first + lane];
+    __syncwarp();
+    const int begin = own[0].first();
+    if (packed != nullptr) {
+      const int end = own[part - 1].first() + own[part - 1].cells();
+      for (int i = begin + lane; i < end; i += kWarp) values[i - begin] = packed[i];
+      __syncwarp();
+    }
+    for (int u = 0; u < part; ++u) use(own[u], values + own[u].first() - begin);
+  }
 }
 
 /// Calls function(rows, columns) with the unit's as integral constants. Uniform in a warp.
@@ -200,18 +214,19 @@ template <bool kLine, int kRows, int kColumns, typename T, typename Use>
 __device__ __forceinline__ void for_products(const T* source, int pitch, Use&& use) {
   using P = Patch<kLine>;
 #pragma unroll
-  for (int x = 0; x < P::kColumns + kColumns - 1; ++x) {
-    T value[P::kRows + kRows - 1];
+  for (int y = 0; y < P::kRows + kRows - 1; ++y) {
+    T value[P::kColumns + kColumns - 1];
 #pragma unroll
-    for (int y = 0; y < P::kRows + kRows - 1; ++y) value[y] = source[y * pitch + x];
+    for (int x = 0; x < P::kColumns + kColumns - 1; ++x) value[x] = source[y * pitch + x];
 #pragma unroll
-    for (int c = 0; c < kColumns; ++c) {
-      const int column = x - c;
-      if (column < 0 || column >= P::kColumns) continue;
+    for (int r = 0; r < kRows; ++r) {
+      const int row = y - r;
+      if (row < 0 || row >= P::kRows) continue;
 #pragma unroll
-      for (int r = 0; r < kRows; ++r) {
+      for (int c = 0; c < kColumns; ++c) {
 #pragma unroll
-        for (int row = 0; row < P::kRows; ++row) use(row, column, r, c, value[row + r]);
+        for (int column = 0; column < P::kColumns; ++column)
+          use(row, column, r, c, value[column + c]);
       }
     }
   }

@@ -22,22 +22,21 @@
 
 namespace dcls::cuda {
 
-/// Rows and columns of the targets of one thread. Odd, so that lanes which own neighbouring patches
-/// read different banks of shared memory; 7 divides the sizes 56, 28, 14 and 7 of common networks.
+/// Rows and columns of the targets of one thread. A unit of 2 x 2 cells then loads 64 values for
+/// 196 multiply-adds. Odd, so that lanes which own neighbouring patches read different banks of
+/// shared memory; 7 divides the sizes 56, 28, 14 and 7 of common networks.
 template <bool kLine>
 struct Patch {
   static constexpr int kRows = kLine ? 21 : 7;
-  static constexpr int kColumns = kLine ? 1 : 3;
+  static constexpr int kColumns = kLine ? 1 : 7;
 };
 
-inline constexpr int kConvThreads = 256;
-inline constexpr int kConvKernelThreads = 160;
-/// Blocks of a multiprocessor that registers must leave room for: 80 and 96 registers, which is
-/// enough for float32.
+/// Threads of a block, at most.
+inline constexpr int kConvThreads = 128;
+/// Blocks of a multiprocessor that registers must leave room for: 96 registers, which is enough for
+/// float32.
 template <typename T>
-inline constexpr int kConvBlocks = sizeof(T) == 4 ? 3 : 1;
-template <typename T>
-inline constexpr int kConvKernelBlocks = sizeof(T) == 4 ? 4 : 1;
+inline constexpr int kConvBlocks = sizeof(T) == 4 ? 4 : 1;
 inline constexpr int kWarp = 32;
 /// Every GPU gives a block 48 KiB of shared memory without being asked: so much is for the kernels'
 /// own variables, the rest for what a plan asks for.
@@ -45,6 +44,11 @@ inline constexpr std::size_t kConvStatic = 2048;
 inline constexpr std::size_t kConvShared = 48 * 1024 - kConvStatic;
 /// Of it, what the sums of the kernel's gradient may take.
 inline constexpr std::size_t kSumsShared = 16 * 1024;
+/// Units that a warp has in shared memory at a time, and values of their cells.
+inline constexpr int kListUnits = 16;
+inline constexpr int kListCells = kListUnits * 8;
+/// What a block of few lanes may take of shared memory, to have more of them.
+inline constexpr std::size_t kSmallTiles = 24 * 1024;
 /// Planes of a block; their places are in static shared memory.
 inline constexpr int kMostPlanes = 64;
 /// Blocks that the gradient of the kernel is cut into, if the batch allows.
@@ -93,11 +97,14 @@ struct ConvPlan {
   int slots, slot_threads;
   int source_slots;  ///< source channels of a stage: 1, or one for each slot
   int planes, strips, patches;
-  int tile_rows, pitch;          ///< of the source in shared memory
-  int source_slot, target_slot;  ///< values of a slot in shared memory
-  std::int64_t block_group;      ///< channels among which blocks are dealt out,
-  std::int64_t group_blocks;     ///< and how many blocks that makes
-  std::int64_t channel_blocks;   ///< group_blocks of all groups
+  // A tile in shared memory. What patches read of it may lie in the next row or plane, if both have
+  // zeros there.
+  int tile_rows, tile_columns;  ///< that patches read
+  int pitch, plane_size;        ///< from a row to the next, from a plane to the next
+  int slot_size;                ///< values of a slot
+  std::int64_t block_group;     ///< channels among which blocks are dealt out,
+  std::int64_t group_blocks;    ///< and how many blocks that makes
+  std::int64_t channel_blocks;  ///< group_blocks of all groups
   std::int64_t tiles_y, tiles_x, plane_blocks;
   std::int64_t tiles;   ///< their product
   std::int64_t phases;  ///< of the target
@@ -108,8 +115,27 @@ struct ConvPlan {
   int threads() const { return slots * slot_threads; }
 };
 
+/// Bytes of a tile of values of `size` bytes, a multiple of 16.
+DCLS_HD int tile_bytes(const ConvPlan& plan, int size) {
+  return (plan.source_slots * plan.slot_size * size + 15) / 16 * 16;
+}
+/// Bytes that each warp has for its list.
+DCLS_HD int list_bytes(int size) {
+  return kListUnits * static_cast<int>(2 * sizeof(std::int32_t)) + kListCells * size;
+}
+
+/// The first point of a slot's patch in a tile. Patches across vary fastest, planes slowest.
+template <bool kLine>
+DCLS_HD int patch_origin(const ConvPlan& plan, int patch) {
+  const int across = patch % plan.patches;
+  const int strip = patch / plan.patches % plan.strips;
+  const int plane = patch / (plan.patches * plan.strips);
+  return plane * plan.plane_size + strip * Patch<kLine>::kRows * plan.pitch +
+         across * Patch<kLine>::kColumns;
+}
+
 DCLS_HD std::int64_t divide_up(std::int64_t a, std::int64_t b) {  // b > 0
-  const std::int64_t q = a / b;
+  const std::int64_t q = geometry::quotient(a, b);
   return q * b < a ? q + 1 : q;
 }
 
@@ -123,7 +149,7 @@ DCLS_HD StageAxis stage_axis(const ConvAxis& axis, bool mirrored, std::int64_t i
   s.target_phase = mirrored ? cell.phase : 0;
   s.source_length = geometry::phase_length(axis.source_size, s.source_phase, axis.source_step);
   s.target_length = geometry::phase_length(axis.target_size, s.target_phase, axis.target_step);
-  const std::int64_t all = (axis.kernel_size - index - 1) / axis.class_step + 1;
+  const std::int64_t all = geometry::quotient(axis.kernel_size - index - 1, axis.class_step) + 1;
   const std::int64_t last = cell.shift + (all - 1) * axis.shift_step;
   const std::int64_t lowest = mirrored ? -last : cell.shift;
   std::int64_t lo = divide_up(1 - s.target_length - lowest, axis.shift_step);
@@ -143,6 +169,7 @@ DCLS_HD StageAxis stage_axis(const ConvAxis& axis, bool mirrored, std::int64_t i
 /// The class of the cells that write a phase of the target, in the gradient of the input; -1 if
 /// there is none.
 DCLS_HD std::int64_t class_of_phase(const ConvAxis& axis, std::int64_t phase) {
+  if (axis.class_step == 1 && axis.stride == 1) return 0;
   const std::int64_t common = axis.stride / axis.class_step;
   const std::int64_t rest = (phase + axis.padding) % axis.stride;
   const std::int64_t offset = rest < 0 ? rest + axis.stride : rest;
@@ -157,14 +184,11 @@ struct StageIndex {
 };
 DCLS_HD StageIndex stage_index(const ConvPlan& plan, std::int64_t stage) {
   StageIndex s;
-  s.chunk_x = stage % plan.axis[2].chunks;
-  stage /= plan.axis[2].chunks;
-  s.class_x = stage % plan.axis[2].classes;
-  stage /= plan.axis[2].classes;
-  s.chunk_y = stage % plan.axis[1].chunks;
-  stage /= plan.axis[1].chunks;
-  s.class_y = stage % plan.axis[1].classes;
-  s.z = stage / plan.axis[1].classes;
+  s.chunk_x = geometry::take(stage, plan.axis[2].chunks);
+  s.class_x = geometry::take(stage, plan.axis[2].classes);
+  s.chunk_y = geometry::take(stage, plan.axis[1].chunks);
+  s.class_y = geometry::take(stage, plan.axis[1].classes);
+  s.z = stage;
   return s;
 }
 
@@ -178,9 +202,8 @@ DCLS_HD std::int64_t stage_number(const ConvPlan& plan, const StageIndex& s) {
 /// group.
 DCLS_HD std::int64_t kernel_row(const ConvPlan& plan, std::int64_t target, std::int64_t n) {
   if (!plan.mirrored) return target * plan.source_per_group + n;
-  const std::int64_t group = target / plan.target_per_group;
-  return (group * plan.source_per_group + n) * plan.target_per_group +
-         target % plan.target_per_group;
+  const std::int64_t own = geometry::take(target, plan.target_per_group);
+  return (target * plan.source_per_group + n) * plan.target_per_group + own;
 }
 
 /// Whether the cell `r` of an axis reads the source at all.

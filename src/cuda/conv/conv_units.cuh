@@ -22,6 +22,7 @@ struct alignas(8) Unit {
 
   __device__ __forceinline__ int rows() const { return static_cast<int>(code & 15u); }
   __device__ __forceinline__ int columns() const { return static_cast<int>(code >> 4 & 15u); }
+  __device__ __forceinline__ int cells() const { return rows() * columns(); }
   /// Place of its cells in the packed list of the stage: column after column.
   __device__ __forceinline__ int first() const { return static_cast<int>(code >> 8); }
 };

@@ -44,11 +44,11 @@ void launch_toeplitz_forward(const ConvArgs& args, ConvPass pass, const void* so
   ToeplitzPlan plan = make_toeplitz_plan(args, pass);
   align_toeplitz_plan(plan, source, target);
   dispatch_toeplitz(plan, [&](auto tiles, auto blocks) {
-    launch("toeplitz_forward", where, &toeplitz_forward<Storage, tiles.value, blocks.value>,
-           grid_for(toeplitz_blocks(plan)), static_cast<unsigned>(plan.threads()),
-           toeplitz_shared_bytes(plan), plan, static_cast<const Storage*>(source),
-           static_cast<const Storage*>(kernel), static_cast<const Storage*>(bias),
-           static_cast<Storage*>(target));
+    launch<&toeplitz_forward<Storage, tiles.value, blocks.value>>(
+        "toeplitz_forward", where, grid_for(toeplitz_blocks(plan)),
+        static_cast<unsigned>(plan.threads()), toeplitz_shared_bytes(plan), plan,
+        static_cast<const Storage*>(source), static_cast<const Storage*>(kernel),
+        static_cast<const Storage*>(bias), static_cast<Storage*>(target));
   });
 }
 
@@ -58,12 +58,11 @@ void launch_toeplitz_partial(const ConvArgs& args, const void* grad_output, cons
   ToeplitzKernelPlan plan = make_toeplitz_kernel_plan(args);
   align_toeplitz_plan(plan, input, grad_output);
   dispatch_toeplitz(plan, [&](auto tiles, auto blocks) {
-    launch("toeplitz_kernel_partial", where,
-           &toeplitz_kernel_partial<Storage, tiles.value, blocks.value>,
-           grid_for(toeplitz_blocks(plan)), static_cast<unsigned>(plan.threads()),
-           toeplitz_shared_bytes(plan), plan, static_cast<const Storage*>(input),
-           static_cast<const Storage*>(grad_output), static_cast<float*>(partial),
-           static_cast<float*>(bias));
+    launch<&toeplitz_kernel_partial<Storage, tiles.value, blocks.value>>(
+        "toeplitz_kernel_partial", where, grid_for(toeplitz_blocks(plan)),
+        static_cast<unsigned>(plan.threads()), toeplitz_shared_bytes(plan), plan,
+        static_cast<const Storage*>(input), static_cast<const Storage*>(grad_output),
+        static_cast<float*>(partial), static_cast<float*>(bias));
   });
 }
 
@@ -73,11 +72,11 @@ void launch_toeplitz_kernel(const ConvArgs& args, const void* grad_output, const
                             const Execution& where) {
   launch_toeplitz_partial<Storage>(args, grad_output, input, workspace, nullptr, where);
   const ConvPlan plan = make_toeplitz_finish_plan(args);
-  launch("conv_kernel_finish", where, &conv_kernel_finish<Storage>,
-         grid_for(divide_up(plan.kernel_rows * plan.cells, kFinishThreads)), kFinishThreads, 0,
-         args, plan, static_cast<const float*>(workspace), support,
-         static_cast<const Storage*>(grad_output), static_cast<const Storage*>(input),
-         static_cast<Storage*>(grad_kernel));
+  launch<&conv_kernel_finish<Storage>>(
+      "conv_kernel_finish", where,
+      grid_for(divide_up(plan.kernel_rows * plan.cells, kFinishThreads)), kFinishThreads, 0, args,
+      plan, static_cast<const float*>(workspace), support, static_cast<const Storage*>(grad_output),
+      static_cast<const Storage*>(input), static_cast<Storage*>(grad_kernel));
 }
 
 }  // namespace dcls::cuda

@@ -11,8 +11,8 @@ namespace dcls::cuda {
 template <typename T, int D>
 TapLayout launch_taps(const Im2colArgs& args, void* workspace, const Execution& where) {
   const TapLayout layout = tap_table::longest_layout(args);
-  launch("im2col_taps", where, &im2col_taps<T, D>, grid_for(blocks_of(layout.elements)),
-         kIm2colThreads, 0, args, layout, workspace);
+  launch<&im2col_taps<T, D>>("im2col_taps", where, grid_for(blocks_of(layout.elements)),
+                             kIm2colThreads, 0, args, layout, workspace);
   return layout;
 }
 
@@ -22,8 +22,8 @@ void launch_im2col(const Im2colArgs& args, void* columns, void* workspace, const
   dispatch_dtype(args.dtype, [&](auto tag) {
     using Storage = typename decltype(tag)::type;
     const TapLayout layout = launch_taps<Compute<Storage>, D>(args, workspace, where);
-    launch("im2col_forward", where, &im2col_forward<Storage, D>, grid_for(plan.items),
-           kIm2colThreads, 0, args, layout, plan, workspace, columns);
+    launch<&im2col_forward<Storage, D>>("im2col_forward", where, grid_for(plan.items),
+                                        kIm2colThreads, 0, args, layout, plan, workspace, columns);
   });
 }
 
@@ -37,15 +37,15 @@ void launch_im2col_backward(const Im2colArgs& args, const void* grad_columns,
     if (layout.elements > 0) layout = launch_taps<T, D>(args, workspace, where);
     if (grads.input != nullptr) {
       const PlanePlan plan = make_plane_plan(args, args.input_size);
-      launch("im2col_backward_input", where, &im2col_backward_input<Storage, D>,
-             grid_for(plan.items), kIm2colThreads, 0, args, layout, plan, workspace, grad_columns,
-             grads);
+      launch<&im2col_backward_input<Storage, D>>("im2col_backward_input", where,
+                                                 grid_for(plan.items), kIm2colThreads, 0, args,
+                                                 layout, plan, workspace, grad_columns, grads);
     }
     if (grads.sums != nullptr && layout.elements > 0) {
-      launch("im2col_backward_sums", where, &im2col_backward_sums<Storage, D>,
-             grid_for(grads.parts * layout.elements), kIm2colThreads,
-             kSumWarps * tap_table::sums_of(D) * sizeof(T), args, layout, workspace, grad_columns,
-             grads);
+      launch<&im2col_backward_sums<Storage, D>>(
+          "im2col_backward_sums", where, grid_for(grads.parts * layout.elements), kIm2colThreads,
+          kSumWarps * tap_table::sums_of(D) * sizeof(T), args, layout, workspace, grad_columns,
+          grads);
     }
   });
 }
@@ -57,8 +57,9 @@ void launch_im2col_finish(const Im2colArgs& args, const void* sums, std::int64_t
   dispatch_compute(args.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     const TapLayout layout = launch_taps<T, D>(args, workspace, where);
-    launch("im2col_finish", where, &im2col_finish<T, D>, grid_for(blocks_of(layout.elements)),
-           kIm2colThreads, 0, args, layout, workspace, sums, parts, grad_position, grad_sigma);
+    launch<&im2col_finish<T, D>>("im2col_finish", where, grid_for(blocks_of(layout.elements)),
+                                 kIm2colThreads, 0, args, layout, workspace, sums, parts,
+                                 grad_position, grad_sigma);
   });
 }
 

@@ -12,8 +12,8 @@ template <int D>
 void launch_layer_prepare(const LayerPrepare& job, const Execution& where) {
   dispatch_dtype(job.construct.dtype, [&](auto tag) {
     using Storage = typename decltype(tag)::type;
-    launch("layer_prepare", where, &layer_prepare<Storage, D>, grid_for(job.blocks()),
-           kForwardThreads, job.shared, job);
+    launch<&layer_prepare<Storage, D>>("layer_prepare", where, grid_for(job.blocks()),
+                                       kForwardThreads, job.shared, job);
   });
 }
 
@@ -21,8 +21,9 @@ template <int D>
 void launch_layer_finish(const LayerFinish& job, const Execution& where) {
   dispatch_dtype(job.construct.dtype, [&](auto tag) {
     using Storage = typename decltype(tag)::type;
-    launch("layer_finish", where, &layer_finish<Storage, D>, grid_for(job.blocks()),
-           kBackwardThreads, job.shared, job, job.row_blocks(), job.blocks());
+    launch<&layer_finish<Storage, D>>("layer_finish", where, grid_for(job.blocks()),
+                                      kBackwardThreads, job.shared, job, job.row_blocks(),
+                                      job.blocks());
   });
 }
 

@@ -1,10 +1,12 @@
 // What the CUDA back end knows about the build and the devices. Compiled by the C++ compiler.
 
+#include <cuda.h>
 #include <cuda_runtime_api.h>
 
 #include <sstream>
 
 #include "cuda/cuda_backend.hpp"
+#include "cuda/runtime/device_guard.hpp"
 
 namespace dcls::cuda {
 namespace {
@@ -18,7 +20,83 @@ std::string error_string(cudaError_t code) {
   return std::string(cudaGetErrorName(code)) + ": " + cudaGetErrorString(code);
 }
 
+/// A function of the driver, which the library does not link: the runtime has loaded it. Null if
+/// there is none.
+template <typename Function>
+Function* driver_function(const char* name) {
+  void* found = nullptr;
+#if CUDART_VERSION >= 12050
+  cudaDriverEntryPointQueryResult result{};
+  cudaGetDriverEntryPointByVersion(name, &found, 12000, cudaEnableDefault, &result);
+#elif CUDART_VERSION >= 12000
+  cudaDriverEntryPointQueryResult result{};
+  cudaGetDriverEntryPoint(name, &found, cudaEnableDefault, &result);
+#else
+  cudaGetDriverEntryPoint(name, &found, cudaEnableDefault);
+#endif
+  cudaGetLastError();
+  return reinterpret_cast<Function*>(found);
+}
+
+/// What DeviceGuard needs of the driver.
+struct Contexts {
+  CUresult (*state)(CUdevice, unsigned*, int*) =
+      driver_function<CUresult(CUdevice, unsigned*, int*)>("cuDevicePrimaryCtxGetState");
+  CUresult (*retain)(CUcontext*, CUdevice) =
+      driver_function<CUresult(CUcontext*, CUdevice)>("cuDevicePrimaryCtxRetain");
+  CUresult (*release)(CUdevice) = driver_function<CUresult(CUdevice)>("cuDevicePrimaryCtxRelease");
+  CUresult (*push)(CUcontext) = driver_function<CUresult(CUcontext)>("cuCtxPushCurrent");
+  CUresult (*pop)(CUcontext*) = driver_function<CUresult(CUcontext*)>("cuCtxPopCurrent");
+
+  static const Contexts& instance() {
+    static const Contexts contexts;
+    return contexts;
+  }
+  /// Whether a device is known to have no context.
+  bool none(int device) const {
+    unsigned flags = 0;
+    int active = 1;
+    const bool all = state && retain && release && push && pop;
+    return all && state(device, &flags, &active) == CUDA_SUCCESS && active == 0;
+  }
+  bool enter(int device) const {
+    CUcontext context = nullptr;
+    if (retain(&context, device) != CUDA_SUCCESS) return false;
+    if (push(context) == CUDA_SUCCESS) return true;
+    release(device);
+    return false;
+  }
+  void leave(int device) const {
+    CUcontext context = nullptr;
+    pop(&context);
+    release(device);
+  }
+};
+
+void check_device(cudaError_t code, const char* what) {
+  if (code == cudaSuccess) return;
+  throw CudaError(std::string("dcls: ") + what + " failed: " + error_string(code));
+}
+
 }  // namespace
+
+DeviceGuard::DeviceGuard(int device) : device_(device) {
+  check_device(cudaGetDevice(&former_), "cudaGetDevice");
+  if (device == former_) return;
+  const Contexts& contexts = Contexts::instance();
+  if (contexts.none(former_) && contexts.enter(device)) {
+    change_ = Change::kPushed;
+  } else {
+    check_device(cudaSetDevice(device), "cudaSetDevice");
+    change_ = Change::kSet;
+  }
+}
+
+DeviceGuard::~DeviceGuard() {
+  if (change_ == Change::kPushed) Contexts::instance().leave(device_);
+  // A failure of this is not the next launch's to report.
+  if (change_ == Change::kSet && cudaSetDevice(former_) != cudaSuccess) cudaGetLastError();
+}
 
 bool compiled() { return true; }
 std::string toolkit_version() { return version_string(CUDART_VERSION); }

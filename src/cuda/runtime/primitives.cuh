@@ -15,6 +15,13 @@
 
 namespace dcls::cuda {
 
+/// A device function that is rarely called: its code and registers stay out of the caller.
+#if defined(DCLS_CUDA_ON_HOST)
+#define DCLS_COLD __attribute__((noinline))
+#else
+#define DCLS_COLD __noinline__
+#endif
+
 #if !defined(DCLS_CUDA_ON_HOST)
 /// The block's dynamic shared memory.
 template <typename T>
