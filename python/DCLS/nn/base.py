@@ -24,7 +24,7 @@ from DCLS.method import (
     logger,
 )
 from DCLS.nn.builders import _ConstructKernel
-from DCLS.nn.choosing import _ChoosesMethod
+from DCLS.nn.by_axis import _ByAxis
 from DCLS.nn.layout import KeepsLayout
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ _PLAIN: dict[tuple[bool, int], Callable[..., _ConvNd]] = {
 }
 
 
-class _DclsModule(_ChoosesMethod):
+class _DclsModule(_ByAxis):
     """A DCLS layer: what ``_DclsNd`` and ``_DclsN_Md`` share."""
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
