@@ -20,18 +20,26 @@ from DCLS.functional import construct_kernel
 from DCLS.nn import *  # noqa: F403
 from DCLS.nn import __all__ as _layer_names
 from DCLS.nn.fold import fold
+from DCLS.toolkit.clamping import clamp_, clamp_after_step, lost_elements
+from DCLS.toolkit.groups import param_groups
+from DCLS.toolkit.schedule import WidthSchedule
 
 __all__ = [
     "VERSIONS",
+    "WidthSchedule",
     "__version__",
+    "clamp_",
+    "clamp_after_step",
     "cmake",
     "construct",
     "construct_kernel",
     "fold",
     "functional",
     "im2col",
+    "lost_elements",
     "method",
     "nn",
+    "param_groups",
     "reference",
 ]
 __all__ += _layer_names

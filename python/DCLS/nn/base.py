@@ -46,6 +46,9 @@ _PLAIN: dict[tuple[bool, int], Callable[..., _ConvNd]] = {
 class _DclsModule(_ByAxis):
     """A DCLS layer: what ``_DclsNd`` and ``_DclsN_Md`` share."""
 
+    #: Whether the log has said that elements of this layer left the kernel.
+    _reported_lost = False
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         def keep_layout(tensor: Tensor) -> Tensor:
             with KeepsLayout():
@@ -206,7 +209,30 @@ class _DclsModule(_ByAxis):
         bias = self.bias
         check_not_freed("input", input)
         check_not_freed("bias", bias)
+        if not torch.compiler.is_compiling() and logger.isEnabledFor(logging.DEBUG):
+            self._report_lost()
         return input, weight, bias, P, self.SIG
+
+    def _report_lost(self) -> None:
+        """Reports once that elements left the kernel: they learn nothing any more."""
+        P: Any = self.P
+        if self._reported_lost or type(P) not in (Tensor, Parameter) or P.is_meta or is_tracing():
+            return
+        if torch._C._are_functorch_transforms_active() or torch._C._len_torch_dispatch_stack():
+            return
+        if P.is_cuda and torch.cuda.is_current_stream_capturing():
+            return
+        count = int(self._lost_elements().sum())
+        if count:
+            self._reported_lost = True
+            logger.debug(
+                "%s(%s): %d of %d elements have left the kernel and learn nothing; "
+                "clamp_parameters brings them back",
+                type(self).__name__,
+                self.extra_repr(),
+                count,
+                P[0].numel(),
+            )
 
     def to_conv(self) -> _ConvNd:
         """Returns the plain convolution that computes the same, with the kernel as it is now.

@@ -5,7 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from DCLS._spec import SIGMA_VERSIONS
+from DCLS.functional import construct_support
 from DCLS.nn.axes import as_floats, to_kernel_axes, to_position_rows
+from DCLS.nn.builders import _ConstructKernel
 from DCLS.nn.choosing import _ChoosesMethod
 from DCLS.nn.editing import edit, gather, on_whole
 
@@ -97,6 +100,30 @@ class _ByAxis(_ChoosesMethod):
         last = self._last_position("delays")
         whole = _fitting("delays", delays, self.P.shape[1:])
         self.set_positions(last - whole)
+
+    @torch.no_grad()
+    def _lost_elements(self) -> Tensor:
+        """Returns which elements reach no grid point, of the shape of a row of ``P``."""
+        version, builder = self.version, getattr(self, "DCK", None)
+        sigma_min = builder._sigma_min(version) if isinstance(builder, _ConstructKernel) else None
+        rows = [as_floats(_ByAxis.positions(self).detach(), self.weight.dtype)]
+        if self.SIG is not None and version in SIGMA_VERSIONS:
+            SIG = as_floats(gather(self.SIG.detach()), self.weight.dtype)
+            rows = list(torch.broadcast_tensors(*rows, to_kernel_axes(SIG, self._row_axes())))
+        shape = rows[0].shape[1:]
+        found = torch.ones(shape, dtype=torch.bool, device=rows[0].device)
+        for axis, size in enumerate(self.dilated_kernel_size):
+            # Axis by axis: the memory is that of lines, not of kernels.
+            of_axis = [row[axis].reshape(1, -1, 1) for row in rows]
+            support = construct_support(
+                of_axis[0],
+                of_axis[1] if len(rows) > 1 else None,
+                dilated_kernel_size=size,
+                version=version,
+                sigma_min=sigma_min,
+            )
+            found &= support.any(-1).reshape(shape)
+        return ~found
 
     def _last_position(self, what: str) -> int:
         """Returns the position of the last grid point; raises for a layer without delays."""
