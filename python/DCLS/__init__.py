@@ -12,7 +12,7 @@ except ModuleNotFoundError as error:
         name="torch",
     ) from None
 
-from DCLS import cmake, construct, functional, im2col, method, nn, reference
+from DCLS import cmake, construct, functional, im2col, losses, method, nn, reference
 from DCLS._C import __version__
 from DCLS._moved import keep_old_paths as _keep_old_paths
 from DCLS._spec import VERSIONS
@@ -22,6 +22,7 @@ from DCLS.nn import __all__ as _layer_names
 from DCLS.nn.fold import fold
 from DCLS.toolkit.clamping import clamp_, clamp_after_step, lost_elements
 from DCLS.toolkit.groups import param_groups
+from DCLS.toolkit.rounding import integer_positions, round_
 from DCLS.toolkit.schedule import WidthSchedule
 
 __all__ = [
@@ -36,11 +37,14 @@ __all__ = [
     "fold",
     "functional",
     "im2col",
+    "integer_positions",
+    "losses",
     "lost_elements",
     "method",
     "nn",
     "param_groups",
     "reference",
+    "round_",
 ]
 __all__ += _layer_names
 

@@ -30,7 +30,7 @@ def edit(module: Module, name: str, change: Edit, *, exact: bool) -> None:
     Raises:
         RuntimeError: the next forward would undo the edit, or use other values.
     """
-    hook = _hook_that_computes(module, name)
+    hook = hook_that_computes(module, name)
     with torch.no_grad():
         if parametrize.is_parametrized(module, name):
             _edit_computed(module, name, change, exact, None, *_parametrization(module, name))
@@ -44,7 +44,7 @@ def edit(module: Module, name: str, change: Edit, *, exact: bool) -> None:
         hook(module, ())  # with gradients, as before a forward
 
 
-def _hook_that_computes(module: Module, name: str) -> Any:
+def hook_that_computes(module: Module, name: str) -> Any:
     """Returns the hook before the forward that computes ``name``, if its formula is known."""
     for hook in module._forward_pre_hooks.values():
         if isinstance(hook, prune.BasePruningMethod):
