@@ -43,6 +43,17 @@ _PLAIN: dict[tuple[bool, int], Callable[..., _ConvNd]] = {
 }
 
 
+# Dynamo takes torch's own question for False.
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _refuse_onnx(name: str) -> None:
+    """Raises while torch exports to ONNX."""
+    if torch.onnx.is_in_onnx_export():
+        raise RuntimeError(
+            f"{name} cannot be exported to ONNX, which has no operator for it. Export "
+            "DCLS.fold(model), which computes the same by plain convolutions"
+        )
+
+
 class _DclsModule(_ByAxis):
     """A DCLS layer: what ``_DclsNd`` and ``_DclsN_Md`` share."""
 
@@ -211,6 +222,8 @@ class _DclsModule(_ByAxis):
         check_not_freed("bias", bias)
         if not torch.compiler.is_compiling() and logger.isEnabledFor(logging.DEBUG):
             self._report_lost()
+        if is_tracing():  # else the question would cost more than small layers
+            _refuse_onnx(type(self).__name__)
         return input, weight, bias, P, self.SIG
 
     def _report_lost(self) -> None:
@@ -233,6 +246,14 @@ class _DclsModule(_ByAxis):
                 count,
                 P[0].numel(),
             )
+
+    def __prepare_scriptable__(self) -> Any:
+        """Refuses ``torch.jit.script``, which asks each module for what to compile."""
+        raise RuntimeError(
+            f"{type(self).__name__} cannot be compiled by torch.jit.script. Give it "
+            "DCLS.fold(model), which computes the same by plain convolutions; torch.jit.trace, "
+            "torch.export and torch.compile take the layer itself"
+        )
 
     def to_conv(self) -> _ConvNd:
         """Returns the plain convolution that computes the same, with the kernel as it is now.

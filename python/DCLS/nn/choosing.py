@@ -22,7 +22,7 @@ from DCLS.method import (
     may_read,
 )
 from DCLS.nn.builders import _ConstructKernel
-from DCLS.nn.parameters import _DclsParameters
+from DCLS.nn.saved import _TellsItsGrid
 
 #: So many kernels are counted to know how full all of them are: to about two hundredths.
 _COUNTED_PAIRS = 64
@@ -31,7 +31,7 @@ _COUNTED_PAIRS = 64
 _WORTH_COUNTING = 1 << 26
 
 
-class _ChoosesMethod(_DclsParameters):
+class _ChoosesMethod(_TellsItsGrid):
     """A layer that knows how it would convolve an input."""
 
     def explain(self, input: Tensor) -> Choice:
