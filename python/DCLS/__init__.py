@@ -12,7 +12,7 @@ except ModuleNotFoundError as error:
         name="torch",
     ) from None
 
-from DCLS import cmake, construct, functional, im2col, losses, method, nn, reference
+from DCLS import cmake, construct, functional, im2col, losses, method, nn, plot, reference
 from DCLS._C import __version__
 from DCLS._moved import keep_old_paths as _keep_old_paths
 from DCLS._spec import VERSIONS
@@ -24,9 +24,11 @@ from DCLS.toolkit.clamping import clamp_, clamp_after_step, lost_elements
 from DCLS.toolkit.groups import param_groups
 from DCLS.toolkit.rounding import integer_positions, round_
 from DCLS.toolkit.schedule import WidthSchedule
+from DCLS.toolkit.tracker import PositionTracker
 
 __all__ = [
     "VERSIONS",
+    "PositionTracker",
     "WidthSchedule",
     "__version__",
     "clamp_",
@@ -43,6 +45,7 @@ __all__ = [
     "method",
     "nn",
     "param_groups",
+    "plot",
     "reference",
     "round_",
 ]
