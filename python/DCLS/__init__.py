@@ -12,7 +12,7 @@ except ModuleNotFoundError as error:
         name="torch",
     ) from None
 
-from DCLS import cmake, construct, functional, im2col, method, nn, reference
+from DCLS import cmake, construct, functional, im2col, losses, method, nn, plot, reference
 from DCLS._C import __version__
 from DCLS._moved import keep_old_paths as _keep_old_paths
 from DCLS._spec import VERSIONS
@@ -20,11 +20,20 @@ from DCLS.functional import construct_kernel
 from DCLS.nn import *  # noqa: F403
 from DCLS.nn import __all__ as _layer_names
 from DCLS.nn.fold import fold
+from DCLS.toolkit.clamping import clamp_, clamp_after_step, lost_elements
+from DCLS.toolkit.groups import param_groups
+from DCLS.toolkit.rounding import integer_positions, round_
+from DCLS.toolkit.schedule import WidthSchedule
+from DCLS.toolkit.tracker import PositionTracker
 from DCLS.tuning import get_tuning, set_tuning, tune
 
 __all__ = [
     "VERSIONS",
+    "PositionTracker",
+    "WidthSchedule",
     "__version__",
+    "clamp_",
+    "clamp_after_step",
     "cmake",
     "construct",
     "construct_kernel",
@@ -32,9 +41,15 @@ __all__ = [
     "functional",
     "get_tuning",
     "im2col",
+    "integer_positions",
+    "losses",
+    "lost_elements",
     "method",
     "nn",
+    "param_groups",
+    "plot",
     "reference",
+    "round_",
     "set_tuning",
     "tune",
 ]

@@ -109,7 +109,8 @@ def test_a_layer_follows_its_size(layer: Layer, mode: str, method: str) -> None:
     torch.manual_seed(0)
     fresh = layer.make(dtype=torch.float64, **more)
     module = layer.make(dtype=torch.float64, dilated_kernel_size=2, **more)
-    module.load_state_dict(fresh.state_dict())
+    with pytest.warns(UserWarning, match="dilated_kernel_size=.* is loaded into"):
+        module.load_state_dict(fresh.state_dict())
     x = layer.input(module, 1)
     module(x)
     module.dilated_kernel_size = layer.size

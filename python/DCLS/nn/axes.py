@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.fx import Proxy
 
 from DCLS._ops._rows import to_kernel_axes as to_kernel_axes
+from DCLS._ops._rows import to_position_rows as to_position_rows
 
 #: ``_AXIS_ORDER[ndim][i]`` is the kernel axis that ``P[i]`` and ``SIG[i]`` belong to, but in v0.
 _AXIS_ORDER: Final[dict[int, tuple[int, ...]]] = {1: (0,), 2: (1, 0), 3: (2, 1, 0)}

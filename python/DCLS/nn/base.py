@@ -24,7 +24,7 @@ from DCLS.method import (
     logger,
 )
 from DCLS.nn.builders import _ConstructKernel
-from DCLS.nn.choosing import _ChoosesMethod
+from DCLS.nn.by_axis import _ByAxis
 from DCLS.nn.layout import KeepsLayout
 
 if TYPE_CHECKING:
@@ -43,8 +43,22 @@ _PLAIN: dict[tuple[bool, int], Callable[..., _ConvNd]] = {
 }
 
 
-class _DclsModule(_ChoosesMethod):
+# Dynamo takes torch's own question for False.
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _refuse_onnx(name: str) -> None:
+    """Raises while torch exports to ONNX."""
+    if torch.onnx.is_in_onnx_export():
+        raise RuntimeError(
+            f"{name} cannot be exported to ONNX, which has no operator for it. Export "
+            "DCLS.fold(model), which computes the same by plain convolutions"
+        )
+
+
+class _DclsModule(_ByAxis):
     """A DCLS layer: what ``_DclsNd`` and ``_DclsN_Md`` share."""
+
+    #: Whether the log has said that elements of this layer left the kernel.
+    _reported_lost = False
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         def keep_layout(tensor: Tensor) -> Tensor:
@@ -207,7 +221,40 @@ class _DclsModule(_ChoosesMethod):
         bias = self.bias
         check_not_freed("input", input)
         check_not_freed("bias", bias)
+        if not torch.compiler.is_compiling() and logger.isEnabledFor(logging.DEBUG):
+            self._report_lost()
+        if is_tracing():  # else the question would cost more than small layers
+            _refuse_onnx(type(self).__name__)
         return input, weight, bias, P, self.SIG
+
+    def _report_lost(self) -> None:
+        """Reports once that elements left the kernel: they learn nothing any more."""
+        P: Any = self.P
+        if self._reported_lost or type(P) not in (Tensor, Parameter) or P.is_meta or is_tracing():
+            return
+        if torch._C._are_functorch_transforms_active() or torch._C._len_torch_dispatch_stack():
+            return
+        if P.is_cuda and torch.cuda.is_current_stream_capturing():
+            return
+        count = int(self._lost_elements().sum())
+        if count:
+            self._reported_lost = True
+            logger.debug(
+                "%s(%s): %d of %d elements have left the kernel and learn nothing; "
+                "clamp_parameters brings them back",
+                type(self).__name__,
+                self.extra_repr(),
+                count,
+                P[0].numel(),
+            )
+
+    def __prepare_scriptable__(self) -> Any:
+        """Refuses ``torch.jit.script``, which asks each module for what to compile."""
+        raise RuntimeError(
+            f"{type(self).__name__} cannot be compiled by torch.jit.script. Give it "
+            "DCLS.fold(model), which computes the same by plain convolutions; torch.jit.trace, "
+            "torch.export and torch.compile take the layer itself"
+        )
 
     def to_conv(self) -> _ConvNd:
         """Returns the plain convolution that computes the same, with the kernel as it is now.

@@ -22,7 +22,7 @@ from DCLS.method import (
     may_read,
 )
 from DCLS.nn.builders import _ConstructKernel
-from DCLS.nn.parameters import _DclsParameters
+from DCLS.nn.saved import _TellsItsGrid
 from DCLS.tuning import state
 from DCLS.tuning.problem import Geometry, Problem, bucket
 
@@ -37,7 +37,7 @@ _WORTH_COUNTING = 1 << 26
 _WIDE = 2
 
 
-class _ChoosesMethod(_DclsParameters):
+class _ChoosesMethod(_TellsItsGrid):
     """A layer that knows how it would convolve an input."""
 
     def explain(self, input: Tensor) -> Choice:
@@ -134,7 +134,7 @@ class _ChoosesMethod(_DclsParameters):
             cells = self._expected_cells()
             # In this order: a question about its sizes would bind a graph to them, and a small
             # layer should not pay for the questions behind it.
-            if self.known_width is None and not is_tracing():
+            if not is_tracing() and self.known_width is None:
                 products = x.numel() * math.prod(weight.shape[:2]) * math.prod(size)
                 worth = products > _WORTH_COUNTING * self.in_channels
                 if worth and self._is_plain() and may_read([*tensors, x]):
@@ -244,13 +244,15 @@ class _ChoosesMethod(_DclsParameters):
     def _expected_cells(self) -> int:
         builder = self.DCK
         assert isinstance(builder, _ConstructKernel)
+        rough = torch.compiler.is_compiling()
+        width: float | None = self.__dict__.get("_rough_width") if rough else self.known_width
         return expected_cells(
             self.version,
             self.kernel_count,
             self.dense_kernel_size,
             self.dilated_kernel_size,
             builder._sigma_min(self.version),
-            self.known_width,
+            width,
         )
 
     @torch.no_grad()

@@ -30,7 +30,7 @@ def edit(module: Module, name: str, change: Edit, *, exact: bool) -> None:
     Raises:
         RuntimeError: the next forward would undo the edit, or use other values.
     """
-    hook = _hook_that_computes(module, name)
+    hook = hook_that_computes(module, name)
     with torch.no_grad():
         if parametrize.is_parametrized(module, name):
             _edit_computed(module, name, change, exact, None, *_parametrization(module, name))
@@ -40,11 +40,11 @@ def edit(module: Module, name: str, change: Edit, *, exact: bool) -> None:
             _edit_computed(module, name, change, exact, hook, *_weight_norm(module, hook))
         else:
             change(_lasting(module, name))
-    if hook is not None and not _is_sharded(getattr(module, f"{name}_orig", None)):
+    if hook is not None and not is_sharded(getattr(module, f"{name}_orig", None)):
         hook(module, ())  # with gradients, as before a forward
 
 
-def _hook_that_computes(module: Module, name: str) -> Any:
+def hook_that_computes(module: Module, name: str) -> Any:
     """Returns the hook before the forward that computes ``name``, if its formula is known."""
     for hook in module._forward_pre_hooks.values():
         if isinstance(hook, prune.BasePruningMethod):
@@ -152,7 +152,7 @@ def _edit_computed(
         original.copy_(new)
     if torch.compiler.is_compiling() or _is_capturing(wanted) or wanted.is_meta:
         return  # The host cannot look at values.
-    got, wanted = _gather(value()), _gather(wanted)
+    got, wanted = gather(value()), gather(wanted)
     kept = _are_close(got, wanted) if exact else bool(got.isfinite().all())
     if not kept:
         for original, old in zip(originals, before, strict=True):
@@ -176,13 +176,14 @@ def _are_close(got: Tensor, wanted: Tensor) -> bool:
 # ------------------------------------------------------------------------------------------ shards
 
 
-def _is_sharded(tensor: object) -> bool:
+def is_sharded(tensor: object) -> bool:
     """Whether it is a ``DTensor``: processes hold parts or copies of it."""
     return hasattr(tensor, "device_mesh")
 
 
-def _gather(tensor: Any) -> Tensor:
-    whole: Tensor = tensor.full_tensor() if _is_sharded(tensor) else tensor
+def gather(tensor: Any) -> Tensor:
+    """Returns the whole tensor; of a ``DTensor`` all processes of its mesh must ask."""
+    whole: Tensor = tensor.full_tensor() if is_sharded(tensor) else tensor
     return whole
 
 
@@ -199,7 +200,7 @@ def on_whole(change: Edit) -> Edit:
         elif not tensor.is_meta:
             whole = torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device)
             change(whole)
-            if _is_sharded(tensor):
+            if is_sharded(tensor):
                 from torch.distributed.tensor import distribute_tensor
 
                 whole = distribute_tensor(whole, tensor.device_mesh, tensor.placements)

@@ -39,7 +39,8 @@ def fold(model: Module, inplace: bool = False) -> Module:
     Raises:
         TypeError: ``model`` is no module, or a layer has its own ``forward`` or
             ``_conv_forward`` and no ``folded`` beside it. The message names the layer.
-        RuntimeError: a layer has forward hooks.
+        RuntimeError: a layer has forward hooks; or the model cannot be copied, as one that holds a
+            tensor with a graph.
         ValueError: a layer cannot build its kernel.
     """
     if not isinstance(model, Module):
@@ -59,7 +60,15 @@ def fold(model: Module, inplace: bool = False) -> Module:
                 raise type(error)(f"{where} cannot be folded: {error}") from error
     if not inplace:
         # Deepcopy takes what the memo holds for a layer, wherever the model refers to it.
-        copied: Module = copy.deepcopy(model, {id(old): new for old, new in plain.items()})
+        try:
+            copied: Module = copy.deepcopy(model, {id(old): new for old, new in plain.items()})
+        except RuntimeError as error:
+            # Torch copies no tensor that a graph made, as states of spiking or recurrent networks.
+            raise RuntimeError(
+                "model cannot be copied, perhaps as a module holds a tensor with a graph, such as "
+                "a state: reset or detach it first, or fold with inplace=True, which copies "
+                f"nothing. {error}"
+            ) from error
         return copied
     for layer, new in plain.items():
         # Not a search for what refers to the layer: closures and lists of lists would escape it.

@@ -62,10 +62,6 @@ class _DclsParameters(Module):
     SIG: Tensor | None
     bias: Tensor | None
     DCK: Callable[..., Tensor]
-    #: ``abs(SIG)`` of the elements, where something on the host knows it, as a schedule that sets
-    #: the widths does. It serves the choice of the method only. None (default): a layer on a CPU
-    #: counts the cells that its elements touch; where it cannot, the width is that of a new layer.
-    known_width: float | None = None
 
     def _set_up(self, given: Mapping[str, Any]) -> None:
         """Initialises the module from the arguments of its constructor.
@@ -258,6 +254,23 @@ class _DclsParameters(Module):
         self.__dict__["method"] = value
         if hasattr(type(self), "use_implicit_gemm"):  # the switch that 0.1.1 had in its place
             self.__dict__["use_implicit_gemm"] = value != "conv"
+
+    @property
+    def known_width(self) -> float | None:
+        """``abs(SIG)`` of the elements, where something on the host knows it, or None.
+
+        A schedule that sets the widths, as ``DCLS.WidthSchedule``, sets it. It serves the choice of
+        the method only. None (default): a layer on a CPU counts the cells that its elements touch;
+        where it cannot, the width is that of a new layer.
+        """
+        return self.__dict__.get("known_width")
+
+    @known_width.setter
+    def known_width(self, value: float | None) -> None:
+        self.__dict__["known_width"] = value
+        # A graph that torch compiles depends on this one: only a few in a whole schedule.
+        rough = None if value is None else 4.0 ** math.ceil(math.log(min(max(value, 0.25), 1e6), 4))
+        self.__dict__["_rough_width"] = rough
 
     def _explicit_padding(self) -> tuple[int, ...]:
         """Returns the padding as ``torch.nn.functional.pad`` takes it, last axis first."""

@@ -1,0 +1,1 @@
+"""What users of the method need around the layers. ``DCLS`` exports it."""
