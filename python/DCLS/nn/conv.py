@@ -14,6 +14,7 @@ from DCLS.nn.builders import (
     ConstructKernel2d,
     ConstructKernel3d,
 )
+from DCLS.nn.initial import InitPositions
 from DCLS.nn.subclassing import _DclsNd
 
 __all__ = ["Dcls1d", "Dcls2d", "Dcls2dK1d", "Dcls3d"]
@@ -36,6 +37,8 @@ class _DclsConv(_DclsNd):
         version: Version = "gauss",
         *,
         method: Method = "auto",
+        init_positions: InitPositions = "normal",
+        init_widths: float | None = None,
         device: Device = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -60,6 +63,10 @@ class _DclsConv(_DclsNd):
             version: the interpolation, one of ``DCLS.VERSIONS``; default ``gauss``.
             method: how the layer convolves: ``auto`` (default), ``direct`` or ``conv``, see
                 the property ``method``.
+            init_positions: where the elements start: ``normal`` (default), ``spread``, ``grid`` or
+                a function, see ``reset_parameters``.
+            init_widths: ``SIG`` of all elements at the start, a number; None (default) for the
+                version's own. Only for a version with widths.
             device: where to create the parameters; None (default) for torch's default.
             dtype: dtype of the parameters: float32, float64, float16 or bfloat16; None (default)
                 for torch's default.
@@ -130,6 +137,8 @@ class Dcls2d(_DclsConv):
         use_implicit_gemm: bool = True,
         *,
         method: Method = "auto",
+        init_positions: InitPositions = "normal",
+        init_widths: float | None = None,
         device: Device = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -156,6 +165,10 @@ class Dcls2d(_DclsConv):
                 written for DCLS 0.1.1. Default True.
             method: how the layer convolves: ``auto`` (default), ``direct`` or ``conv``, see
                 the property ``method``.
+            init_positions: where the elements start: ``normal`` (default), ``spread``, ``grid`` or
+                a function, see ``reset_parameters``.
+            init_widths: ``SIG`` of all elements at the start, a number; None (default) for the
+                version's own. Only for a version with widths.
             device: where to create the parameters; None (default) for torch's default.
             dtype: dtype of the parameters: float32, float64, float16 or bfloat16; None (default)
                 for torch's default.
@@ -237,6 +250,8 @@ class Dcls2dK1d(_DclsNd):
         flat_dim: int = 0,
         *,
         method: Method = "auto",
+        init_positions: InitPositions = "normal",
+        init_widths: float | None = None,
         device: Device = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -262,6 +277,10 @@ class Dcls2dK1d(_DclsNd):
                 size ``(1, dilated_kernel_size)``.
             method: how the layer convolves: ``auto`` (default), ``direct`` or ``conv``, see
                 the property ``method``.
+            init_positions: where the elements start: ``normal`` (default), ``spread``, ``grid`` or
+                a function, see ``reset_parameters``.
+            init_widths: ``SIG`` of all elements at the start, a number; None (default) for the
+                version's own. Only for a version with widths.
             device: where to create the parameters; None (default) for torch's default.
             dtype: dtype of the parameters: float32, float64, float16 or bfloat16; None (default)
                 for torch's default.

@@ -46,8 +46,11 @@ class _Im2colConv(_DclsConv):
         return (self.in_channels, weight_shape[-1])
 
     def _position_limits(self) -> tuple[tuple[int, int], ...]:
+        return row_limits(self.dilated_kernel_size, self._row_axes())
+
+    def _row_axes(self) -> tuple[int, ...]:
         # P[d] belongs to axis d, in every version: there are no older checkpoints to keep to.
-        return row_limits(self.dilated_kernel_size, range(len(self.dilated_kernel_size)))
+        return tuple(range(len(self.dilated_kernel_size)))
 
     def _used_rows(self, P: Tensor, SIG: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Returns the positions and widths as the present version takes them."""
