@@ -25,6 +25,7 @@ from DCLS.method import (
 )
 from DCLS.nn.builders import _ConstructKernel
 from DCLS.nn.choosing import _ChoosesMethod
+from DCLS.nn.from_conv import PLAIN, FromConv
 from DCLS.nn.layout import KeepsLayout
 
 if TYPE_CHECKING:
@@ -32,18 +33,8 @@ if TYPE_CHECKING:
 
 _CONV: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
-#: The plain layers, by whether they are transposed and by their number of axes.
-_PLAIN: dict[tuple[bool, int], Callable[..., _ConvNd]] = {
-    (False, 1): nn.Conv1d,
-    (False, 2): nn.Conv2d,
-    (False, 3): nn.Conv3d,
-    (True, 1): nn.ConvTranspose1d,
-    (True, 2): nn.ConvTranspose2d,
-    (True, 3): nn.ConvTranspose3d,
-}
 
-
-class _DclsModule(_ChoosesMethod):
+class _DclsModule(_ChoosesMethod, FromConv):
     """A DCLS layer: what ``_DclsNd`` and ``_DclsN_Md`` share."""
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
@@ -275,9 +266,9 @@ class _DclsModule(_ChoosesMethod):
                 f"DCK must build a kernel of shape {lead} and {ndim} axes more, "
                 f"got {tuple(kernel.shape)}"
             )
-        more = {"output_padding": self.output_padding} if self.transposed else {}
+        more: dict[str, Any] = {"output_padding": self.output_padding} if self.transposed else {}
         # On the meta device, so that no memory is taken and no random number is drawn.
-        conv = _PLAIN[self.transposed, ndim](
+        conv = PLAIN[self.transposed, ndim](
             self.in_channels,
             self.out_channels,
             tuple(kernel.shape[2:]),

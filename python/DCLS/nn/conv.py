@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.modules.conv import _ConvNd
 
 from DCLS import _checks
 from DCLS._types import Device, Method, PaddingMode, Version
@@ -294,6 +296,19 @@ class Dcls2dK1d(_DclsNd):
             raise ValueError(f"flat_dim must be 0 or 1, got {flat_dim}")
         self.flat_dim = flat_dim  # the size of the kernel depends on it
         self._set_up(locals())
+
+    @classmethod
+    def _learnable_conv_axes(cls, conv: _ConvNd) -> tuple[int, ...]:
+        return (cls._more_options(conv)["flat_dim"],)
+
+    @classmethod
+    def _more_options(cls, conv: _ConvNd) -> dict[str, Any]:
+        if 1 not in conv.kernel_size:
+            raise ValueError(
+                f"conv must have a flat kernel, with a size of 1 on one axis, got "
+                f"{tuple(conv.kernel_size)}"
+            )
+        return {"flat_dim": 0 if conv.kernel_size[1] == 1 else 1}
 
     def _shape_kernel(self, kernel: Tensor) -> Tensor:
         return kernel.unsqueeze(-1 - self.flat_dim)

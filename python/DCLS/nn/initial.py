@@ -23,11 +23,13 @@ NAMES = ("normal", "spread", "grid")
 _STUCK_ON_POINTS = ("v1", "max")
 
 
-def check_init_positions(value: Any) -> InitPositions:
-    """Returns ``value`` if a layer can start from it."""
+def check_init_positions(
+    value: Any, name: str = "init_positions", more: tuple[str, ...] = ()
+) -> InitPositions:
+    """Returns ``value`` if a layer can start from it; ``more`` are other names that are taken."""
     if callable(value):
         return value  # type: ignore[no-any-return]
-    _checks.choice("init_positions", value, NAMES)
+    _checks.choice(name, value, (*NAMES, *more))
     return value  # type: ignore[no-any-return]
 
 
@@ -130,7 +132,7 @@ def _lattice_steps(axes: int, count: int) -> list[float]:
     ratio = 2.0
     for _ in range(60):  # a contraction: it stands still long before
         ratio = (1 + ratio) ** (1 / (others + 1))
-    return [1 / count, *(ratio ** -(axis + 1) for axis in range(others))]
+    return [1 / max(count, 1), *(ratio ** -(axis + 1) for axis in range(others))]
 
 
 def grid(P: Tensor, size: Sequence[int]) -> Tensor:
@@ -164,8 +166,10 @@ def off_kinks(positions: Tensor, size: Sequence[int], version: str) -> Tensor:
     """
     if version not in _STUCK_ON_POINTS:
         return positions
-    # A rounding of the largest index: a smaller step would be lost when the centre is added.
-    step = torch.finfo(positions.dtype).eps * max(size)
+    # A rounding of the largest index: a smaller step would be lost when the centre is added. In 16
+    # bits, where a rounding is a large step, most elements stay.
+    exact = torch.promote_types(positions.dtype, torch.float32)
+    step = torch.finfo(exact).eps * max(size)
     on_point = positions == positions.round()
     inwards = torch.where(positions > 0, -step, step)
     return torch.where(on_point, positions + inwards, positions)

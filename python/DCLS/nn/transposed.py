@@ -72,6 +72,7 @@ def _output_padding(
 class _DclsTranspose(_DclsNd):
     """What DclsTranspose1d, DclsTranspose2d and DclsTranspose3d share."""
 
+    _is_transposed = True
     padding: tuple[int, ...]
 
     def __init__(
