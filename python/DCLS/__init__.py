@@ -16,6 +16,7 @@ from DCLS import cmake, construct, functional, im2col, method, nn, reference
 from DCLS._C import __version__
 from DCLS._moved import keep_old_paths as _keep_old_paths
 from DCLS._spec import VERSIONS
+from DCLS.convert import convert_, is_depthwise
 from DCLS.functional import construct_kernel
 from DCLS.nn import *  # noqa: F403
 from DCLS.nn import __all__ as _layer_names
@@ -27,9 +28,11 @@ __all__ = [
     "cmake",
     "construct",
     "construct_kernel",
+    "convert_",
     "fold",
     "functional",
     "im2col",
+    "is_depthwise",
     "method",
     "nn",
     "reference",

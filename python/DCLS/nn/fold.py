@@ -51,9 +51,7 @@ def fold(model: Module, inplace: bool = False) -> Module:
             try:
                 plain[module] = module._fold()
                 if inplace:
-                    # Fails where the classes do not allow what is done below.
-                    trial: Module = type(module).__new__(type(module))
-                    trial.__class__ = type(plain[module])
+                    check_may_become(module, plain[module])
             except (TypeError, RuntimeError, ValueError) as error:
                 where = f"model.{name}" if name else "model"
                 raise type(error)(f"{where} cannot be folded: {error}") from error
@@ -62,7 +60,18 @@ def fold(model: Module, inplace: bool = False) -> Module:
         copied: Module = copy.deepcopy(model, {id(old): new for old, new in plain.items()})
         return copied
     for layer, new in plain.items():
-        # Not a search for what refers to the layer: closures and lists of lists would escape it.
-        layer.__class__ = type(new)
-        layer.__dict__ = new.__dict__
+        become(layer, new)
     return model
+
+
+def check_may_become(module: Module, new: Module) -> None:
+    """Raises TypeError where Python does not allow what ``become`` does."""
+    trial: Module = type(module).__new__(type(module))
+    trial.__class__ = type(new)
+
+
+def become(module: Module, new: Module) -> None:
+    """Makes ``module`` itself what ``new`` is, whatever refers to it."""
+    # Not a search for what refers to it: closures and lists of lists would escape it.
+    module.__class__ = type(new)
+    module.__dict__ = new.__dict__
