@@ -21,6 +21,7 @@ from DCLS.functional import construct_kernel
 from DCLS.nn import *  # noqa: F403
 from DCLS.nn import __all__ as _layer_names
 from DCLS.nn.fold import fold
+from DCLS.nn.frozen import freeze
 
 __all__ = [
     "VERSIONS",
@@ -30,6 +31,7 @@ __all__ = [
     "construct_kernel",
     "convert_",
     "fold",
+    "freeze",
     "functional",
     "im2col",
     "is_depthwise",

@@ -26,6 +26,7 @@ from DCLS.method import (
 from DCLS.nn.builders import _ConstructKernel
 from DCLS.nn.choosing import _ChoosesMethod
 from DCLS.nn.from_conv import PLAIN, FromConv
+from DCLS.nn.frozen import KernelCache, may_keep
 from DCLS.nn.layout import KeepsLayout
 
 if TYPE_CHECKING:
@@ -36,6 +37,9 @@ _CONV: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d
 
 class _DclsModule(_ChoosesMethod, FromConv):
     """A DCLS layer: what ``_DclsNd`` and ``_DclsN_Md`` share."""
+
+    #: Where ``DCLS.freeze`` keeps the kernel; None for a layer that is not frozen.
+    _kernel_cache: KernelCache | None = None
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         def keep_layout(tensor: Tensor) -> Tensor:
@@ -52,7 +56,26 @@ class _DclsModule(_ChoosesMethod, FromConv):
         """Returns the kernel to convolve with."""
         if not isinstance(self.DCK, _ConstructKernel) and not torch.compiler.is_compiling():
             self._check_wrappers()
-        return self._shape_kernel(self.DCK(weight, P, SIG))
+        cache = self._cache_to_use(weight, P, SIG)
+        if cache is None:
+            return self._shape_kernel(self.DCK(weight, P, SIG))
+        builder = self.DCK
+        assert isinstance(builder, _ConstructKernel)
+        version, autocast = builder.version, torch.is_autocast_enabled(weight.device.type)
+        dtype = torch.get_autocast_dtype(weight.device.type) if autocast else None
+        settings = (builder.dilated_kernel_size, version, builder._sigma_min(version), dtype)
+        tensors = [t for t in (weight, P, SIG) if t is not None]
+        return self._shape_kernel(cache(lambda: builder(weight, P, SIG), settings, tensors))
+
+    def _cache_to_use(self, weight: Tensor, P: Tensor, SIG: Tensor | None) -> KernelCache | None:
+        """Returns where a frozen layer keeps its kernel; None where this forward builds its own."""
+        cache, builder = self._kernel_cache, self.DCK
+        if cache is None or not isinstance(builder, _ConstructKernel):
+            return None
+        tensors = [t for t in (weight, P, SIG) if t is not None]
+        if not builder.is_plain() or not may_keep(tensors) or self._trains(tensors):
+            return None
+        return cache
 
     def _kernel_support(self, weight: Tensor, P: Tensor, SIG: Tensor | None) -> Tensor | None:
         """Returns which cells of that kernel need a gradient; None for all of them."""
@@ -79,7 +102,7 @@ class _DclsModule(_ChoosesMethod, FromConv):
             choice = self._choose(x, padding, weight, P, SIG)
             if not torch.compiler.is_compiling() and logger.isEnabledFor(logging.DEBUG):
                 logger.debug("%s(%s): %s: %s", type(self).__name__, self.extra_repr(), *choice[:2])
-            if choice.method == "direct":
+            if choice.method == "direct" and self._cache_to_use(weight, P, SIG) is None:
                 output = self._in_one_call(x, weight, bias, P, SIG, padding)
                 if output is not None:
                     return output
