@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,19 +14,21 @@ import DCLS
 
 
 @pytest.fixture(scope="module")
-def timm() -> Any:
+def timm() -> Iterator[Any]:
     """The package, or a skip that says what is missing."""
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    if "+cpu" in torch.__version__:
-        # PyPI's torchvision does not find its operators beside a CPU build of torch, and its import
-        # asks for the schemas of these two.
-        for name in ("nms", "qnms"):
-            with contextlib.suppress(RuntimeError):  # it is there
-                library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     reason = "timm is not installed: pip install '.[timm]'"
-    module = pytest.importorskip("timm", reason=reason)
-    module.kept = library  # the schemas go when it does
-    return module
+    try:
+        yield pytest.importorskip("timm", reason=reason)
+    except RuntimeError as error:
+        # Beside a CPU build of torch, PyPI's torchvision does not find its operators. Its import
+        # asks for the schemas of these two.
+        if "torchvision::" not in str(error):
+            raise
+        library = torch.library.Library("torchvision", "FRAGMENT")  # they go when it does
+        for name in ("nms", "qnms"):
+            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        yield pytest.importorskip("timm", reason=reason)
+        del library
 
 
 def is_regular(module: nn.Module, name: str) -> bool:
