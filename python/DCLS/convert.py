@@ -172,8 +172,8 @@ def convert_(
             convolution of torch.
         ValueError: an argument is out of its range, the filter takes nothing, a kernel does not
             fit the size, convolutions share a weight, or layers cannot share positions.
-        RuntimeError: a convolution has hooks, parametrizations or members of its own. These
-            messages name the layer.
+        RuntimeError: a convolution has hooks, parametrizations or members of its own, which the
+            message names with the layer; or the model is in ``DistributedDataParallel``.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
@@ -228,6 +228,11 @@ def _choose_convolutions(
     model: nn.Module, filter_fn: Callable[[nn.Module, str], bool]
 ) -> list[tuple[str, _ConvNd]]:
     """Returns the convolutions that the filter takes, by name."""
+    if any(isinstance(module, nn.parallel.DistributedDataParallel) for module in model.modules()):
+        raise RuntimeError(
+            "model is in DistributedDataParallel, which would not see the new parameters: convert "
+            "it before"
+        )
     chosen: list[tuple[str, _ConvNd]] = []
     users: dict[int, list[str]] = {}
     for name, module in model.named_modules():

@@ -311,6 +311,19 @@ def test_a_late_refusal_of_a_fit_changes_nothing(monkeypatch: pytest.MonkeyPatch
     assert torch.equal(model(x), want)
 
 
+def test_a_model_in_ddp_is_refused(tmp_path: Any) -> None:
+    store = f"file://{tmp_path}/store"
+    torch.distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1)
+    try:
+        model, _ = make()
+        wrapped = nn.parallel.DistributedDataParallel(model)
+        with pytest.raises(RuntimeError, match=r"DistributedDataParallel.*convert it"):
+            DCLS.convert_(wrapped, dilated_kernel_size=9)
+        assert type(model.stages[0][0].dw) is nn.Conv2d
+    finally:
+        torch.distributed.destroy_process_group()
+
+
 def test_no_module_and_other_kinds_of_convolutions() -> None:
     with pytest.raises(TypeError, match=r"must be a torch\.nn\.Module, got list"):
         DCLS.convert_([nn.Conv2d(2, 2, 3, groups=2)], dilated_kernel_size=5)

@@ -169,6 +169,10 @@ class Scaled(nn.Conv2d):
         return 2 * super().forward(x)
 
 
+class Wrapped(nn.Parameter):
+    """As a sharded or quantised weight."""
+
+
 class Bound(nn.Conv2d):
     """Adds nothing that counts."""
 
@@ -208,7 +212,11 @@ def changed(change: Any) -> Any:
             {}, RuntimeError, "parametrizations",
         ),
         (changed(lambda c: c.register_buffer("m", torch.ones(1))), {}, RuntimeError, r"own.*\['m'"),
-        (nn.LazyConv2d(2, 3), {}, RuntimeError, "hooks"),
+        (nn.LazyConv2d(2, 3), {}, TypeError, "weight of the class UninitializedParameter"),
+        (
+            changed(lambda c: setattr(c, "weight", Wrapped(c.weight))),
+            {}, TypeError, "weight of the class Wrapped; convert the model before",
+        ),
         (nn.Conv2d(2, 2, 3), {"dilated_kernel_size": 1}, ValueError, "at least 3 on axis 0"),
         (nn.Conv2d(2, 2, 3, dilation=3), {"dilated_kernel_size": 5}, ValueError, "at least 7"),
         (nn.Conv2d(2, 2, 3), {"dilated_kernel_size": (5, 8)}, ValueError, "odd on axis 1"),

@@ -98,8 +98,9 @@ def solve(targets: Tensor, grid: Grid, P: Tensor, SIG: Tensor | None) -> Tensor:
     gram = elements @ elements.mT
     # Elements on one another have no single solution: the ridge takes the smallest.
     ridge = 1e-10 * gram.diagonal(dim1=1, dim2=2).mean(1).clamp_min(1e-30)
-    factor = torch.linalg.cholesky(gram + ridge[:, None, None] * torch.eye(len(gram[0])).to(gram))
-    weight = torch.zeros(*targets.shape[:2], P.shape[-1]).to(targets)
+    gram.diagonal(dim1=1, dim2=2).add_(ridge[:, None])
+    factor = torch.linalg.cholesky(gram)
+    weight = targets.new_zeros(*targets.shape[:2], P.shape[-1])
     for _ in range(3):  # each repetition takes away what the ridge and rounding left
         rest = targets - weight @ elements
         weight = weight + torch.cholesky_solve(elements @ rest.mT, factor).mT
@@ -226,7 +227,7 @@ def _descend(targets: Tensor, grid: Grid, start: Elements, steps: int) -> Elemen
     """Moves the elements downhill."""
     limits: Sequence[tuple[int, int]] = [position_limits(s) for s in grid.size]
     # Off the grid points, where the taps of some versions have no slope.
-    numbers = torch.arange(start.P.shape[-1]).to(start.P)
+    numbers = torch.arange(start.P.shape[-1], dtype=start.P.dtype, device=start.P.device)
     angle = numbers * math.pi * (3 - math.sqrt(5))
     P = start.P + 0.1 * torch.stack([(angle + axis).sin() for axis in range(len(limits))])[:, None]
     tensors = [start.weight.clone(), P]

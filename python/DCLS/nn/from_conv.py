@@ -59,6 +59,11 @@ def check_plain(conv: object) -> _ConvNd:
         own = getattr(type(conv), method, None) is not getattr(kind, method, None)
         if own or method in vars(conv):
             raise TypeError(f"{name} has a {method} of its own, which a DCLS layer would not run")
+    if type(conv.weight) not in (Tensor, nn.Parameter):
+        raise TypeError(
+            f"{name} has a weight of the class {type(conv.weight).__name__}; convert the model "
+            "before it is sharded or quantised, and after lazy modules have run"
+        )
     hooks = [
         f"{attribute.strip('_')}: {getattr(hook, '__qualname__', type(hook).__name__)}"
         for attribute in _HOOKS
