@@ -151,6 +151,17 @@ def test_a_bound_method_of_a_layer_is_refused(inplace: bool) -> None:
     assert type(folded.call[0].__self__) is type(folded.call[1].func) is nn.Conv1d
 
 
+@pytest.mark.parametrize("inplace", [False, True])
+def test_a_compiled_layer_makes_its_functions_anew(inplace: bool) -> None:
+    layer = Dcls1d(2, 2, 3, dilated_kernel_size=5)
+    model = nn.Sequential(torch.compile(layer, backend="eager"))
+    x = torch.randn(1, 2, 9)
+    want = model(x)
+    folded = fold(model, inplace=inplace)
+    assert type(folded[0]._orig_mod) is nn.Conv1d
+    assert_close(folded(x), want, 1e-5)
+
+
 def test_functions_without_layers_are_no_obstacle() -> None:
     model = nn.Sequential(Dcls1d(2, 2, 3, dilated_kernel_size=5), nn.ReLU())
     model.call = lambda x, relu=model[1]: relu(x)

@@ -91,7 +91,8 @@ def _refuse_what_would_not_follow(
     names = {module: name for name, module in model.named_modules()}
     for module, name in names.items():
         # Nothing is left of a layer itself.
-        attributes = {} if module in plain else vars(module)
+        left = not (module in plain or _makes_its_copies(module))
+        attributes = vars(module) if left else {}
         for attribute, value in attributes.items():
             for layer, in_function in _held(value, False, set()):
                 if layer not in plain or (in_function and inplace):
@@ -102,6 +103,12 @@ def _refuse_what_would_not_follow(
                     f"{'.'.join(filter(None, ['model', name, attribute]))} has {what} "
                     f"model.{names[layer]}, which would still be a DCLS layer there. {way}"
                 )
+
+
+def _makes_its_copies(module: Module) -> bool:
+    """Whether the class says how it is copied, as that of a compiled module does."""
+    names = ("__deepcopy__", "__reduce__", "__reduce_ex__")
+    return any(getattr(type(module), n, None) is not getattr(object, n, None) for n in names)
 
 
 def _held(value: Any, in_function: bool, seen: set[int]) -> Iterator[tuple[Module, bool]]:

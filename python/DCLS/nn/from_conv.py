@@ -110,10 +110,10 @@ class FromConv(_DclsParameters):
         ``requires_grad``, and a copy of the bias. Its padding is larger, so that the output has the
         same shape. ``conv`` is left as it is. ``DCLS.convert_`` does this for a model.
 
-        With ``start="kernel"`` the elements take the trained kernel. For ``v0``, ``v1`` and ``max``
-        and as many elements as the kernel has weights, the layer computes the same to rounding. For
-        ``gauss`` and ``spline``, whose elements reach beyond their cell, and for fewer elements it
-        gets the best fit that some hundred steps on the kernel alone find.
+        With ``start="kernel"`` the elements take the trained kernel. With as many elements as the
+        kernel has weights, the layer computes the same to rounding. Fewer elements, and those of
+        ``gauss`` and ``spline``, which reach beyond their cell, get the best fit that some hundred
+        steps on the kernel alone find.
 
         Args:
             conv: ``torch.nn.Conv1d``, ``2d`` or ``3d``; for a transposed layer
