@@ -172,7 +172,7 @@ def test_functions_without_layers_are_no_obstacle() -> None:
 def test_a_model_that_holds_a_graph_names_the_way_out() -> None:
     model = nn.Sequential(Dcls1d(2, 2, 3, dilated_kernel_size=5))
     model.last = model(torch.randn(1, 2, 9))
-    with pytest.raises(RuntimeError, match=r"cannot be copied: .*fold\(model, inplace=True\)"):
+    with pytest.raises(RuntimeError, match=r"cannot be copied.*inplace=True"):
         fold(model)
     assert type(fold(model, inplace=True)[0]) is nn.Conv1d
 

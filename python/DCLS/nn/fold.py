@@ -68,14 +68,16 @@ def fold(model: Module, inplace: bool = False) -> Module:
     _refuse_what_would_not_follow(model, plain, inplace)
     if not inplace:
         # Deepcopy takes what the memo holds for a layer, wherever the model refers to it.
-        memo: dict[int, Any] = {id(old): new for old, new in plain.items()}
         try:
-            return copy.deepcopy(model, memo)
-        except (RuntimeError, TypeError) as error:
+            copied: Module = copy.deepcopy(model, {id(old): new for old, new in plain.items()})
+        except RuntimeError as error:
+            # Torch copies no tensor that a graph made, as states of spiking or recurrent networks.
             raise RuntimeError(
-                f"model cannot be copied: {error}. Use fold(model, inplace=True), or drop the "
-                "tensors that it holds from a forward with gradients"
+                "model cannot be copied, perhaps as a module holds a tensor with a graph, such as "
+                "a state: reset or detach it first, or fold with inplace=True, which copies "
+                f"nothing. {error}"
             ) from error
+        return copied
     for layer, new in plain.items():
         become(layer, new)
     return model

@@ -13,7 +13,7 @@ from DCLS._spec import SIGMA_VERSIONS
 from DCLS._types import Method
 from DCLS.functional import construct_kernel, im2col_conv
 from DCLS.method import Choice, check_method
-from DCLS.nn.axes import as_floats, row_limits
+from DCLS.nn.axes import as_floats
 from DCLS.nn.conv import _DclsConv
 
 __all__ = ["Dcls1d", "Dcls2d", "Dcls3d"]
@@ -44,9 +44,6 @@ class _Im2colConv(_DclsConv):
     def _rows_shape(self, weight_shape: Sequence[int]) -> tuple[int, ...]:
         # All output channels share the positions.
         return (self.in_channels, weight_shape[-1])
-
-    def _position_limits(self) -> tuple[tuple[int, int], ...]:
-        return row_limits(self.dilated_kernel_size, self._row_axes())
 
     def _row_axes(self) -> tuple[int, ...]:
         # P[d] belongs to axis d, in every version: there are no older checkpoints to keep to.
