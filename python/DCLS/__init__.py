@@ -16,10 +16,12 @@ from DCLS import cmake, construct, functional, im2col, losses, method, nn, plot,
 from DCLS._C import __version__
 from DCLS._moved import keep_old_paths as _keep_old_paths
 from DCLS._spec import VERSIONS
+from DCLS.convert import convert_, is_depthwise
 from DCLS.functional import construct_kernel
 from DCLS.nn import *  # noqa: F403
 from DCLS.nn import __all__ as _layer_names
 from DCLS.nn.fold import fold
+from DCLS.nn.frozen import freeze
 from DCLS.toolkit.clamping import clamp_, clamp_after_step, lost_elements
 from DCLS.toolkit.groups import param_groups
 from DCLS.toolkit.rounding import integer_positions, round_
@@ -37,11 +39,14 @@ __all__ = [
     "cmake",
     "construct",
     "construct_kernel",
+    "convert_",
     "fold",
+    "freeze",
     "functional",
     "get_tuning",
     "im2col",
     "integer_positions",
+    "is_depthwise",
     "losses",
     "lost_elements",
     "method",

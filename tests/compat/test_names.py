@@ -64,7 +64,8 @@ SINCE = {
     "DclsTranspose3d": TRANSPOSED,
 }
 #: By keyword only, and not in 0.1.1.
-NEW = {"method": "auto", "device": None, "dtype": None}
+START = {"init_positions": "normal", "init_widths": None}
+NEW = {"method": "auto", **START, "device": None, "dtype": None}
 KINDS = {**OF_0_1_1, **SINCE}
 IM2COL = ["Dcls1d", "Dcls2d", "Dcls3d"]
 
@@ -152,7 +153,7 @@ def test_arguments_have_their_old_order_and_defaults(name: str) -> None:
     if name == "_DclsNd":
         assert more.pop("kernel_size", REQUIRED) is None
     if "Transpose" in name:
-        assert more == {"device": None, "dtype": None}
+        assert more == {**START, "device": None, "dtype": None}
     else:
         assert more == ({} if "Construct" in name else NEW)
 

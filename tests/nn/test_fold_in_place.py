@@ -103,6 +103,80 @@ def test_in_place_all_or_nothing() -> None:
     assert [type(m) for m in fold(model)] == [nn.Conv2d, nn.Conv2d]
 
 
+# What would still call a DCLS layer
+
+
+def a_list_of_closures(layer: nn.Module) -> Any:
+    return [lambda x: layer(x)]
+
+
+def a_default(layer: nn.Module) -> Any:
+    return {"call": lambda x, layer=layer: layer(x)}
+
+
+def a_closure_over_a_list(layer: nn.Module) -> Any:
+    layers = [layer]
+    return functools.partial(lambda x: layers[0](x))
+
+
+def a_keyword_default(layer: nn.Module) -> Any:
+    def call(x: Tensor, *, use: Any = layer.__call__) -> Any:
+        return use(x)
+
+    return call
+
+
+@pytest.mark.parametrize(
+    "hold", [a_list_of_closures, a_default, a_closure_over_a_list, a_keyword_default]
+)
+def test_a_copy_whose_functions_would_use_the_old_layers_is_refused(hold: Any) -> None:
+    model = nn.Sequential(nn.Sequential(Dcls1d(2, 2, 3, padding=2, dilated_kernel_size=5)))
+    model[0].held = hold(model[0][0])
+    before = list(model.modules())
+    with pytest.raises(RuntimeError, match=r"model\.0\.held has a function that uses model\.0\.0"):
+        fold(model)
+    assert list(model.modules()) == before
+    assert type(fold(model, inplace=True)[0][0]) is nn.Conv1d
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_a_bound_method_of_a_layer_is_refused(inplace: bool) -> None:
+    model = nn.Sequential(Dcls1d(2, 2, 3, padding=2, dilated_kernel_size=5))
+    model.call = [model[0].forward]
+    with pytest.raises(RuntimeError, match=r"model\.call has a bound method of model\.0"):
+        fold(model, inplace=inplace)
+    assert type(model[0]) is Dcls1d
+    model.call = [model[0].__call__, functools.partial(model[0])]
+    folded = fold(model, inplace=inplace)
+    assert type(folded.call[0].__self__) is type(folded.call[1].func) is nn.Conv1d
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_a_compiled_layer_makes_its_functions_anew(inplace: bool) -> None:
+    layer = Dcls1d(2, 2, 3, dilated_kernel_size=5)
+    model = nn.Sequential(torch.compile(layer, backend="eager"))
+    x = torch.randn(1, 2, 9)
+    want = model(x)
+    folded = fold(model, inplace=inplace)
+    assert type(folded[0]._orig_mod) is nn.Conv1d
+    assert_close(folded(x), want, 1e-5)
+
+
+def test_functions_without_layers_are_no_obstacle() -> None:
+    model = nn.Sequential(Dcls1d(2, 2, 3, dilated_kernel_size=5), nn.ReLU())
+    model.call = lambda x, relu=model[1]: relu(x)
+    model.itself = [model.forward]
+    assert type(fold(model)[0]) is nn.Conv1d
+
+
+def test_a_model_that_holds_a_graph_names_the_way_out() -> None:
+    model = nn.Sequential(Dcls1d(2, 2, 3, dilated_kernel_size=5))
+    model.last = model(torch.randn(1, 2, 9))
+    with pytest.raises(RuntimeError, match=r"cannot be copied.*inplace=True"):
+        fold(model)
+    assert type(fold(model, inplace=True)[0]) is nn.Conv1d
+
+
 # Subclasses that say what they become
 
 

@@ -16,6 +16,8 @@ from layers import LAYERS, Layer, assert_close, layer_id
 from torch import nn
 from torch.nn.utils import parametrize
 
+import DCLS
+
 NAMES = ("weight", "P", "SIG", "bias")
 
 
@@ -148,12 +150,17 @@ def call(module: nn.Module, x: torch.Tensor, mode: str) -> torch.Tensor:
     return module(x)
 
 
+@pytest.mark.parametrize("frozen", [False, True], ids=["plain", "frozen"])
 @pytest.mark.parametrize("layer", LAYERS, ids=layer_id)
 @pytest.mark.parametrize("edit", EDITS, ids=lambda edit: edit.__name__)
-def test_an_edit_shows_in_the_next_output(layer: Layer, edit: Callable[[Any], None]) -> None:
+def test_an_edit_shows_in_the_next_output(
+    layer: Layer, edit: Callable[[Any], None], frozen: bool
+) -> None:
     for mode in MODES:
         torch.manual_seed(0)
         module = layer.make(version="gauss", groups=2, dtype=torch.float64)
+        if frozen:
+            DCLS.freeze(module)
         with torch.no_grad():
             module.P.uniform_(-3, 3)
         x = layer.input(module, 1)

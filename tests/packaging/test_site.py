@@ -63,7 +63,7 @@ def test_every_link_of_the_site_leads_to_a_file_of_it() -> None:
 
 
 @pytest.mark.parametrize(
-    "page", ["im2col.md", "method.md", "migrating.md", "toolkit.md", "tuning.md"]
+    "page", ["im2col.md", "method.md", "migrating.md", "surgery.md", "toolkit.md", "tuning.md"]
 )
 def test_code_runs_and_prints_what_it_says(page: str, capsys: pytest.CaptureFixture[str]) -> None:
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")

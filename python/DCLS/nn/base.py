@@ -25,22 +25,14 @@ from DCLS.method import (
 )
 from DCLS.nn.builders import _ConstructKernel
 from DCLS.nn.by_axis import _ByAxis
+from DCLS.nn.from_conv import PLAIN, FromConv
+from DCLS.nn.frozen import KernelCache, may_keep
 from DCLS.nn.layout import KeepsLayout
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 _CONV: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
-
-#: The plain layers, by whether they are transposed and by their number of axes.
-_PLAIN: dict[tuple[bool, int], Callable[..., _ConvNd]] = {
-    (False, 1): nn.Conv1d,
-    (False, 2): nn.Conv2d,
-    (False, 3): nn.Conv3d,
-    (True, 1): nn.ConvTranspose1d,
-    (True, 2): nn.ConvTranspose2d,
-    (True, 3): nn.ConvTranspose3d,
-}
 
 
 # Dynamo takes torch's own question for False.
@@ -54,11 +46,13 @@ def _refuse_onnx(name: str) -> None:
         )
 
 
-class _DclsModule(_ByAxis):
+class _DclsModule(_ByAxis, FromConv):
     """A DCLS layer: what ``_DclsNd`` and ``_DclsN_Md`` share."""
 
     #: Whether the log has said that elements of this layer left the kernel.
     _reported_lost = False
+    #: Where ``DCLS.freeze`` keeps the kernel; None for a layer that is not frozen.
+    _kernel_cache: KernelCache | None = None
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         def keep_layout(tensor: Tensor) -> Tensor:
@@ -75,7 +69,26 @@ class _DclsModule(_ByAxis):
         """Returns the kernel to convolve with."""
         if not isinstance(self.DCK, _ConstructKernel) and not torch.compiler.is_compiling():
             self._check_wrappers()
-        return self._shape_kernel(self.DCK(weight, P, SIG))
+        cache = self._cache_to_use(weight, P, SIG)
+        if cache is None:
+            return self._shape_kernel(self.DCK(weight, P, SIG))
+        builder = self.DCK
+        assert isinstance(builder, _ConstructKernel)
+        version, autocast = builder.version, torch.is_autocast_enabled(weight.device.type)
+        dtype = torch.get_autocast_dtype(weight.device.type) if autocast else None
+        settings = (builder.dilated_kernel_size, version, builder._sigma_min(version), dtype)
+        tensors = [t for t in (weight, P, SIG) if t is not None]
+        return self._shape_kernel(cache(lambda: builder(weight, P, SIG), settings, tensors))
+
+    def _cache_to_use(self, weight: Tensor, P: Tensor, SIG: Tensor | None) -> KernelCache | None:
+        """Returns where a frozen layer keeps its kernel; None where this forward builds its own."""
+        cache, builder = self._kernel_cache, self.DCK
+        if cache is None or not isinstance(builder, _ConstructKernel):
+            return None
+        tensors = [t for t in (weight, P, SIG) if t is not None]
+        if not builder.is_plain() or not may_keep(tensors) or self._trains(tensors):
+            return None
+        return cache
 
     def _kernel_support(self, weight: Tensor, P: Tensor, SIG: Tensor | None) -> Tensor | None:
         """Returns which cells of that kernel need a gradient; None for all of them."""
@@ -103,7 +116,7 @@ class _DclsModule(_ByAxis):
             if not torch.compiler.is_compiling() and logger.isEnabledFor(logging.DEBUG):
                 name = f"{type(self).__name__}({self.extra_repr()})"
                 logger.debug("%s: %s: %s: %s", name, choice.source, choice.method, choice.reason)
-            if choice.method == "direct":
+            if choice.method == "direct" and self._cache_to_use(weight, P, SIG) is None:
                 output = self._in_one_call(x, weight, bias, P, SIG, padding)
                 if output is not None:
                     return output
@@ -323,9 +336,9 @@ class _DclsModule(_ByAxis):
                 f"DCK must build a kernel of shape {lead} and {ndim} axes more, "
                 f"got {tuple(kernel.shape)}"
             )
-        more = {"output_padding": self.output_padding} if self.transposed else {}
+        more: dict[str, Any] = {"output_padding": self.output_padding} if self.transposed else {}
         # On the meta device, so that no memory is taken and no random number is drawn.
-        conv = _PLAIN[self.transposed, ndim](
+        conv = PLAIN[self.transposed, ndim](
             self.in_channels,
             self.out_channels,
             tuple(kernel.shape[2:]),

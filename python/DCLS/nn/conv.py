@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.modules.conv import _ConvNd
 
 from DCLS import _checks
 from DCLS._types import Device, Method, PaddingMode, Version
@@ -14,6 +16,7 @@ from DCLS.nn.builders import (
     ConstructKernel2d,
     ConstructKernel3d,
 )
+from DCLS.nn.initial import InitPositions
 from DCLS.nn.subclassing import _DclsNd
 
 __all__ = ["Dcls1d", "Dcls2d", "Dcls2dK1d", "Dcls3d"]
@@ -36,6 +39,8 @@ class _DclsConv(_DclsNd):
         version: Version = "gauss",
         *,
         method: Method = "auto",
+        init_positions: InitPositions = "normal",
+        init_widths: float | None = None,
         device: Device = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -60,6 +65,10 @@ class _DclsConv(_DclsNd):
             version: the interpolation, one of ``DCLS.VERSIONS``; default ``gauss``.
             method: how the layer convolves: ``auto`` (default), ``direct`` or ``conv``, see
                 the property ``method``.
+            init_positions: where the elements start: ``normal`` (default), ``spread``, ``grid`` or
+                a function, see ``reset_parameters``.
+            init_widths: ``SIG`` of all elements at the start, a number; None (default) for the
+                version's own. Only for a version with widths.
             device: where to create the parameters; None (default) for torch's default.
             dtype: dtype of the parameters: float32, float64, float16 or bfloat16; None (default)
                 for torch's default.
@@ -130,6 +139,8 @@ class Dcls2d(_DclsConv):
         use_implicit_gemm: bool = True,
         *,
         method: Method = "auto",
+        init_positions: InitPositions = "normal",
+        init_widths: float | None = None,
         device: Device = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -156,6 +167,10 @@ class Dcls2d(_DclsConv):
                 written for DCLS 0.1.1. Default True.
             method: how the layer convolves: ``auto`` (default), ``direct`` or ``conv``, see
                 the property ``method``.
+            init_positions: where the elements start: ``normal`` (default), ``spread``, ``grid`` or
+                a function, see ``reset_parameters``.
+            init_widths: ``SIG`` of all elements at the start, a number; None (default) for the
+                version's own. Only for a version with widths.
             device: where to create the parameters; None (default) for torch's default.
             dtype: dtype of the parameters: float32, float64, float16 or bfloat16; None (default)
                 for torch's default.
@@ -237,6 +252,8 @@ class Dcls2dK1d(_DclsNd):
         flat_dim: int = 0,
         *,
         method: Method = "auto",
+        init_positions: InitPositions = "normal",
+        init_widths: float | None = None,
         device: Device = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -262,6 +279,10 @@ class Dcls2dK1d(_DclsNd):
                 size ``(1, dilated_kernel_size)``.
             method: how the layer convolves: ``auto`` (default), ``direct`` or ``conv``, see
                 the property ``method``.
+            init_positions: where the elements start: ``normal`` (default), ``spread``, ``grid`` or
+                a function, see ``reset_parameters``.
+            init_widths: ``SIG`` of all elements at the start, a number; None (default) for the
+                version's own. Only for a version with widths.
             device: where to create the parameters; None (default) for torch's default.
             dtype: dtype of the parameters: float32, float64, float16 or bfloat16; None (default)
                 for torch's default.
@@ -275,6 +296,19 @@ class Dcls2dK1d(_DclsNd):
             raise ValueError(f"flat_dim must be 0 or 1, got {flat_dim}")
         self.flat_dim = flat_dim  # the size of the kernel depends on it
         self._set_up(locals())
+
+    @classmethod
+    def _learnable_conv_axes(cls, conv: _ConvNd) -> tuple[int, ...]:
+        return (cls._more_options(conv)["flat_dim"],)
+
+    @classmethod
+    def _more_options(cls, conv: _ConvNd) -> dict[str, Any]:
+        if 1 not in conv.kernel_size:
+            raise ValueError(
+                f"conv must have a flat kernel, with a size of 1 on one axis, got "
+                f"{tuple(conv.kernel_size)}"
+            )
+        return {"flat_dim": 0 if conv.kernel_size[1] == 1 else 1}
 
     def _shape_kernel(self, kernel: Tensor) -> Tensor:
         return kernel.unsqueeze(-1 - self.flat_dim)

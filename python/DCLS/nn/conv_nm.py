@@ -12,6 +12,7 @@ from DCLS.nn.builders import (
     ConstructKernel3_1d,
     ConstructKernel3_2d,
 )
+from DCLS.nn.initial import InitPositions
 from DCLS.nn.subclassing import _DclsN_Md
 
 __all__ = ["Dcls2_1d", "Dcls3_1d", "Dcls3_2d"]
@@ -35,6 +36,8 @@ class _DclsConvN_M(_DclsN_Md):
         version: Version = "gauss",
         *,
         method: Method = "auto",
+        init_positions: InitPositions = "normal",
+        init_widths: float | None = None,
         device: Device = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -61,6 +64,10 @@ class _DclsConvN_M(_DclsN_Md):
             version: the interpolation, one of ``DCLS.VERSIONS``; default ``gauss``.
             method: how the layer convolves: ``auto`` (default), ``direct`` or ``conv``, see
                 the property ``method``.
+            init_positions: where the elements start: ``normal`` (default), ``spread``, ``grid`` or
+                a function, see ``reset_parameters``.
+            init_widths: ``SIG`` of all elements at the start, a number; None (default) for the
+                version's own. Only for a version with widths.
             device: where to create the parameters; None (default) for torch's default.
             dtype: dtype of the parameters: float32, float64, float16 or bfloat16; None (default)
                 for torch's default.

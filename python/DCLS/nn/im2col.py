@@ -49,6 +49,14 @@ class _Im2colConv(_DclsConv):
         # P[d] belongs to axis d, in every version: there are no older checkpoints to keep to.
         return tuple(range(len(self.dilated_kernel_size)))
 
+    def _to_rows(self, kernels: Tensor) -> Tensor:
+        by_group: Tensor = kernels.unflatten(0, (self.groups, self.out_channels // self.groups))
+        return by_group.transpose(1, 2).flatten(0, 1)
+
+    def _from_rows(self, rows: Tensor) -> Tensor:
+        by_group: Tensor = rows.unflatten(0, (self.groups, self.in_channels // self.groups))
+        return by_group.transpose(1, 2).flatten(0, 1)
+
     def _used_rows(self, P: Tensor, SIG: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Returns the positions and widths as the present version takes them."""
         P = as_floats(P, self.weight.dtype)

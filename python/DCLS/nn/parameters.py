@@ -15,12 +15,19 @@ from torch import Tensor
 from torch.nn import Module, Parameter, init
 
 from DCLS import _checks
-from DCLS._spec import INITIAL_SIG, SIGMA_VERSIONS
+from DCLS._spec import SIGMA_VERSIONS
 from DCLS._types import Method, PaddingMode, Version
 from DCLS.method import check_method
 from DCLS.nn.axes import axis_order, row_limits
 from DCLS.nn.builders import _ConstructKernel
 from DCLS.nn.editing import check_rows, clamp_rows, edit, on_whole
+from DCLS.nn.initial import (
+    InitPositions,
+    check_init_positions,
+    check_init_widths,
+    fill_rows,
+    initial_width,
+)
 from DCLS.nn.reaching import set_value, value_of
 
 
@@ -62,6 +69,9 @@ class _DclsParameters(Module):
     SIG: Tensor | None
     bias: Tensor | None
     DCK: Callable[..., Tensor]
+    #: Where ``reset_parameters`` puts the elements, and how wide it makes them.
+    init_positions: InitPositions = "normal"
+    init_widths: float | None = None
 
     def _set_up(self, given: Mapping[str, Any]) -> None:
         """Initialises the module from the arguments of its constructor.
@@ -71,8 +81,8 @@ class _DclsParameters(Module):
 
         Args:
             given: the arguments by name, and any other names, which are ignored. ``transposed``,
-                ``output_padding``, ``dense_kernel_size``, ``kernel_size`` and ``method`` may be
-                missing.
+                ``output_padding``, ``dense_kernel_size``, ``kernel_size``, ``method``,
+                ``init_positions`` and ``init_widths`` may be missing.
         """
         super().__init__()
         self.in_channels, self.out_channels, self.groups = _checks.channels(
@@ -95,6 +105,8 @@ class _DclsParameters(Module):
         if given.get("kernel_size") is not None:
             self._given_kernel_size = _checks.integers("kernel_size", given["kernel_size"], ndim, 1)
         self._explicit_padding()  # raises where it is not known
+        self.init_positions = check_init_positions(given.get("init_positions", "normal"))
+        self.init_widths = check_init_widths(given.get("init_widths"), self.version)
         self._make_parameters(given["bias"], given["device"], given["dtype"])
         if self._builder is not None:
             sizes = [self.dense_kernel_size] if self.dense_kernel_size else []
@@ -303,10 +315,18 @@ class _DclsParameters(Module):
         """Draws new parameters.
 
         ``weight`` and ``bias`` are drawn as ``torch.nn.Conv2d`` draws them for the same number
-        of weights. Positions are drawn within the grid, see the class. ``SIG`` becomes 0 for
-        ``max`` and 0.23 for any other version. The order of the draws is that of DCLS 0.1.1: the
-        same seed gives the same parameters. Only kernels with an even or a non-square size differ,
-        because their limits do.
+        of weights. ``SIG`` becomes ``init_widths``; where that is None, 0 for ``max`` and 0.23 for
+        any other version. Positions stay within the grid. They start as ``init_positions`` says:
+
+        - ``normal``: as in DCLS 0.1.1, see the class.
+        - ``spread``: each kernel is filled evenly, at other points than the kernel beside it.
+        - ``grid``: the same regular grid in all kernels, as in a dilated convolution.
+        - a function ``(positions, size)``: it fills ``positions`` in place, or returns others of
+          their shape ``(D, *lead, K)``. There ``positions[d]`` is along the d-th learnable axis of
+          the kernel, and 0 is the point ``S // 2``.
+
+        For ``normal`` the same seed gives the same parameters as in 0.1.1. Only kernels with an
+        even or a non-square size differ, because their limits do.
 
         Parameters that are computed are drawn as those that ``clamp_parameters`` names; a
         parametrization may change what is drawn. Parameters that processes share as a ``DTensor``
@@ -324,13 +344,17 @@ class _DclsParameters(Module):
             draw("bias", on_whole(lambda bias: init.uniform_(bias, -bound, bound)))
         draw("P", on_whole(self._draw_rows))
         if self.SIG is not None:
-            width = INITIAL_SIG.get(self.version, INITIAL_SIG["gauss"])
+            width = initial_width(self.version, self.init_widths)
             draw("SIG", on_whole(lambda SIG: init.constant_(SIG, width)))
 
     def _draw_rows(self, P: Tensor) -> None:
         """Draws the rows of ``P`` in place."""
         limits = self._position_limits()
         check_rows(P, len(limits))
+        how = self.init_positions
+        if how != "normal":
+            fill_rows(P, self.dilated_kernel_size, self._row_axes(), how, self.version)
+            return
         for index, (low, high) in enumerate(limits):
             self._draw_positions(P[index], low, high)
 

@@ -10,6 +10,7 @@ from torch.nn import init
 
 from DCLS._types import Device, Method, PaddingMode, Version
 from DCLS.nn.base import _DclsModule
+from DCLS.nn.initial import InitPositions
 
 __all__ = ["_DclsN_Md", "_DclsNd"]
 
@@ -48,6 +49,8 @@ class _DclsNd(_DclsModule):
         *,
         kernel_size: Sequence[int] | None = None,
         method: Method = "auto",
+        init_positions: InitPositions = "normal",
+        init_widths: float | None = None,
         device: Device = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -70,6 +73,10 @@ class _DclsNd(_DclsModule):
                 becomes an attribute, and ``padding="same"`` uses it.
             method: how the layer convolves: ``auto`` (default), ``direct`` or ``conv``. Only
                 ``auto`` if ``transposed``.
+            init_positions: where the elements start: ``normal`` (default), ``spread``, ``grid`` or
+                a function, see ``reset_parameters``.
+            init_widths: ``SIG`` of all elements at the start, a number; None (default) for the
+                version's own. Only for a version with widths.
             device: where to create the parameters; None (default) for torch's default.
             dtype: dtype of the parameters; None (default) for torch's default.
 
@@ -116,6 +123,8 @@ class _DclsN_Md(_DclsModule):
         version: Version,
         *,
         method: Method = "auto",
+        init_positions: InitPositions = "normal",
+        init_widths: float | None = None,
         device: Device = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -137,6 +146,10 @@ class _DclsN_Md(_DclsModule):
             version: the interpolation, one of ``DCLS.VERSIONS``.
             method: how the layer convolves: ``auto`` (default), ``direct`` or ``conv``. Only
                 ``auto`` if ``transposed``.
+            init_positions: where the elements start: ``normal`` (default), ``spread``, ``grid`` or
+                a function, see ``reset_parameters``.
+            init_widths: ``SIG`` of all elements at the start, a number; None (default) for the
+                version's own. Only for a version with widths.
             device: where to create the parameters; None (default) for torch's default.
             dtype: dtype of the parameters; None (default) for torch's default.
 

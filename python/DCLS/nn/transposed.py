@@ -18,6 +18,7 @@ from DCLS.nn.builders import (
     ConstructKernel2d,
     ConstructKernel3d,
 )
+from DCLS.nn.initial import InitPositions
 from DCLS.nn.subclassing import _DclsNd
 
 __all__ = ["DclsTranspose1d", "DclsTranspose2d", "DclsTranspose3d"]
@@ -71,6 +72,7 @@ def _output_padding(
 class _DclsTranspose(_DclsNd):
     """What DclsTranspose1d, DclsTranspose2d and DclsTranspose3d share."""
 
+    _is_transposed = True
     padding: tuple[int, ...]
 
     def __init__(
@@ -87,6 +89,8 @@ class _DclsTranspose(_DclsNd):
         padding_mode: PaddingMode = "zeros",
         version: Version = "gauss",
         *,
+        init_positions: InitPositions = "normal",
+        init_widths: float | None = None,
         device: Device = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -111,6 +115,10 @@ class _DclsTranspose(_DclsNd):
             bias: whether the layer has a learnable bias; default True.
             padding_mode: ``zeros``, the only one that torch has for these layers.
             version: the interpolation, one of ``DCLS.VERSIONS``; default ``gauss``.
+            init_positions: where the elements start: ``normal`` (default), ``spread``, ``grid`` or
+                a function, see ``reset_parameters``.
+            init_widths: ``SIG`` of all elements at the start, a number; None (default) for the
+                version's own. Only for a version with widths.
             device: where to create the parameters; None (default) for torch's default.
             dtype: dtype of the parameters: float32, float64, float16 or bfloat16; None (default)
                 for torch's default.

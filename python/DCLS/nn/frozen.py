@@ -1,0 +1,106 @@
+"""Kernels that a frozen layer keeps from one forward to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import Module, Parameter
+from torch.nn.modules.module import _has_any_global_hook
+
+from DCLS._checks import flag
+from DCLS.method import is_tracing
+
+__all__ = ["freeze"]
+
+
+class _Kept(NamedTuple):
+    settings: tuple[Any, ...]
+    tensors: list[Tensor]
+    kernel: Tensor
+
+
+class KernelCache:
+    """The last kernel that was built, and the values that it was built from.
+
+    It compares values. Version counters miss edits by ``.data`` and numpy, and addresses and
+    identities are used again.
+    """
+
+    def __init__(self) -> None:
+        self._kept: _Kept | None = None
+
+    def __reduce__(self) -> tuple[type[KernelCache], tuple[()]]:
+        """Copies and pickles are empty: a kernel is built faster than it is saved."""
+        return type(self), ()
+
+    def __call__(
+        self, build: Callable[[], Tensor], settings: tuple[Any, ...], tensors: Sequence[Tensor]
+    ) -> Tensor:
+        """Returns what ``build`` made for these settings and values, or makes it now."""
+        kept = self._kept
+        if kept is None or kept.settings != settings or not _are_equal(kept.tensors, tensors):
+            # A kernel of inference mode could serve nothing else later.
+            with torch.inference_mode(False), torch.no_grad():
+                copies = [t.detach().clone() for t in tensors]
+                self._kept = kept = _Kept(settings, copies, build())
+        return kept.kernel
+
+
+def _are_equal(kept: Sequence[Tensor], tensors: Sequence[Tensor]) -> bool:
+    return len(kept) == len(tensors) and all(
+        (a.dtype, a.device, a.shape) == (b.dtype, b.device, b.shape) and torch.equal(a, b)
+        for a, b in zip(kept, tensors, strict=True)
+    )
+
+
+def may_keep(tensors: Sequence[Tensor]) -> bool:
+    """Whether the host may compare the values of ``tensors``, and a kernel may outlive a call."""
+    if is_tracing() or _has_any_global_hook():
+        return False
+    if torch._C._are_functorch_transforms_active() or torch._C._len_torch_dispatch_stack():
+        return False
+    if not all(type(t) in (Tensor, Parameter) and not t.is_meta for t in tensors):
+        return False
+    is_cuda = any(t.is_cuda for t in tensors)
+    return not (is_cuda and torch.cuda.is_current_stream_capturing())
+
+
+def freeze(model: Module, enabled: bool = True) -> Module:
+    """Lets the DCLS layers of a model keep their kernels between forwards, for inference.
+
+    The layers stay as they are, with positions that can be trained or edited later. A layer keeps
+    its kernel while no gradient of its parameters is wanted: under ``torch.no_grad`` or
+    ``torch.inference_mode``, or with ``requires_grad_(False)``. Before each use it compares the
+    values of its parameters with those that the kernel was built from, so that no edit is missed:
+    neither an assignment, nor ``.data``, nor ``load_state_dict``, nor another ``version``. On a GPU
+    the comparison waits for the device. What torch traces or compiles, and layers whose ``DCK`` has
+    hooks or a ``forward`` of the user, build their kernels each time.
+
+    A kernel needs as much memory as a dense convolution has for its weight. Im2col layers have no
+    kernel and stay as they are. For a model that needs no positions any more see ``DCLS.fold``.
+
+    Args:
+        model: any module, which may itself be a DCLS layer.
+        enabled: False drops the kernels and builds them at each forward again; default True.
+
+    Returns:
+        ``model``.
+
+    Raises:
+        TypeError: ``model`` is no module, or ``enabled`` is no bool.
+        ValueError: ``model`` has no DCLS layer.
+    """
+    if not isinstance(model, Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    enabled = flag("enabled", enabled)
+    from DCLS.nn.base import _DclsModule
+
+    layers = [module for module in model.modules() if isinstance(module, _DclsModule)]
+    if not layers:
+        raise ValueError("model must have a DCLS layer")
+    for layer in layers:
+        layer._kernel_cache = KernelCache() if enabled else None
+    return model
