@@ -107,7 +107,9 @@ class ConversionReport(Sequence[Conversion]):
             cells = "?" if c.cells is None else f"{c.cells:.0f}"
             row = [c.name or "(the model)", c.before, c.after]
             row += [f"{c.parameters[0]} -> {c.parameters[1]}", f"{cells} of {c.points}", c.method]
-            rows.append(row + [f"{c.error:.1e}"] * (c.error is not None))
+            if with_errors:
+                row.append("" if c.error is None else f"{c.error:.1e}")
+            rows.append(row)
         sums = [sum(c.parameters[i] for c in self) for i in (0, 1)]
         rows.append([f"{len(self)} layers", "", "", f"{sums[0]} -> {sums[1]}", "", ""])
         rows[-1] += [""] * with_errors

@@ -123,6 +123,12 @@ def test_the_table() -> None:
     assert report[1:] == tuple(report)[1:]
 
 
+def test_the_table_of_fresh_elements_has_no_errors() -> None:
+    model, _ = make()
+    lines = str(DCLS.convert_(model, dilated_kernel_size=9)).splitlines()
+    assert lines[0].split() == ["name", "before", "after", "parameters", "cells", "method"]
+
+
 def test_stages_share_positions_and_widths_but_no_weights() -> None:
     model, x = make()
     DCLS.convert_(model, dilated_kernel_size=9, share="stage")
