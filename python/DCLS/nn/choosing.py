@@ -244,8 +244,11 @@ class _ChoosesMethod(_TellsItsGrid):
     def _expected_cells(self) -> int:
         builder = self.DCK
         assert isinstance(builder, _ConstructKernel)
-        rough = torch.compiler.is_compiling()
-        width: float | None = self.__dict__.get("_rough_width") if rough else self.known_width
+        if torch.compiler.is_compiling():
+            rough: str | None = self.__dict__.get("_rough_width")
+            width = None if rough is None else float(rough)
+        else:
+            width = self.known_width
         return expected_cells(
             self.version,
             self.kernel_count,

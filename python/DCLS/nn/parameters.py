@@ -280,9 +280,10 @@ class _DclsParameters(Module):
     @known_width.setter
     def known_width(self, value: float | None) -> None:
         self.__dict__["known_width"] = value
-        # A graph that torch compiles depends on this one: only a few in a whole schedule.
+        # A graph that torch compiles depends on this one: only a few in a whole schedule. As text,
+        # since the compiler takes a number that has changed once as a symbol.
         rough = None if value is None else 4.0 ** math.ceil(math.log(min(max(value, 0.25), 1e6), 4))
-        self.__dict__["_rough_width"] = rough
+        self.__dict__["_rough_width"] = None if rough is None else str(rough)
 
     def _explicit_padding(self) -> tuple[int, ...]:
         """Returns the padding as ``torch.nn.functional.pad`` takes it, last axis first."""

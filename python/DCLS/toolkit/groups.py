@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import importlib
 import math
 import re
 from collections.abc import Callable, Collection, Iterator
@@ -173,8 +174,7 @@ def _blocks(model: Module) -> dict[str, int]:
     """Returns the number of the block of each parameter, counted from the input."""
     matcher: Callable[..., Any] | None = getattr(model, "group_matcher", None)
     if matcher is not None:
-        from timm.models import group_parameters  # type: ignore[import-not-found]
-
+        group_parameters = importlib.import_module("timm.models").group_parameters
         blocks = group_parameters(model, matcher(coarse=False), reverse=True)
         return {_WRAPPERS.sub("", name): number for name, number in blocks.items()}
     numbers: dict[str, int] = {}

@@ -231,6 +231,7 @@ inline Machine::Operation find_operation(const Instruction& in) {
   auto found = table.find(in.name);
   if (found == table.end() && in.name == "S2UR") found = table.find("S2R");
   if (found == table.end() && in.name == "UP2UR") found = table.find("P2R");
+  if (found == table.end() && in.name == "VOTEU") found = table.find("VOTE");
   // Those of the uniform path differ in their registers only.
   if (found == table.end() && in.name[0] == 'U') found = table.find(in.name.substr(1));
   return found == table.end() ? nullptr : found->second;
