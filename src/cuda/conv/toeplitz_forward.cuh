@@ -13,15 +13,15 @@ namespace dcls::cuda {
 
 /// Adds the products of `rows` kernel rows. `row` is this lane's row of the tile, for the first of
 /// them, at the first block of columns that a product may read; blocks `begin` to `end` - 1 are in
-/// the tile, others are zeros. `matrices` are this slot's, for this lane.
+/// the tile, others are zeros. `lines` are this slot's, from this lane's word on.
 template <int kTiles, int kBlocks, typename Storage>
 __device__ __forceinline__ void add_products(const Storage* row, int pitch, int rows, int begin,
-                                             int end, const std::uint32_t* matrices,
+                                             int end, const std::uint32_t* lines,
                                              float (&sum)[2][kTiles][4]) {
   for (int r = 0; r < rows; ++r) {
     std::uint32_t matrix[kBlocks];
 #pragma unroll
-    for (int k = 0; k < kBlocks; ++k) matrix[k] = matrices[(r * kBlocks + k) * 32];
+    for (int k = 0; k < kBlocks; ++k) matrix[k] = lines[k * (kBlock / 2)];
 #pragma unroll
     for (int block = 0; block < kTiles + kBlocks - 1; ++block) {
       if (block < begin || block >= end) continue;  // the same in all threads
@@ -40,6 +40,7 @@ __device__ __forceinline__ void add_products(const Storage* row, int pitch, int 
       }
     }
     row += pitch;
+    lines += line_words(kBlocks);
   }
 }
 
@@ -111,7 +112,7 @@ __global__ void __launch_bounds__(kToeplitzThreads, 2)
   if constexpr (!kTensorCores) return;
   __shared__ unsigned again[kToeplitzWarps];  // of each warp: 1 for a NaN, 2 for a special cell
   Storage* const shared = dynamic_shared<Storage>();
-  auto* const matrices = reinterpret_cast<std::uint32_t*>(shared + plan.slots * plan.slot_pitch);
+  auto* const lines = reinterpret_cast<std::uint32_t*>(shared + plan.slots * plan.slot_pitch);
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int slot = warp / plan.slot_warps;
@@ -121,8 +122,8 @@ __global__ void __launch_bounds__(kToeplitzThreads, 2)
   Storage* const own = shared + slot * plan.slot_pitch;
   const Storage* const from =
       own + row / plan.rows * plan.plane_pitch + row % plan.rows * plan.pitch;
-  const std::uint32_t* const own_matrices =
-      matrices + slot * plan.kernel_rows * kBlocks * 32 + lane;
+  const std::uint32_t* const own_lines =
+      lines + slot * plan.kernel_rows * line_words(kBlocks) + lane_word<kBlocks>(lane);
 
   for (std::int64_t item = blockIdx.x; item < toeplitz_blocks(plan); item += gridDim.x) {
     const ToeplitzPlace place(plan, item);
@@ -150,16 +151,16 @@ __global__ void __launch_bounds__(kToeplitzThreads, 2)
       for (int r = 0; r < plan.kernel_height; r += plan.kernel_rows) {
         const int left = plan.kernel_height - r;
         const int rows = left < plan.kernel_rows ? left : plan.kernel_rows;
-        if (chunk + r > 0) __syncthreads();  // the last matrices have been read
-        special = build_matrices<kBlocks>(plan, cells, place.channels, r, rows, chunk * kBlocks,
-                                          matrices) ||
-                  special;
+        if (chunk + r > 0) __syncthreads();  // the last lines have been read
+        special =
+            build_lines<kBlocks>(plan, cells, place.channels, r, rows, chunk * kBlocks, lines) ||
+            special;
         if (chunk + r == 0) copy_async_wait<0>();
         __syncthreads();
         if (!active) continue;
         const int block = chunk * kBlocks;
         add_products<kTiles, kBlocks>(from + r * plan.pitch + (block - begin) * kBlock, plan.pitch,
-                                      rows, begin - block, end - block, own_matrices, sum);
+                                      rows, begin - block, end - block, own_lines, sum);
       }
     }
     bool is_nan = false;

@@ -14,9 +14,8 @@ namespace dcls::cuda {
 
 /// Shared memory of a block: any GPU with these tensor cores gives it, and most room for two.
 inline constexpr std::size_t kToeplitzShared = 96 * 1024;
-/// Of it, what the Toeplitz matrices take.
-inline constexpr std::int32_t kMatrixShared = 16 * 1024;
-inline constexpr std::int32_t kRegisterBytes = 4 * 32;  ///< of a warp
+/// Of it, what the lines of the kernel take.
+inline constexpr std::int32_t kLineShared = 32 * 1024;
 inline constexpr std::int64_t kWidestKernel = 63;
 /// The column tiles and the blocks of source columns that there are kernels for.
 inline constexpr int kColumnTiles[] = {1, 2, 4, 7};
@@ -45,12 +44,12 @@ inline bool toeplitz_covers(const ConvArgs& args) {
          input < std::int64_t{1} << 30 && output < std::int64_t{1} << 30;
 }
 
-/// Bytes of the Toeplitz matrices in shared memory.
-inline std::int32_t toeplitz_matrix_bytes(const ToeplitzPlan& plan) {
-  return plan.slots * plan.kernel_rows * plan.column_blocks * kRegisterBytes;
+inline std::int32_t line_bytes(const ToeplitzPlan& plan) {
+  return line_words(plan.column_blocks) * 4;
 }
 inline std::size_t toeplitz_shared_bytes(const ToeplitzPlan& plan) {
-  return static_cast<std::size_t>(plan.slots * plan.slot_pitch * 2 + toeplitz_matrix_bytes(plan));
+  return static_cast<std::size_t>(plan.slots *
+                                  (plan.slot_pitch * 2 + plan.kernel_rows * line_bytes(plan)));
 }
 
 namespace toeplitz {
@@ -155,8 +154,7 @@ inline ToeplitzPlan plan_problem(const ConvArgs& args, bool mirrored) {
 
 /// The tile of a block: the fewest rows to compute, load and prepare, counted as rows of a product.
 inline ToeplitzPlan plan_block(ToeplitzPlan plan) {
-  plan.kernel_rows =
-      even(plan.kernel_height, kMatrixShared / (plan.slots * plan.column_blocks * kRegisterBytes));
+  plan.kernel_rows = even(plan.kernel_height, kLineShared / (plan.slots * line_bytes(plan)));
   ToeplitzPlan best{};
   double least = std::numeric_limits<double>::infinity();
   for (std::int32_t warps = 1; warps * plan.slots <= kToeplitzWarps; ++warps) {

@@ -29,6 +29,11 @@ inline constexpr int kToeplitzThreads = 32 * kToeplitzWarps;
 /// Channels of a block in channels_last: 16 bytes of a pixel.
 inline constexpr int kToeplitzSlots = 8;
 
+/// Words of a kernel row in shared memory. A register of T_r holds two cells, c and c + 1, and each
+/// lane, column block and row of T_r has its own c. So a line is the row with zeros around it,
+/// twice: as pairs from an even place on, and as pairs from an odd one.
+DCLS_HD constexpr int line_words(int column_blocks) { return 2 * (column_blocks + 1) * kBlock / 2; }
+
 struct ToeplitzPlan {
   std::int32_t batch, channels;
   std::int32_t source_height, source_width, target_height, target_width;
@@ -45,7 +50,7 @@ struct ToeplitzPlan {
   // Rows.
   std::int32_t planes, rows;        ///< images of a block, and target rows of each
   std::int32_t plane_rows, shared;  ///< rows of a plane in the tile; those that the next one shares
-  std::int32_t kernel_rows;         ///< whose Toeplitz matrices are in shared memory at once
+  std::int32_t kernel_rows;         ///< whose lines are in shared memory at once
   // Channels.
   std::int32_t slots, slot_warps;  ///< of a block, and warps of each
   // Shared memory, in values.

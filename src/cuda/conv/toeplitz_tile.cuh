@@ -289,24 +289,32 @@ __device__ __forceinline__ bool is_special(BFloat16 value) {
   return (value.bits & 0x7f80u) == 0x7f80u;
 }
 
-/// Writes the fragments of the Toeplitz matrices of kernel rows `first` to `first` + `rows` - 1 and
-/// of column blocks from `block` on: a register of each lane for (slot, row, block). `kernel` is
-/// that of the first channel. @returns whether a cell is infinite or NaN.
+/// Where in a line (see toeplitz_plan.hpp) this lane's register of a Toeplitz matrix is. That of
+/// the next column block is kBlock / 2 words behind it.
+template <int kBlocks>
+__device__ __forceinline__ int lane_word(int lane) {
+  const int first = lane % 4 * 2 - lane / 4 + kBlock - 1;
+  return first / 2 + first % 2 * (line_words(kBlocks) / 2);
+}
+
+/// Writes the lines of kernel rows `first` to `first` + `rows` - 1, for products of the column
+/// blocks from `block` on. `kernel` is that of the first channel.
+/// @returns whether a cell is infinite or NaN.
 template <int kBlocks, typename Storage>
-__device__ bool build_matrices(const ToeplitzPlan& plan, const Storage* kernel, int channels,
-                               int first, int rows, int block, std::uint32_t* matrices) {
+__device__ bool build_lines(const ToeplitzPlan& plan, const Storage* kernel, int channels,
+                            int first, int rows, int block, std::uint32_t* lines) {
+  constexpr int kWords = line_words(kBlocks);
+  const int start = block * kBlock + plan.offset - (kBlock - 1);
   bool special = false;
   for (int slot = 0; slot < channels; ++slot) {
     const Storage* const cells = kernel + slot * plan.kernel_height * plan.kernel_width;
-    std::uint32_t* const to = matrices + slot * plan.kernel_rows * kBlocks * 32;
-    for (int i = static_cast<int>(threadIdx.x); i < rows * kBlocks * 32;
+    std::uint32_t* const to = lines + slot * plan.kernel_rows * kWords;
+    for (int i = static_cast<int>(threadIdx.x); i < rows * kWords;
          i += static_cast<int>(blockDim.x)) {
-      const int lane = i % 32;
-      const int r = first + i / (32 * kBlocks);
+      const int r = first + i / kWords;
       const Storage* const row =
           cells + (plan.mirrored ? plan.kernel_height - 1 - r : r) * plan.kernel_width;
-      const int j = (block + i / 32 % kBlocks) * kBlock + lane % 4 * 2;
-      const int c = j - lane / 4 + plan.offset;
+      const int c = start + i % (kWords / 2) * 2 + i / (kWords / 2) % 2;
       std::uint32_t pair = 0;
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
