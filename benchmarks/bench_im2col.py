@@ -44,7 +44,7 @@ from DCLS.functional import (
 
 try:
     from torchvision.ops import deform_conv2d
-except ModuleNotFoundError:
+except (ImportError, RuntimeError):  # RuntimeError: it was built for another torch
     deform_conv2d = None
 
 IM2COL, CONSTRUCT, CONV, DEFORM = METHODS = ("im2col", "construct", "conv", "deform")

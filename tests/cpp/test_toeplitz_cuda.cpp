@@ -2,6 +2,8 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <iterator>
+#include <set>
 #include <utility>
 #include <vector>
 
@@ -132,6 +134,29 @@ TEST(every_kernel_and_dtype) {
     check_problem<Half>(problem);
     check_problem<BFloat16>(problem);
   }
+}
+
+TEST(all_instantiated_kernels_were_run) {
+  std::set<std::pair<int, int>> found;
+  for (const std::int64_t width : {8, 16, 32, 56}) {
+    for (const std::int64_t size : {5, 19, 27}) {
+      const ConvArgs args = conv_args(1, 1, 1, 1, {4, width}, {3, size}, {1, size / 2});
+      const ConvProblem problem(args);
+      check_problem<Half>(problem);
+      check_problem<BFloat16>(problem);
+      const cuda::ToeplitzPlan plan = cuda::make_toeplitz_plan(args, ConvPass::kForward);
+      cuda::dispatch_toeplitz(plan, [&](auto tiles, auto blocks) {
+        constexpr int kTiles = tiles.value, kBlocks = blocks.value;
+        using host_cuda::launch_count;
+        CHECK(launch_count(cuda::toeplitz_forward<Half, kTiles, kBlocks>) > 0);
+        CHECK(launch_count(cuda::toeplitz_forward<BFloat16, kTiles, kBlocks>) > 0);
+        CHECK(launch_count(cuda::toeplitz_kernel_partial<Half, kTiles, kBlocks>) > 0);
+        CHECK(launch_count(cuda::toeplitz_kernel_partial<BFloat16, kTiles, kBlocks>) > 0);
+        found.emplace(kTiles, kBlocks);
+      });
+    }
+  }
+  CHECK_EQ(found.size(), std::size(cuda::kColumnTiles) * std::size(cuda::kColumnBlocks));
 }
 
 TEST(random_geometries) {

@@ -196,7 +196,9 @@ class _ChoosesMethod(_TellsItsGrid):
             self.version,
             self.kernel_count,
             builder._sigma_min(self.version),
-            bucket(self._expected_cells()),
+            # torch.compile may take the widths behind this number as symbols. The length of a range
+            # is a constant.
+            bucket(len(range(self._expected_cells()))),
             self.bias is not None,
             torch.is_grad_enabled() and x.requires_grad,
             trains,
