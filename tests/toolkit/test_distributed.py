@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
 from layers import assert_close
+from processes import process_group
 from toolkit.models import Net, batch, layers_of
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -111,19 +111,9 @@ def sharded() -> None:
 
 
 def process(rank: int, folder: str, work: Callable[[], None]) -> None:
-    """What each process runs. They meet through a file: no port can be taken by another."""
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo",
-        init_method=f"file://{folder}/meet",
-        rank=rank,
-        world_size=WORLD,
-        timeout=timedelta(seconds=120),
-    )
-    try:
+    """What each process runs."""
+    with process_group(rank, WORLD, folder, 120):
         work()
-    finally:
-        dist.destroy_process_group()
 
 
 def test_data_parallel_training_equals_that_of_one_process(tmp_path: Path) -> None:

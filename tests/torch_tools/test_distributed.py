@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
 from layers import assert_close
+from processes import process_group, run_processes
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.nn.parallel import DistributedDataParallel
@@ -88,42 +88,19 @@ def sharded(rank: int) -> dict[str, Tensor]:
 
 
 def process(rank: int, folder: str) -> None:
-    """What each process runs. They meet through a file: no port can be taken by another."""
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo",
-        init_method=f"file://{folder}/meet",
-        rank=rank,
-        world_size=WORLD,
-        timeout=timedelta(seconds=60),
-    )
-    try:
+    """What each process runs."""
+    with process_group(rank, WORLD, folder):
         for work in (data_parallel, sharded) if FULLY_SHARDS else (data_parallel,):
             result = {name: value.detach().clone() for name, value in work(rank).items()}
             torch.save(result, Path(folder) / f"{work.__name__}-{rank}.pt")
         dist.barrier()
-    finally:
-        dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs two processes, which end in any case, and returns where they saved their parameters."""
     folder = tmp_path_factory.mktemp("distributed")
-    context = torch.multiprocessing.start_processes(
-        process, (str(folder),), nprocs=WORLD, join=False, start_method="spawn"
-    )
-    try:
-        for _ in range(LIMIT):
-            if context.join(timeout=1):
-                break
-        else:
-            pytest.fail(f"the processes did not end within {LIMIT} s")
-    finally:
-        for worker in context.processes:
-            if worker.is_alive():
-                worker.kill()
-            worker.join()
+    run_processes(process, folder, WORLD, LIMIT)
     return folder
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from layers import LAYERS, assert_close
+from processes import process_group
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.nn.utils import parametrize, prune
@@ -180,21 +180,11 @@ WORK = [placed_parameters, meta_then_shards, gathered, computed_from_shards]
 
 
 def process(rank: int, world: int, folder: str) -> None:
-    """What each process runs. They meet through a file: no port can be taken by another."""
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo",
-        init_method=f"file://{folder}/meet",
-        rank=rank,
-        world_size=world,
-        timeout=timedelta(seconds=60),
-    )
-    try:
+    """What each process runs."""
+    with process_group(rank, world, folder):
         mesh = init_device_mesh("cpu", (world,))
         for work in WORK if FULLY_SHARDS else WORK[:1]:
             work(mesh)
-    finally:
-        dist.destroy_process_group()
 
 
 @pytest.mark.parametrize("world", [1, 2])

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
+from processes import process_group, run_processes
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -99,39 +99,16 @@ def work(rank: int) -> dict[str, Any]:
 
 
 def process(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo",
-        init_method=f"file://{folder}/meet",
-        rank=rank,
-        world_size=WORLD,
-        timeout=timedelta(seconds=60),
-    )
-    try:
+    with process_group(rank, WORLD, folder):
         Path(folder, f"{rank}.json").write_text(json.dumps(work(rank)))
         dist.barrier()
-    finally:
-        dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What both processes saw. They end in any case."""
     folder = tmp_path_factory.mktemp("distributed")
-    context = torch.multiprocessing.start_processes(
-        process, (str(folder),), nprocs=WORLD, join=False, start_method="spawn"
-    )
-    try:
-        for _ in range(LIMIT):
-            if context.join(timeout=1):
-                break
-        else:
-            pytest.fail(f"the processes did not end within {LIMIT} s")
-    finally:
-        for worker in context.processes:
-            if worker.is_alive():
-                worker.kill()
-            worker.join()
+    run_processes(process, folder, WORLD, LIMIT)
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(WORLD)]
 
 
