@@ -280,18 +280,29 @@ def is_tracing() -> bool:
     return bool(torch.compiler.is_compiling() or torch._C._get_tracing_state())
 
 
-def may_read(tensors: Sequence[Tensor]) -> bool:
-    """Whether a choice may depend on the values of ``tensors``.
-
-    They must be on the CPU, where nobody waits for them, and plain: no transform, mode or subclass
-    stands between the caller and the values.
-    """
+def _are_plain(tensors: Sequence[Tensor]) -> bool:
+    """Whether no trace, transform, mode or subclass stands between the caller and the values."""
     return (
         not is_tracing()
         and not torch._C._are_functorch_transforms_active()
         and not torch._C._len_torch_dispatch_stack()
-        and all(type(t) in (Tensor, Parameter) and t.device.type == "cpu" for t in tensors)
+        and all(type(t) in (Tensor, Parameter) for t in tensors)
     )
+
+
+def may_read(tensors: Sequence[Tensor]) -> bool:
+    """Whether a choice may depend on the values of ``tensors``.
+
+    They must be plain, and on the CPU, where nobody waits for them.
+    """
+    return _are_plain(tensors) and all(t.device.type == "cpu" for t in tensors)
+
+
+def may_wait_for(tensors: Sequence[Tensor]) -> bool:
+    """Whether the host may read the values of ``tensors``, and wait for their device."""
+    if not _are_plain(tensors) or any(t.is_meta for t in tensors):
+        return False
+    return not (any(t.is_cuda for t in tensors) and torch.cuda.is_current_stream_capturing())
 
 
 def convolution_dtype(input: Tensor, weight: Tensor) -> torch.dtype | None:

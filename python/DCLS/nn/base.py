@@ -22,6 +22,7 @@ from DCLS.method import (
     convolution_dtype,
     is_tracing,
     logger,
+    may_wait_for,
 )
 from DCLS.nn.builders import _ConstructKernel
 from DCLS.nn.by_axis import _ByAxis
@@ -243,11 +244,7 @@ class _DclsModule(_ByAxis, FromConv):
     def _report_lost(self) -> None:
         """Reports once that elements left the kernel: they learn nothing any more."""
         P: Any = self.P
-        if self._reported_lost or type(P) not in (Tensor, Parameter) or P.is_meta or is_tracing():
-            return
-        if torch._C._are_functorch_transforms_active() or torch._C._len_torch_dispatch_stack():
-            return
-        if P.is_cuda and torch.cuda.is_current_stream_capturing():
+        if self._reported_lost or not may_wait_for([P]):
             return
         count = int(self._lost_elements().sum())
         if count:

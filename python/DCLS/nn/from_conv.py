@@ -13,7 +13,7 @@ from torch.nn.utils import parametrize
 
 from DCLS import _checks
 from DCLS._types import Method, Version
-from DCLS.nn.axes import position_limits
+from DCLS.nn.axes import position_limits, to_kernel_axes, to_position_rows
 from DCLS.nn.fitting import Elements, Grid, chunks, fit, lone_taps, on_the_cells
 from DCLS.nn.initial import InitPositions, check_init_positions, off_kinks, put_rows
 from DCLS.nn.parameters import _DclsParameters
@@ -236,9 +236,8 @@ class FromConv(_DclsParameters):
         rows: Tensor | None = getattr(self, name)
         if rows is None:
             return None
-        order = self._row_axes()
-        by_axis = [rows[order.index(axis)] for axis in range(len(order))]
-        return torch.stack(by_axis).detach().reshape(len(order), -1, rows.shape[-1])
+        by_axis = to_kernel_axes(rows.detach(), self._row_axes())
+        return by_axis.reshape(len(by_axis), -1, rows.shape[-1])
 
 
 def _padding_of(conv: _ConvNd, size: Sequence[int], axes: Sequence[int]) -> Any:
@@ -347,9 +346,7 @@ def start_from_kernels(layers: Sequence[FromConv], convs: Sequence[_ConvNd]) -> 
         rows = P.reshape(layer.P.shape).to(layer.P.dtype)
         put_rows(layer.P, off_kinks(rows, grid.size, grid.version), grid.size, order)
         if SIG is not None and layer.SIG is not None:
-            by_axis = SIG.reshape(layer.SIG.shape)
-            for row, axis in enumerate(order):
-                layer.SIG[row].copy_(by_axis[axis])
+            layer.SIG.copy_(to_position_rows(SIG.reshape(layer.SIG.shape), order))
         kernels = layer._to_rows(layer.weight).shape[1]
         layer.weight.copy_(layer._from_rows(weight[:, start : start + kernels]))
         start += kernels

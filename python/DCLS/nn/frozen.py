@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import Module, Parameter
+from torch.nn import Module
 from torch.nn.modules.module import _has_any_global_hook
 
 from DCLS._checks import flag
-from DCLS.method import is_tracing
+from DCLS.method import may_wait_for
 
 __all__ = ["freeze"]
 
@@ -58,14 +58,7 @@ def _are_equal(kept: Sequence[Tensor], tensors: Sequence[Tensor]) -> bool:
 
 def may_keep(tensors: Sequence[Tensor]) -> bool:
     """Whether the host may compare the values of ``tensors``, and a kernel may outlive a call."""
-    if is_tracing() or _has_any_global_hook():
-        return False
-    if torch._C._are_functorch_transforms_active() or torch._C._len_torch_dispatch_stack():
-        return False
-    if not all(type(t) in (Tensor, Parameter) and not t.is_meta for t in tensors):
-        return False
-    is_cuda = any(t.is_cuda for t in tensors)
-    return not (is_cuda and torch.cuda.is_current_stream_capturing())
+    return not _has_any_global_hook() and may_wait_for(tensors)
 
 
 def freeze(model: Module, enabled: bool = True) -> Module:
