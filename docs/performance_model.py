@@ -71,8 +71,8 @@ def model_lines(report: Report | None) -> list[str]:
         f"from the machine code that nvcc makes for {report['architecture']}. So registers, "
         "instructions and bank conflicts are exact. A time is what the busiest resource of the GPU "
         "needs at least: issue, shared memory, multiply-adds, integers, tensor cores, L2 or DRAM. "
-        "The model sees no latency. Expect more on a GPU. For the A100 and the RTX 4090 the counts "
-        "are those of the same machine code."
+        "The model sees no latency. Expect more on a GPU. For the A100 and the RTX 4090 the same "
+        "machine code is counted."
     )
     lines += paragraph(
         f"`{report['command']}` writes these figures ({report['nvcc']}), and `--check` compares "
@@ -84,7 +84,7 @@ def model_lines(report: Report | None) -> list[str]:
     lines += markdown(step_rows(report))
     lines += paragraph(
         f"The kernels of one layer ({SHOWN}). *blocks* fit into a multiprocessor of an H200. "
-        "*instructions* are those of the warps of a block, *FMA* the share of multiply-adds. "
+        "*instructions* counts all warps of a block, and *FMA* is the share of multiply-adds. "
         "*wavefronts* are those of a load from shared memory, over the least possible: 1 means "
         "that no bank conflicts. *binds* is the busiest resource."
     )

@@ -222,7 +222,7 @@ class FromConv(_DclsParameters):
         return kernels.reshape(-1, 1, *kernels.shape[lead:])
 
     def _from_rows(self, rows: Tensor) -> Tensor:
-        """Rearranges weights ``(R, M, K)`` to those of the layer."""
+        """Gives weights ``(R, M, K)`` the shape of the layer's ``weight``."""
         return rows.reshape(self.weight.shape)
 
     def _smallest_width(self) -> float | None:
