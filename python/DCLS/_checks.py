@@ -205,44 +205,73 @@ def ints(
     raise ValueError(f"{name} must {wanted} entries, one for each axis, got {tuple(value)!r}")
 
 
-def padding(value: object, stride: Sequence[int]) -> tuple[int, ...] | str:
-    """Returns ``padding`` of a constructor: one int for each item of ``stride``, or a name."""
-    if not isinstance(value, str):
-        return integers("padding", value, len(stride), 0)
-    return padding_name(value, stride)
+def padding(
+    value: object, stride: Sequence[int]
+) -> tuple[int, ...] | tuple[tuple[int, int], ...] | str:
+    """Returns ``padding`` of a layer: an entry for each item of ``stride``, or a name.
+
+    Ints, or pairs where the two sides of an axis differ.
+    """
+    if isinstance(value, str):
+        return padding_name(value, stride, ("causal",))
+    count = len(stride)
+    items = value if isinstance(value, Sequence) else ()
+    if count == 1 and len(items) == 2 and not any(isinstance(item, Sequence) for item in items):
+        value = items = (items,)  # the pair of the one axis
+    if not any(isinstance(item, Sequence) for item in items):
+        return integers("padding", value, count, 0)
+    if len(items) != count:
+        raise ValueError(
+            f"padding must be an int or a pair (before, behind) for each of {count} axes, got "
+            f"{value!r}"
+        )
+    sides = [integers(f"padding[{axis}]", item, 2, 0) for axis, item in enumerate(items)]
+    before, behind = zip(*sides, strict=True)
+    return before if before == behind else tuple((low, high) for low, high in sides)
 
 
-def padding_name(value: str, stride: Sequence[int]) -> str:
-    """Returns ``value`` if it is ``valid``, or is ``same`` and each stride is 1."""
-    if value not in ("same", "valid"):
-        raise ValueError(f"padding must be 'same', 'valid', an int or a sequence, got {value!r}")
+def padding_name(value: str, stride: Sequence[int], more: tuple[str, ...] = ()) -> str:
+    """Returns ``value`` if it is ``valid`` or in ``more``, or is ``same`` and each stride is 1."""
+    names = ("same", "valid", *more)
+    if value not in names:
+        listed = ", ".join(map(repr, names))
+        raise ValueError(f"padding must be {listed}, an int or a sequence, got {value!r}")
     if value == "same" and any(step != 1 for step in stride):
         raise ValueError(f"padding='same' takes a stride of 1 only, got stride={tuple(stride)}")
     return value
 
 
 def padding_sides(
-    padding: int | Sequence[int] | str,
+    padding: int | Sequence[Any] | str,
     span: Sequence[int],
     stride: Sequence[int],
     *,
     one_for_all: bool = False,
+    time_axis: int | None = None,
 ) -> list[tuple[int, int]]:
     """Returns the zeros before and behind each axis.
 
     Args:
-        padding: as a function takes it, in numbers as ``ints`` or by name.
+        padding: as a function takes it, in numbers as ``ints`` or by name; or as ``padding``
+            returns it.
         span: points of the input that the kernel spans on each axis. For ``same`` and an even
             number of points the longer side is the one behind.
         stride: one for each axis.
         one_for_all: as ``ints`` takes it.
+        time_axis: the axis that ``causal`` pads before only; the others as ``same`` does. None
+            where ``causal`` is not taken.
     """
     if not isinstance(padding, str):
+        if isinstance(padding, tuple) and padding and isinstance(padding[0], tuple):
+            return list(padding)
         numbers = ints("padding", padding, len(stride), one_for_all=one_for_all)
         return [(number, number) for number in numbers]
-    if padding_name(padding, stride) == "valid":
+    if padding_name(padding, stride, () if time_axis is None else ("causal",)) == "valid":
         return [(0, 0)] * len(stride)
-    return [((points - 1) // 2, points // 2) for points in span]
+    sides = [((points - 1) // 2, points // 2) for points in span]
+    if padding == "causal" and time_axis is not None:
+        sides[time_axis] = (span[time_axis] - 1, 0)
+    return sides
 
 
 # ----------------------------------------------------------------------------------------- choices

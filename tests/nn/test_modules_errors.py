@@ -64,10 +64,11 @@ SIZES += [(layer, "output_padding") for layer in TRANSPOSED]
 def test_bad_sizes(layer: Layer, name: str) -> None:
     count = len(layer.size) if name == "dilated_kernel_size" else layer.ndim
     minimum = 0 if "padding" in name else 1
+    too_many = count + 1 + (name == "padding" and count == 1)  # two are the sides of one axis
     for wrong, error in [
         (minimum - 1, ValueError),
         ((1,) * (count - 1) + (minimum - 1,), ValueError),
-        ((1,) * (count + 1), ValueError),
+        ((1,) * too_many, ValueError),
         ((), ValueError),
         (1.5, TypeError),
         ((1.5,) * count, TypeError),

@@ -228,7 +228,7 @@ class _DclsModule(_ByAxis, FromConv):
 
     def _arguments(self, input: Tensor) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Any]:
         """Returns the arguments of ``_conv_forward``; raises if one that it needs is no tensor."""
-        weight, P = self.weight, self.P
+        weight, P = self._used_weight(), self.P
         for name, tensor in (("input", input), ("weight", weight), ("P", P)):
             if not isinstance(tensor, (Tensor, Proxy)):
                 raise TypeError(f"{name} must be a Tensor, got {type(tensor).__name__}")
@@ -266,7 +266,7 @@ class _DclsModule(_ByAxis, FromConv):
             "torch.export and torch.compile take the layer itself"
         )
 
-    def to_conv(self) -> _ConvNd:
+    def to_conv(self) -> _ConvNd | nn.Sequential:
         """Returns the plain convolution that computes the same, with the kernel as it is now.
 
         Its parameters are copies: later edits of either layer leave the other alone. They have the
@@ -277,7 +277,9 @@ class _DclsModule(_ByAxis, FromConv):
         Returns:
             A ``torch.nn.Conv1d``, ``Conv2d`` or ``Conv3d``; for a transposed layer a
             ``torch.nn.ConvTranspose1d``, ``2d`` or ``3d``. It has the same stride, padding,
-            ``padding_mode`` and groups, and its weight is the dense kernel.
+            ``padding_mode`` and groups, and its weight is the dense kernel. Where the two sides of
+            the padding differ, which torch's layers do not have, a ``torch.nn.Sequential`` of a
+            padding and such a convolution.
 
         Raises:
             TypeError: a subclass has its own ``forward`` or ``_conv_forward``, which need not
@@ -287,7 +289,7 @@ class _DclsModule(_ByAxis, FromConv):
                 does not fit the channels.
         """
         self._refuse_other_forwards()
-        return self._plain_convolution()
+        return self._with_padding(self._plain_convolution())
 
     def folded(self, conv: nn.Module) -> nn.Module:
         """Returns what ``DCLS.fold`` puts in the place of this layer.
@@ -296,23 +298,23 @@ class _DclsModule(_ByAxis, FromConv):
         same around a plain convolution. That module should not need the subclass.
 
         Args:
-            conv: the convolution that computes what ``forward`` of the DCLS class does, as
-                ``to_conv`` describes it.
+            conv: what computes the same as ``forward`` of the DCLS class, as ``to_conv`` describes
+                it.
 
         Example:
-            >>> class Causal(Dcls1d):
+            >>> class Gated(Dcls1d):
             ...     def forward(self, input):
-            ...         return super().forward(F.pad(input, (24, 0)))
+            ...         return super().forward(input).sigmoid()
             ...
             ...     def folded(self, conv):
-            ...         return nn.Sequential(nn.ConstantPad1d((24, 0), 0), conv)
+            ...         return nn.Sequential(conv, nn.Sigmoid())
         """
         return conv
 
     def _fold(self) -> nn.Module:
         """Returns what computes the same without DCLS; raises as ``to_conv``."""
         self._refuse_other_forwards(unless_folded=True)
-        module = self.folded(self._plain_convolution())
+        module = self.folded(self._with_padding(self._plain_convolution()))
         if not isinstance(module, nn.Module) or isinstance(module, _DclsModule):
             raise TypeError(
                 f"{type(self).__name__}.folded must return a torch.nn.Module without DCLS, "
@@ -320,11 +322,22 @@ class _DclsModule(_ByAxis, FromConv):
             )
         return module.train(self.training)
 
+    def _with_padding(self, conv: _ConvNd) -> _ConvNd | nn.Sequential:
+        """Puts the padding that ``conv`` lacks before it."""
+        if not self._is_one_sided():
+            return conv
+        names = {"zeros": "Constant", "reflect": "Reflection", "replicate": "Replication"}
+        kind = f"{names.get(self.padding_mode, 'Circular')}Pad{len(self.stride)}d"
+        value = (0.0,) if self.padding_mode == "zeros" else ()
+        pad: nn.Module = getattr(nn, kind)(self._explicit_padding(), *value)
+        return nn.Sequential(pad, conv).train(self.training)
+
     def _plain_convolution(self) -> _ConvNd:
         parameters = [self.weight, self.P, *(() if self.SIG is None else (self.SIG,))]
         with torch.no_grad():
             # A new tensor even where a DCK returns one of the parameters.
-            kernel = self._dense_kernel(self.weight, self.P, self.SIG).to(self.weight.dtype).clone()
+            kernel = self._dense_kernel(self._used_weight(), self.P, self.SIG)
+            kernel = kernel.to(self.weight.dtype).clone()
         first, second = self.in_channels, self.out_channels
         lead = (first, second // self.groups) if self.transposed else (second, first // self.groups)
         ndim = len(self.stride)
@@ -334,23 +347,26 @@ class _DclsModule(_ByAxis, FromConv):
                 f"got {tuple(kernel.shape)}"
             )
         more: dict[str, Any] = {"output_padding": self.output_padding} if self.transposed else {}
+        one_sided = self._is_one_sided()
+        padding: Any = 0 if one_sided else self.padding
         # On the meta device, so that no memory is taken and no random number is drawn.
         conv = PLAIN[self.transposed, ndim](
             self.in_channels,
             self.out_channels,
             tuple(kernel.shape[2:]),
             stride=self.stride,
-            padding=self.padding,
+            padding=padding,
             groups=self.groups,
             bias=False,
-            padding_mode=self.padding_mode,
+            padding_mode="zeros" if one_sided else self.padding_mode,
             device="meta",
             **more,
         )
         conv.weight = Parameter(kernel, requires_grad=any(p.requires_grad for p in parameters))
         if self.bias is not None:
             conv.bias = Parameter(self.bias.detach().clone(), self.bias.requires_grad)
-        conv._reversed_padding_repeated_twice = list(self._reversed_padding_repeated_twice)
+        if not one_sided:
+            conv._reversed_padding_repeated_twice = list(self._reversed_padding_repeated_twice)
         return conv.train(self.training)
 
     def _refuse_other_forwards(self, unless_folded: bool = False) -> None:

@@ -35,7 +35,8 @@ class _ByAxis(_ChoosesMethod):
             ValueError: ``version`` needs ``SIG`` and there is none.
         """
         SIG = None if self.SIG is None else gather(self.SIG)
-        return self._dense_kernel(gather(self.weight), gather(self.P), SIG).to(self.weight.dtype)
+        weight = gather(self._used_weight())
+        return self._dense_kernel(weight, gather(self.P), SIG).to(self.weight.dtype)
 
     def positions(self) -> Tensor:
         """Returns the positions by axis: row ``d`` belongs to learnable axis ``d`` of the kernel.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -91,10 +92,12 @@ class _ChoosesMethod(_TellsItsGrid):
         return (torch.is_grad_enabled() or traces) and self._any_requires_grad(tensors)
 
     def _pad(self, input: Tensor) -> tuple[Tensor, tuple[int, ...] | str]:
-        """Pads as ``padding_mode`` says; returns the padding that is left, of zeros."""
-        if self.padding_mode == "zeros":
-            return input, self.padding
-        padded = F.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)
+        """Pads where equal zeros would not do; returns the padding that is left, of zeros."""
+        if self.padding_mode == "zeros" and not self._is_one_sided():
+            both: Any = self.padding
+            return input, both
+        mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
+        padded = F.pad(input, self._reversed_padding_repeated_twice, mode=mode)
         return padded, (0,) * len(self.stride)
 
     def _choose(

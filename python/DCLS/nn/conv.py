@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.modules.conv import _ConvNd
 
 from DCLS import _checks
-from DCLS._types import Device, Method, PaddingMode, Version
+from DCLS._types import Device, Method, Padding, PaddingMode, Version
 from DCLS.nn.builders import (
     ConstructKernel1d,
     ConstructKernel2d,
@@ -31,7 +31,7 @@ class _DclsConv(_DclsNd):
         out_channels: int,
         kernel_count: int,
         stride: int | Sequence[int] = 1,
-        padding: int | Sequence[int] | str = 0,
+        padding: Padding = 0,
         dilated_kernel_size: int | Sequence[int] = 1,
         groups: int = 1,
         bias: bool = True,
@@ -55,8 +55,10 @@ class _DclsConv(_DclsNd):
             out_channels: number of output channels ``O``.
             kernel_count: number of elements ``K`` of a kernel.
             stride: step between outputs, an int or one for each axis; default 1.
-            padding: points added on both sides of the input, an int or one for each axis; or
-                ``same`` for an output of the input's size, ``valid`` for no padding. Default 0.
+            padding: points added on both sides of the input: an int, or for each axis an int or a
+                pair ``(before, behind)``. Or ``same`` for an output of the input's size, ``valid``
+                for no padding, ``causal`` for outputs that see no later input: time is the last axis,
+                with all padding before it, and other axes are padded as for ``same``. Default 0.
             dilated_kernel_size: number of grid points ``S`` of the kernel, an int or one for each
                 axis; default 1.
             groups: number of groups ``g``. It divides ``I`` and ``O``. Default 1.
@@ -130,7 +132,7 @@ class Dcls2d(_DclsConv):
         out_channels: int,
         kernel_count: int,
         stride: int | Sequence[int] = 1,
-        padding: int | Sequence[int] | str = 0,
+        padding: Padding = 0,
         dilated_kernel_size: int | Sequence[int] = 1,
         groups: int = 1,
         bias: bool = True,
@@ -155,8 +157,10 @@ class Dcls2d(_DclsConv):
             out_channels: number of output channels ``O``.
             kernel_count: number of elements ``K`` of a kernel.
             stride: step between outputs, an int or one for each axis; default 1.
-            padding: points added on both sides of the input, an int or one for each axis; or
-                ``same`` for an output of the input's size, ``valid`` for no padding. Default 0.
+            padding: points added on both sides of the input: an int, or for each axis an int or a
+                pair ``(before, behind)``. Or ``same`` for an output of the input's size, ``valid``
+                for no padding, ``causal`` for outputs that see no later input: time is the last axis,
+                with all padding before it, and other axes are padded as for ``same``. Default 0.
             dilated_kernel_size: number of grid points ``S`` of the kernel, an int or one for each
                 axis; default 1.
             groups: number of groups ``g``. It divides ``I`` and ``O``. Default 1.
@@ -243,7 +247,7 @@ class Dcls2dK1d(_DclsNd):
         out_channels: int,
         kernel_count: int,
         stride: int | Sequence[int] = 1,
-        padding: int | Sequence[int] | str = 0,
+        padding: Padding = 0,
         dilated_kernel_size: int | Sequence[int] = 1,
         groups: int = 1,
         bias: bool = True,
@@ -268,8 +272,10 @@ class Dcls2dK1d(_DclsNd):
             out_channels: number of output channels ``O``.
             kernel_count: number of elements ``K`` of a kernel.
             stride: step between outputs, an int or one for each axis; default 1.
-            padding: points added on both sides of the input, an int or one for each axis; or
-                ``same`` for an output of the input's size, ``valid`` for no padding. Default 0.
+            padding: points added on both sides of the input: an int, or for each axis an int or a
+                pair ``(before, behind)``. Or ``same`` for an output of the input's size, ``valid``
+                for no padding, ``causal`` for outputs that see no later input: time is the long axis,
+                with all padding before it, and other axes are padded as for ``same``. Default 0.
             dilated_kernel_size: number of grid points ``S`` along the long axis; default 1.
             groups: number of groups ``g``. It divides ``I`` and ``O``. Default 1.
             bias: whether the layer has a learnable bias; default True.
@@ -316,6 +322,9 @@ class Dcls2dK1d(_DclsNd):
     def _whole_kernel_size(self) -> tuple[int, ...]:
         (size,) = self.dilated_kernel_size
         return (1, size) if self.flat_dim else (size, 1)
+
+    def _time_axis(self) -> int:
+        return self.flat_dim
 
     def _describe(self) -> Iterator[str]:
         yield from super()._describe()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from DCLS._types import Device, Method, PaddingMode, Version
+from DCLS._types import Device, Method, Padding, PaddingMode, Version
 from DCLS.nn.builders import (
     ConstructKernel2_1d,
     ConstructKernel3_1d,
@@ -27,7 +27,7 @@ class _DclsConvN_M(_DclsN_Md):
         out_channels: int,
         kernel_count: int,
         stride: int | Sequence[int] = 1,
-        padding: int | Sequence[int] | str = 0,
+        padding: Padding = 0,
         dense_kernel_size: int | Sequence[int] = 1,
         dilated_kernel_size: int | Sequence[int] = 1,
         groups: int = 1,
@@ -52,8 +52,10 @@ class _DclsConvN_M(_DclsN_Md):
             out_channels: number of output channels ``O``.
             kernel_count: number of elements ``K`` at each point of the dense axes.
             stride: step between outputs, an int or one for each axis; default 1.
-            padding: points added on both sides of the input, an int or one for each axis; or
-                ``same`` for an output of the input's size, ``valid`` for no padding. Default 0.
+            padding: points added on both sides of the input: an int, or for each axis an int or a
+                pair ``(before, behind)``. Or ``same`` for an output of the input's size, ``valid``
+                for no padding, ``causal`` for outputs that see no later input: time is the last axis,
+                with all padding before it, and other axes are padded as for ``same``. Default 0.
             dense_kernel_size: number of grid points of the dense axes, which come first; an int or
                 one for each dense axis. Default 1.
             dilated_kernel_size: number of grid points ``S`` of the learnable axes, which come last;

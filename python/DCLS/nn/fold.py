@@ -28,7 +28,7 @@ def fold(model: Module, inplace: bool = False) -> Module:
     ``requires_grad`` and ``training``. A layer that is used in several places stays one layer.
     Parametrized layers are folded with the values that the parametrizations give now. Parameters
     that several layers shared become separate ones. A subclass whose ``forward`` does more than the
-    convolution, as padding on one side, says by its method ``folded`` what takes its place.
+    convolution says by its method ``folded`` what takes its place.
 
     Folding is not always faster: a plain convolution multiplies all cells of the kernel. An im2col
     layer between many channels took 124 ms where its folded one took 841. Fold such a layer to

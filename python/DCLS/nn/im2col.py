@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor
 from torch.fx import Proxy
 
@@ -85,14 +84,9 @@ class _Im2colConv(_DclsConv):
         self, input: Tensor, weight: Tensor, bias: Tensor | None, P: Tensor, SIG: Tensor | None
     ) -> Tensor:
         """Samples ``input`` at the positions and multiplies by the weights."""
-        ndim = len(self.stride)
         # torch.fx, which traces symbolically, knows no shapes: its graph takes batches only.
         batched = isinstance(input, Proxy) or self._is_batched(input)
-        x = input if batched else input.unsqueeze(0)
-        padding = self.padding
-        if self.padding_mode != "zeros":
-            x = F.pad(x, self._reversed_padding_repeated_twice, mode=self.padding_mode)
-            padding = (0,) * ndim
+        x, padding = self._pad(input if batched else input.unsqueeze(0))
         P, SIG = self._used_rows(P, SIG)
         output = im2col_conv(
             x,

@@ -33,16 +33,16 @@ def check_init_positions(
     return value  # type: ignore[no-any-return]
 
 
-def check_init_widths(value: Any, version: str) -> float | None:
+def check_init_widths(value: Any, version: str, name: str = "init_widths") -> float | None:
     """Returns ``value`` if widths of ``version`` can start from it; None for the version's own."""
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"init_widths must be a number or None, got {type(value).__name__}")
+        raise TypeError(f"{name} must be a number or None, got {type(value).__name__}")
     if not (math.isfinite(value) and value >= 0):
-        raise ValueError(f"init_widths must be finite and at least 0, got {value}")
+        raise ValueError(f"{name} must be finite and at least 0, got {value}")
     if version not in SIGMA_VERSIONS:
-        raise ValueError(f"init_widths must be None: version {version!r} has no widths")
+        raise ValueError(f"{name} must be None: version {version!r} has no widths")
     return float(value)
 
 

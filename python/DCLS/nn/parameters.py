@@ -58,7 +58,7 @@ class _DclsParameters(Module):
     out_channels: int
     kernel_count: int
     stride: tuple[int, ...]
-    padding: tuple[int, ...] | str
+    padding: tuple[int, ...] | tuple[tuple[int, int], ...] | str
     transposed: bool
     output_padding: tuple[int, ...]
     groups: int
@@ -98,6 +98,7 @@ class _DclsParameters(Module):
         )
         self.dilated_kernel_size = given["dilated_kernel_size"]
         self.transposed = _checks.flag("transposed", given.get("transposed", False))
+        self.padding = self.padding  # that of a transposed convolution has two equal sides
         self.output_padding = given.get("output_padding", 0)
         self.padding_mode = given["padding_mode"]
         self.version = given["version"]
@@ -130,12 +131,24 @@ class _DclsParameters(Module):
             if isinstance(self.__dict__.get("padding"), str):
                 _checks.padding_name(self.__dict__["padding"], value)
         elif name == "padding" and "stride" in self.__dict__:
-            value = _checks.padding(value, self.stride)
+            value = self._checked_padding(value)
         elif name == "output_padding" and "stride" in self.__dict__:
             value = _checks.integers(name, value, len(self.stride), 0)
         elif name == "padding_mode":
             value = _checks.choice(name, value, _checks.PADDING_MODES)
+            _check_causal(self.__dict__.get("padding"), value)
         super().__setattr__(name, value)
+
+    def _checked_padding(self, value: object) -> Any:
+        padding = _checks.padding(value, self.stride)
+        one_sided = padding == "causal" or isinstance(padding[0], tuple)
+        if one_sided and self.__dict__.get("transposed"):
+            raise ValueError(
+                "padding must be equal on both sides for a transposed convolution, where it cuts "
+                f"the output, got {value!r}"
+            )
+        _check_causal(padding, self.__dict__.get("padding_mode", "zeros"))
+        return padding
 
     def _make_parameters(self, bias: object, device: Any, dtype: object) -> None:
         """Creates the parameters in the order of 0.1.1: optimizers number them by it."""
@@ -288,16 +301,29 @@ class _DclsParameters(Module):
     def _explicit_padding(self) -> tuple[int, ...]:
         """Returns the padding as ``torch.nn.functional.pad`` takes it, last axis first."""
         kernel_size = self._given_kernel_size or self._whole_kernel_size()
-        if self.padding == "same" and len(kernel_size) != len(self.stride):
+        if self.padding in ("same", "causal") and len(kernel_size) != len(self.stride):
             raise ValueError(
                 "kernel_size must have one number for each of the "
-                f"{len(self.stride)} axes where padding='same', got {tuple(kernel_size)}"
+                f"{len(self.stride)} axes where padding={self.padding!r}, got {tuple(kernel_size)}"
             )
-        sides = _checks.padding_sides(self.padding, kernel_size, self.stride)
+        axis = self._time_axis()
+        sides = _checks.padding_sides(self.padding, kernel_size, self.stride, time_axis=axis)
         return tuple(zeros for pair in reversed(sides) for zeros in pair)
 
     #: The same, by the name that torch's layers have for it.
     _reversed_padding_repeated_twice = property(_explicit_padding)
+
+    def _used_weight(self) -> Tensor:
+        """Returns the weights that the layer computes with."""
+        return self.weight
+
+    def _is_one_sided(self) -> bool:
+        """Whether the padding before and behind an axis differs, so that torch's layers lack it."""
+        return self.padding == "causal" or isinstance(self.padding[0], tuple)
+
+    def _time_axis(self) -> int:
+        """Returns the axis of the convolution that ``padding="causal"`` takes for time."""
+        return len(self.stride) - 1
 
     def _rows_shape(self, weight_shape: Sequence[int]) -> tuple[int, ...]:
         """Returns the shape of a row of ``P`` and of ``SIG``: each weight has a position."""
@@ -421,6 +447,15 @@ class _DclsParameters(Module):
             self._given_kernel_size = tuple(before + after + 1 for before, after in ends)
         direct = own.pop("use_implicit_gemm", True)
         self.method = own.get("method", "auto" if direct else "conv")
+
+
+def _check_causal(padding: object, mode: str) -> None:
+    """Raises if values of the future would stand before the first input."""
+    if padding == "causal" and mode not in ("zeros", "replicate"):
+        raise ValueError(
+            f"padding_mode must be 'zeros' or 'replicate' for padding='causal', got {mode!r}, "
+            "which would put later inputs before the first one"
+        )
 
 
 def _first_argument(frame: FrameType) -> object:

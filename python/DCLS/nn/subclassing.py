@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import init
 
-from DCLS._types import Device, Method, PaddingMode, Version
+from DCLS._types import Device, Method, Padding, PaddingMode, Version
 from DCLS.nn.base import _DclsModule
 from DCLS.nn.initial import InitPositions
 
@@ -38,7 +38,7 @@ class _DclsNd(_DclsModule):
         out_channels: int,
         kernel_count: int,
         stride: int | Sequence[int],
-        padding: int | Sequence[int] | str,
+        padding: Padding,
         dilated_kernel_size: int | Sequence[int],
         transposed: bool,
         output_padding: int | Sequence[int],
@@ -61,7 +61,8 @@ class _DclsNd(_DclsModule):
             out_channels: number of output channels.
             kernel_count: number of elements of a kernel.
             stride: step between outputs, one int for each axis of the convolution.
-            padding: points added on both sides, one int for each axis, or ``same`` or ``valid``.
+            padding: points added on both sides, for each axis an int or a pair ``(before,
+                behind)``, or ``same``, ``valid`` or ``causal``, as ``Dcls1d`` takes it.
             dilated_kernel_size: number of grid points, one int for each learnable axis.
             transposed: whether the parameters are those of a transposed convolution.
             output_padding: points added to one side of a transposed output, one int for each axis.
@@ -112,7 +113,7 @@ class _DclsN_Md(_DclsModule):
         out_channels: int,
         kernel_count: int,
         stride: int | Sequence[int],
-        padding: int | Sequence[int] | str,
+        padding: Padding,
         dense_kernel_size: int | Sequence[int],
         dilated_kernel_size: int | Sequence[int],
         transposed: bool,
@@ -135,7 +136,8 @@ class _DclsN_Md(_DclsModule):
             out_channels: number of output channels.
             kernel_count: number of elements of a kernel at each point of the dense axes.
             stride: step between outputs, one int for each axis of the convolution.
-            padding: points added on both sides, one int for each axis, or ``same`` or ``valid``.
+            padding: points added on both sides, for each axis an int or a pair ``(before,
+                behind)``, or ``same``, ``valid`` or ``causal``, as ``Dcls1d`` takes it.
             dense_kernel_size: number of grid points, one int for each dense axis.
             dilated_kernel_size: number of grid points, one int for each learnable axis.
             transposed: whether the parameters are those of a transposed convolution.
