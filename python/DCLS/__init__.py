@@ -12,7 +12,7 @@ except ModuleNotFoundError as error:
         name="torch",
     ) from None
 
-from DCLS import cmake, construct, functional, im2col, losses, method, nn, plot, reference
+from DCLS import cmake, construct, delays, functional, im2col, losses, method, nn, plot, reference
 from DCLS._C import __version__
 from DCLS._moved import keep_old_paths as _keep_old_paths
 from DCLS._spec import VERSIONS
@@ -40,6 +40,7 @@ __all__ = [
     "construct",
     "construct_kernel",
     "convert_",
+    "delays",
     "fold",
     "freeze",
     "functional",

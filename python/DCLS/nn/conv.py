@@ -57,9 +57,8 @@ class _DclsConv(_DclsNd):
             stride: step between outputs, an int or one for each axis; default 1.
             padding: points added on both sides of the input: an int, or for each axis an int or a
                 pair ``(before, behind)``. Or ``same`` for an output of the input's size, ``valid``
-                for no padding, ``causal`` for outputs that see no later input. There time is
-                the last axis, with all padding before it, and other axes are padded as for ``same``.
-                Default 0.
+                for no padding, ``causal`` for outputs that see no later input. The last axis is
+                time, with all padding before it; others are padded as for ``same``. Default 0.
             dilated_kernel_size: number of grid points ``S`` of the kernel, an int or one for each
                 axis; default 1.
             groups: number of groups ``g``. It divides ``I`` and ``O``. Default 1.
@@ -160,9 +159,8 @@ class Dcls2d(_DclsConv):
             stride: step between outputs, an int or one for each axis; default 1.
             padding: points added on both sides of the input: an int, or for each axis an int or a
                 pair ``(before, behind)``. Or ``same`` for an output of the input's size, ``valid``
-                for no padding, ``causal`` for outputs that see no later input. There time is
-                the last axis, with all padding before it, and other axes are padded as for ``same``.
-                Default 0.
+                for no padding, ``causal`` for outputs that see no later input. The last axis is
+                time, with all padding before it; others are padded as for ``same``. Default 0.
             dilated_kernel_size: number of grid points ``S`` of the kernel, an int or one for each
                 axis; default 1.
             groups: number of groups ``g``. It divides ``I`` and ``O``. Default 1.
@@ -276,9 +274,8 @@ class Dcls2dK1d(_DclsNd):
             stride: step between outputs, an int or one for each axis; default 1.
             padding: points added on both sides of the input: an int, or for each axis an int or a
                 pair ``(before, behind)``. Or ``same`` for an output of the input's size, ``valid``
-                for no padding, ``causal`` for outputs that see no later input. There time is
-                the long axis, with all padding before it, and other axes are padded as for ``same``.
-                Default 0.
+                for no padding, ``causal`` for outputs that see no later input. The long axis is
+                time, with all padding before it; others are padded as for ``same``. Default 0.
             dilated_kernel_size: number of grid points ``S`` along the long axis; default 1.
             groups: number of groups ``g``. It divides ``I`` and ``O``. Default 1.
             bias: whether the layer has a learnable bias; default True.

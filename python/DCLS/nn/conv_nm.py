@@ -54,9 +54,8 @@ class _DclsConvN_M(_DclsN_Md):
             stride: step between outputs, an int or one for each axis; default 1.
             padding: points added on both sides of the input: an int, or for each axis an int or a
                 pair ``(before, behind)``. Or ``same`` for an output of the input's size, ``valid``
-                for no padding, ``causal`` for outputs that see no later input. There time is
-                the last axis, with all padding before it, and other axes are padded as for ``same``.
-                Default 0.
+                for no padding, ``causal`` for outputs that see no later input. The last axis is
+                time, with all padding before it; others are padded as for ``same``. Default 0.
             dense_kernel_size: number of grid points of the dense axes, which come first; an int or
                 one for each dense axis. Default 1.
             dilated_kernel_size: number of grid points ``S`` of the learnable axes, which come last;

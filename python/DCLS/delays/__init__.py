@@ -1,0 +1,12 @@
+"""Layers with learned delays, for spiking and audio networks.
+
+``DelayLinear`` is a connection with delays, ``Delay`` a delay for each channel, ``DelayConv1d`` and
+``DelayConv2d`` convolutions with delays. They take whole sequences, or one step at a time with the
+state as a tensor.
+"""
+
+from DCLS.delays.delay import Delay
+from DCLS.delays.linear import DelayLinear
+from DCLS.delays.step import Taps, unroll
+
+__all__ = ["Delay", "DelayLinear", "Taps", "unroll"]
