@@ -5,8 +5,9 @@
 state as a tensor.
 """
 
+from DCLS.delays.conv import DelayConv1d, DelayConv2d
 from DCLS.delays.delay import Delay
 from DCLS.delays.linear import DelayLinear
 from DCLS.delays.step import Taps, unroll
 
-__all__ = ["Delay", "DelayLinear", "Taps", "unroll"]
+__all__ = ["Delay", "DelayConv1d", "DelayConv2d", "DelayLinear", "Taps", "unroll"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import torch
@@ -145,7 +145,7 @@ class Delay(_DelayLayer, _DclsNd):
     ) -> Tensor:
         return super()._conv_forward(input, weight, bias, *_of_channels(P, SIG))
 
-    def _state_shape(self, batch: int) -> tuple[int, ...]:
+    def _state_shape(self, batch: int, space: Sequence[int] = ()) -> tuple[int, ...]:  # noqa: ARG002
         return (self.max_delay, self.in_channels, batch)
 
     def _make_taps(self) -> Taps:

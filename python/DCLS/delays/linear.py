@@ -225,7 +225,7 @@ class DelayLinear(_DelayLayer, _DclsNd):
         ))  # fmt: skip
         return kernel
 
-    def _state_shape(self, batch: int) -> tuple[int, ...]:
+    def _state_shape(self, batch: int, space: Sequence[int] = ()) -> tuple[int, ...]:  # noqa: ARG002
         axonal = self.sharing == "axonal"
         return (
             self.max_delay,

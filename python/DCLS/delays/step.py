@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -113,9 +113,13 @@ class StepForm(_DclsModule):
             TypeError: ``batch`` is no int.
             ValueError: ``batch`` is negative, or the layer is not causal.
         """
+        return self._empty_state(integer("batch", batch, 0), (), device, dtype)
+
+    def _empty_state(
+        self, batch: int, space: Sequence[int], device: Any, dtype: torch.dtype | None
+    ) -> Tensor:
         self._refuse_the_future()
-        shape = self._state_shape(integer("batch", batch, 0))
-        like = self.weight
+        shape, like = self._state_shape(batch, space), self.weight
         return torch.zeros(shape, device=like.device if device is None else device,
                            dtype=like.dtype if dtype is None else dtype)  # fmt: skip
 
@@ -180,7 +184,7 @@ class StepForm(_DclsModule):
     def _make_taps(self) -> Taps:
         raise NotImplementedError
 
-    def _state_shape(self, batch: int) -> tuple[int, ...]:
+    def _state_shape(self, batch: int, space: Sequence[int] = ()) -> tuple[int, ...]:
         raise NotImplementedError
 
     def _check_step(self, input: Tensor, state: Tensor) -> None:
@@ -189,7 +193,7 @@ class StepForm(_DclsModule):
             raise ValueError(
                 f"input must have the shape (batch, {self.in_channels}), got {tuple(input.shape)}"
             )
-        _check_state(state, self._state_shape(input.shape[0]))
+        check_state(state, self._state_shape(input.shape[0]))
 
     def _refuse_the_future(self) -> None:
         if not self.causal:
@@ -248,7 +252,8 @@ class StepForm(_DclsModule):
         return Lines(lines.flip(-1).movedim(-1, 0))
 
 
-def _check_state(state: Tensor, shape: tuple[int, ...]) -> None:
+def check_state(state: Tensor, shape: tuple[int, ...]) -> None:
+    """Raises unless it is a state of this shape."""
     if tuple(state.shape) != shape or not state.is_floating_point():
         raise ValueError(
             f"state must be what initial_state or a step returned, of the shape {shape}, got "
