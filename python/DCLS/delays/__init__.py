@@ -7,7 +7,19 @@ state as a tensor.
 
 from DCLS.delays.conv import DelayConv1d, DelayConv2d
 from DCLS.delays.delay import Delay
+from DCLS.delays.export import Connections, nir_node, to_arrays, to_nir
 from DCLS.delays.linear import DelayLinear
 from DCLS.delays.step import Taps, unroll
 
-__all__ = ["Delay", "DelayConv1d", "DelayConv2d", "DelayLinear", "Taps", "unroll"]
+__all__ = [
+    "Connections",
+    "Delay",
+    "DelayConv1d",
+    "DelayConv2d",
+    "DelayLinear",
+    "Taps",
+    "nir_node",
+    "to_arrays",
+    "to_nir",
+    "unroll",
+]

@@ -36,7 +36,8 @@ class Planes(NamedTuple):
         padded = F.pad(values, [zeros for pair in reversed(self.padding) for zeros in pair])
         convolve: Any = F.conv1d if len(self.stride) == 1 else F.conv2d
         sent: Tensor = convolve(padded, self.kernel, None, self.stride, 0, groups=self.groups)
-        return pending + sent.unflatten(1, (-1, len(pending))).movedim(2, 0)
+        by_step: Tensor = sent.unflatten(1, (-1, len(pending))).movedim(2, 0)
+        return pending + by_step
 
 
 class _DelayConv(_DelayLayer, _DclsN_Md):
