@@ -14,7 +14,7 @@ from DCLS import _checks
 from DCLS._types import Device, Method, Padding, Version
 from DCLS.delays._base import InitDelays, _DelayLayer, positive
 from DCLS.delays._layout import LAYOUTS
-from DCLS.delays.step import Taps, check_state
+from DCLS.delays.step import Taps, check_state, with_state
 from DCLS.nn.builders import ConstructKernel2_1d, ConstructKernel3_1d
 from DCLS.nn.subclassing import _DclsN_Md
 
@@ -31,13 +31,13 @@ class Planes(NamedTuple):
     stride: tuple[int, ...]
     groups: int
 
-    def onto(self, pending: Tensor, values: Tensor) -> Tensor:
-        """Adds what ``values`` (batch, inputs, *space) send to ``pending``, steps first."""
+    def onto(self, state: Tensor, values: Tensor) -> Tensor:
+        """Sends ``values`` (batch, inputs, *space)."""
         padded = F.pad(values, [zeros for pair in reversed(self.padding) for zeros in pair])
         convolve: Any = F.conv1d if len(self.stride) == 1 else F.conv2d
         sent: Tensor = convolve(padded, self.kernel, None, self.stride, 0, groups=self.groups)
-        by_step: Tensor = sent.unflatten(1, (-1, len(pending))).movedim(2, 0)
-        return pending + by_step
+        by_step: Tensor = sent.unflatten(1, (-1, len(state) + 1)).movedim(2, 0)
+        return with_state(by_step, state)
 
 
 class _DelayConv(_DelayLayer, _DclsN_Md):
@@ -169,8 +169,8 @@ class _DelayConv(_DelayLayer, _DclsN_Md):
         send = Planes(by_step, self._space_padding(), self.stride[: self._space], self.groups)
         return Taps(None, send, None)
 
-    def _advance(self, input: Tensor, pending: Tensor, taps: Taps) -> tuple[Tensor, Tensor]:
-        pending = taps.send.onto(pending, input)
+    def _advance(self, input: Tensor, state: Tensor, taps: Taps) -> tuple[Tensor, Tensor]:
+        pending = taps.send.onto(state, input)
         if self.bias is None:
             return pending[0], pending[1:]
         return pending[0] + self.bias.view(-1, *(1,) * self._space), pending[1:]

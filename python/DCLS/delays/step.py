@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from DCLS._checks import check_tensors, integer
+from DCLS._spec import SIGMA_VERSIONS
 from DCLS.functional import construct_kernel
 from DCLS.method import is_tracing, may_read
 from DCLS.nn.base import _DclsModule
@@ -18,14 +19,25 @@ from DCLS.nn.frozen import KernelCache, may_keep
 __all__ = ["Taps", "unroll"]
 
 
+# How values are sent. Each has a method ``onto(state, values)``, which returns what is on its way:
+# (max_delay + 1, outputs, batch), what arrives now first. The state is not written into.
+
+
+def with_state(sent: Tensor, state: Tensor) -> Tensor:
+    """Adds what was on its way to new memory that holds what is sent."""
+    total = sent.to(torch.promote_types(sent.dtype, state.dtype))
+    total[:-1].add_(state)
+    return total
+
+
 class Matrix(NamedTuple):
     """Sends each value to all outputs and steps: ``taps`` is (steps * outputs, inputs)."""
 
     taps: Tensor
 
-    def onto(self, pending: Tensor, values: Tensor) -> Tensor:
-        """Adds what ``values`` (inputs, batch) send to ``pending`` (steps, outputs, batch)."""
-        return pending + (self.taps @ values).view(*pending.shape)
+    def onto(self, state: Tensor, values: Tensor) -> Tensor:
+        """Sends ``values`` (inputs, batch)."""
+        return with_state((self.taps @ values).view(-1, *state.shape[1:]), state)
 
 
 class Lines(NamedTuple):
@@ -33,23 +45,24 @@ class Lines(NamedTuple):
 
     taps: Tensor
 
-    def onto(self, pending: Tensor, values: Tensor) -> Tensor:
-        """Adds what ``values`` (channels * count, batch) send to ``pending``."""
-        sent = self.taps.unsqueeze(-1) * values.view(*self.taps.shape[1:], -1)
-        return pending + sent.sum(2)
+    def onto(self, state: Tensor, values: Tensor) -> Tensor:
+        """Sends ``values`` (channels * count, batch)."""
+        sent = self.taps.unsqueeze(-1) * values.reshape(*self.taps.shape[1:], -1)
+        return with_state(sent.squeeze(2) if sent.shape[2] == 1 else sent.sum(2), state)
 
 
 class Jumps(NamedTuple):
-    """Sends each value to one channel at one step: ``targets`` are rows of what is pending."""
+    """Sends each value to one channel at one step: ``targets`` are rows of what is on its way."""
 
     targets: Tensor
     gain: float
 
-    def onto(self, pending: Tensor, values: Tensor) -> Tensor:
-        """Adds what ``values`` (channels * count, batch) send to ``pending``."""
-        flat = pending.flatten(0, 1)
-        sent = flat.index_add(0, self.targets, (values * self.gain).to(flat.dtype))
-        return sent.view(*pending.shape)
+    def onto(self, state: Tensor, values: Tensor) -> Tensor:
+        """Sends ``values`` (channels * count, batch)."""
+        pending = torch.cat((state, state.new_zeros(1, *state.shape[1:])))
+        sent = values.to(state.dtype).contiguous()
+        pending.flatten(0, 1).index_add_(0, self.targets, sent * self.gain)
+        return pending
 
 
 class Bags(NamedTuple):
@@ -63,8 +76,8 @@ class Bags(NamedTuple):
     starts: Tensor
     weights: Tensor
 
-    def onto(self, pending: Tensor, values: Tensor) -> Tensor:
-        """Adds what ``values`` (inputs, batch) send to ``pending`` (steps, outputs, batch)."""
+    def onto(self, state: Tensor, values: Tensor) -> Tensor:
+        """Sends ``values`` (inputs, batch)."""
         sent = F.embedding_bag(
             self.items,
             values.to(self.weights.dtype).contiguous(),
@@ -72,7 +85,7 @@ class Bags(NamedTuple):
             mode="sum",
             per_sample_weights=self.weights,
         )
-        return pending + sent.view(*pending.shape)
+        return with_state(sent.view(-1, *state.shape[1:]), state)
 
 
 class Taps(NamedTuple):
@@ -154,14 +167,12 @@ class StepForm(_DclsModule):
             raise TypeError(f"taps must be what taps() returned, got {type(taps).__name__}")
         self._check_step(input, state)
         taps = self._taps_now() if taps is None else taps
-        # What was on its way, and a step more behind it.
-        pending = F.pad(state, (0, 0) * (state.ndim - 1) + (0, 1))
-        return self._advance(input, pending, taps)
+        return self._advance(input, state, taps)
 
-    def _advance(self, input: Tensor, pending: Tensor, taps: Taps) -> tuple[Tensor, Tensor]:
+    def _advance(self, input: Tensor, state: Tensor, taps: Taps) -> tuple[Tensor, Tensor]:
         """Adds what the input sends; returns what arrives now, and the rest."""
         values = input.T if taps.before is None else taps.before @ input.T
-        pending = taps.send.onto(pending, values)
+        pending = taps.send.onto(state, values)
         output = pending[0] if taps.after is None else taps.after @ pending[0]
         output = output.T if self.bias is None else output.T + self.bias
         return output, pending[1:]
@@ -201,7 +212,8 @@ class StepForm(_DclsModule):
 
     def _taps_now(self) -> Taps:
         """Returns the taps, perhaps those of the last step."""
-        tensors = [t for t in (self._used_weight(), self.P, self.SIG) if t is not None]
+        SIG = self.SIG if self.version in SIGMA_VERSIONS else None
+        tensors = [t for t in (self._used_weight(), self.P, SIG) if t is not None]
         frozen = self._kernel_cache is not None
         if self._trains(tensors) or not may_keep(tensors) or not (frozen or may_read(tensors)):
             return self._make_taps()
