@@ -63,7 +63,16 @@ def test_every_link_of_the_site_leads_to_a_file_of_it() -> None:
 
 
 @pytest.mark.parametrize(
-    "page", ["im2col.md", "method.md", "migrating.md", "surgery.md", "toolkit.md", "tuning.md"]
+    "page",
+    [
+        "delays.md",
+        "im2col.md",
+        "method.md",
+        "migrating.md",
+        "surgery.md",
+        "toolkit.md",
+        "tuning.md",
+    ],
 )
 def test_code_runs_and_prints_what_it_says(page: str, capsys: pytest.CaptureFixture[str]) -> None:
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")
@@ -82,7 +91,15 @@ def test_the_api_page_names_all_there_is() -> None:
     for block in re.findall(r"^::: (\S+)\n    options:((?:\n      .*)*)", text, re.MULTILINE):
         members = re.search(r"members: \[(.*)\]", block[1])
         named |= {f"{block[0]}.{name}" for name in (members[1].split(", ") if members else ())}
-    for module in (functional, reference, im2col_modules, DCLS.cmake, DCLS.losses, DCLS.plot):
+    for module in (
+        functional,
+        reference,
+        im2col_modules,
+        DCLS.cmake,
+        DCLS.losses,
+        DCLS.plot,
+        DCLS.delays,
+    ):
         assert {f"{module.__name__}.{name}" for name in module.__all__} <= named
     layers = {name for name in DCLS.__all__ if isinstance(getattr(DCLS, name), type)}
     public = layers - {"_DclsNd", "_DclsN_Md"}
