@@ -67,18 +67,6 @@ class DepthwiseFirst(nn.Module):
         return self.linear(self.delay(input))
 
 
-class Expanded(nn.Module):
-    """Axonal delays as a synaptic layer whose outputs are given the same delays."""
-
-    def __init__(self, layer: DelayLinear) -> None:
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Convolves with the dense kernel."""
-        return self.layer(input)
-
-
 def set_width(layer: Any, width: float) -> None:
     """As a schedule does."""
     with torch.no_grad():
@@ -139,12 +127,12 @@ def sharing(options: argparse.Namespace) -> list[Row]:
     axonal = DelayLinear(CHANNELS, CHANNELS, MAX_DELAY, sharing="axonal")
     expanded = DelayLinear(CHANNELS, CHANNELS, MAX_DELAY)
     expanded.set_delays(axonal.delays().unsqueeze(0))
-    layers = {
+    layers: dict[str, nn.Module] = {
         "synaptic": DelayLinear(CHANNELS, CHANNELS, MAX_DELAY),
         "dendritic": DelayLinear(CHANNELS, CHANNELS, MAX_DELAY, sharing="dendritic"),
         "axonal": axonal,
         "axonal: delay, linear": DepthwiseFirst(),
-        "axonal: dense kernel": Expanded(expanded),
+        "axonal: dense kernel": expanded,
     }
     x, grad = problem()
     rows = []

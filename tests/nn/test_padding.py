@@ -105,6 +105,9 @@ def test_the_padding_follows_the_kernel_and_the_mode() -> None:
     x = torch.randn(1, 2, 9)
     module.dilated_kernel_size = 8
     assert module(x).shape == x.shape
+    module.stride = 2
+    assert module(x).shape[-1] == 5
+    module.stride = 1
     module.padding = (3, 1)
     assert module.padding == ((3, 1),)
     assert "padding=((3, 1),)" in repr(module)

@@ -18,6 +18,7 @@ from DCLS import _checks
 from DCLS._spec import SIGMA_VERSIONS
 from DCLS._types import Method, PaddingMode, Version
 from DCLS.method import check_method
+from DCLS.nn import padding
 from DCLS.nn.axes import axis_order, row_limits
 from DCLS.nn.builders import _ConstructKernel
 from DCLS.nn.editing import check_rows, clamp_rows, edit, on_whole
@@ -129,26 +130,16 @@ class _DclsParameters(Module):
             count = len(self.stride) if "stride" in self.__dict__ else self._ndim
             value = _checks.integers(name, value, count, 1, _checks.MAX_AXIS_SIZE)
             if isinstance(self.__dict__.get("padding"), str):
-                _checks.padding_name(self.__dict__["padding"], value)
+                _checks.padding(self.__dict__["padding"], value)
         elif name == "padding" and "stride" in self.__dict__:
-            value = self._checked_padding(value)
+            mode = self.__dict__.get("padding_mode", "zeros")
+            value = padding.checked(value, self.stride, mode, bool(self.__dict__.get("transposed")))
         elif name == "output_padding" and "stride" in self.__dict__:
             value = _checks.integers(name, value, len(self.stride), 0)
         elif name == "padding_mode":
             value = _checks.choice(name, value, _checks.PADDING_MODES)
-            _check_causal(self.__dict__.get("padding"), value)
+            padding.check_causal(self.__dict__.get("padding"), value)
         super().__setattr__(name, value)
-
-    def _checked_padding(self, value: object) -> Any:
-        padding = _checks.padding(value, self.stride)
-        one_sided = padding == "causal" or isinstance(padding[0], tuple)
-        if one_sided and self.__dict__.get("transposed"):
-            raise ValueError(
-                "padding must be equal on both sides for a transposed convolution, where it cuts "
-                f"the output, got {value!r}"
-            )
-        _check_causal(padding, self.__dict__.get("padding_mode", "zeros"))
-        return padding
 
     def _make_parameters(self, bias: object, device: Any, dtype: object) -> None:
         """Creates the parameters in the order of 0.1.1: optimizers number them by it."""
@@ -301,14 +292,7 @@ class _DclsParameters(Module):
     def _explicit_padding(self) -> tuple[int, ...]:
         """Returns the padding as ``torch.nn.functional.pad`` takes it, last axis first."""
         kernel_size = self._given_kernel_size or self._whole_kernel_size()
-        if self.padding in ("same", "causal") and len(kernel_size) != len(self.stride):
-            raise ValueError(
-                "kernel_size must have one number for each of the "
-                f"{len(self.stride)} axes where padding={self.padding!r}, got {tuple(kernel_size)}"
-            )
-        axis = self._time_axis()
-        sides = _checks.padding_sides(self.padding, kernel_size, self.stride, time_axis=axis)
-        return tuple(zeros for pair in reversed(sides) for zeros in pair)
+        return padding.explicit(self.padding, kernel_size, self.stride, self._time_axis())
 
     #: The same, by the name that torch's layers have for it.
     _reversed_padding_repeated_twice = property(_explicit_padding)
@@ -319,7 +303,7 @@ class _DclsParameters(Module):
 
     def _is_one_sided(self) -> bool:
         """Whether the padding before and behind an axis differs, so that torch's layers lack it."""
-        return self.padding == "causal" or isinstance(self.padding[0], tuple)
+        return padding.is_one_sided(self.padding)
 
     def _time_axis(self) -> int:
         """Returns the axis of the convolution that ``padding="causal"`` takes for time."""
@@ -441,21 +425,12 @@ class _DclsParameters(Module):
         for name in ("version", "method"):
             if f"_own_{name}" in own:
                 own[name] = own.pop(f"_own_{name}")
-        padding = own.pop("_reversed_padding_repeated_twice", ())
-        if padding and self.padding == "same" and tuple(padding) != self._explicit_padding():
-            ends = zip(padding[-2::-2], padding[::-2], strict=True)
+        sides = own.pop("_reversed_padding_repeated_twice", ())
+        if sides and self.padding == "same" and tuple(sides) != self._explicit_padding():
+            ends = zip(sides[-2::-2], sides[::-2], strict=True)
             self._given_kernel_size = tuple(before + after + 1 for before, after in ends)
         direct = own.pop("use_implicit_gemm", True)
         self.method = own.get("method", "auto" if direct else "conv")
-
-
-def _check_causal(padding: object, mode: str) -> None:
-    """Raises if values of the future would stand before the first input."""
-    if padding == "causal" and mode not in ("zeros", "replicate"):
-        raise ValueError(
-            f"padding_mode must be 'zeros' or 'replicate' for padding='causal', got {mode!r}, "
-            "which would put later inputs before the first one"
-        )
 
 
 def _first_argument(frame: FrameType) -> object:
