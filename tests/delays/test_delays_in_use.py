@@ -264,6 +264,30 @@ def test_torch_compiles_and_exports_it(kind: str) -> None:
         assert torch.allclose(output, want[t], atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+@every_layer
+def test_torch_traces_it(kind: str) -> None:
+    layer, x = make(kind), sequence()
+    want = layer(x)
+    for method in ("auto", "direct") if kind != "axonal" else ("auto",):
+        layer.method = method
+        assert torch.allclose(torch.fx.symbolic_trace(layer)(x), want, atol=1e-5)
+    with torch.no_grad():
+        assert torch.allclose(torch.jit.trace(layer, (x,))(x), want, atol=1e-5)
+    assert torch.allclose(torch.func.vmap(layer)(x[None])[0], want, atol=1e-5)
+
+
+def test_tune_and_the_repulsive_loss_take_them() -> None:
+    model = nn.Sequential(
+        DelayLinear(4, 6, 6, count=2), DelayLinear(6, 6, 6, sharing="axonal", count=2),
+        DelayLinear(6, 4, 6, sharing="dendritic"), Delay(4, 6),
+    )  # fmt: skip
+    report = DCLS.tune(model, sequence(), seconds=0.01, progress=False)
+    assert [row.method for row in report.rows][1] == "im2col"
+    assert len(report.rows) == 4
+    assert DCLS.losses.repulsion(model).isfinite()
+
+
 def leaky(current: Tensor, membrane: Tensor | None) -> tuple[Tensor, Tensor]:
     membrane = current if membrane is None else 0.5 * membrane + current
     return torch.tanh(membrane), membrane

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.fx import Proxy
 
 from DCLS import _checks
 from DCLS._types import Device, Method, Version
@@ -138,7 +139,10 @@ class Delay(_DelayLayer, _DclsNd):
         return (weight_shape[0], 1)
 
     def _dense_kernel(self, weight: Tensor, P: Tensor, SIG: Tensor | None) -> Tensor:
-        return super()._dense_kernel(weight, *_of_channels(P, SIG))
+        # In a forward pass they have this shape already.
+        if not isinstance(P, Proxy) and P.ndim == self.P.ndim:
+            P, SIG = _of_channels(P, SIG)
+        return super()._dense_kernel(weight, P, SIG)
 
     def _conv_forward(
         self, input: Tensor, weight: Tensor, bias: Tensor | None, P: Tensor, SIG: Tensor | None
@@ -160,7 +164,5 @@ class Delay(_DelayLayer, _DclsNd):
 
 
 def _of_channels(P: Tensor, SIG: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Returns the rows in the shape of ``weight``; they are so already in a kernel's own call."""
-    rows = [t if t is None or t.ndim == 4 else t.unsqueeze(-1) for t in (P, SIG)]
-    assert rows[0] is not None
-    return rows[0], rows[1]
+    """Returns the rows in the shape of ``weight``."""
+    return P.unsqueeze(-1), None if SIG is None else SIG.unsqueeze(-1)

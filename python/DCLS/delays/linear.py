@@ -169,11 +169,17 @@ class DelayLinear(_DelayLayer, _DclsNd):
             version=self.version,
         )
 
-    def _choose(self, x: Tensor, padding: Any, *rest: Any) -> Choice:
+    def _only_choice(self) -> Choice | None:
         if self.sharing == "axonal":
             return Choice("im2col", "the outputs share their delays: no kernel is built", "layer")
-        if self._is_synaptic:
+        return None
+
+    def _choose(self, x: Tensor, padding: Any, *rest: Any) -> Choice:
+        if self.sharing != "dendritic":
             return super()._choose(x, padding, *rest)
+        if isinstance(x, Proxy):
+            method = "direct" if self.method == "direct" else "conv"
+            return Choice(method, "a symbolic trace knows no sizes", "default")
         dtype = convolution_dtype(x, self.weight)
         if dtype is None:
             return Choice("conv", "the dtypes of input and parameters differ", "default")

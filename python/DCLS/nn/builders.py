@@ -164,7 +164,7 @@ class _ConstructKernel(Module):
         self, W: Tensor, P: Tensor, SIG: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Gives all tensors the shapes that ``DCLS.functional.construct_kernel`` takes."""
-        if isinstance(W, Proxy):  # torch.fx, which traces symbolically, knows no shapes
+        if isinstance(W, Proxy) or isinstance(P, Proxy):  # torch.fx knows no shapes
             return W, P, SIG
         _checks.check_tensors(weight=W, P=P)
         _checks.check_tensors(or_none=True, SIG=SIG)

@@ -100,6 +100,10 @@ class _ChoosesMethod(_TellsItsGrid):
         padded = F.pad(input, self._reversed_padding_repeated_twice, mode=mode)
         return padded, (0,) * len(self.stride)
 
+    def _only_choice(self) -> Choice | None:
+        """Returns what a layer takes whose kind leaves no choice; None for the others."""
+        return None
+
     def _choose(
         self,
         x: Tensor,
@@ -114,6 +118,9 @@ class _ChoosesMethod(_TellsItsGrid):
         ``kernel`` is that of a ``DCK`` that is not ours: all of its cells count. None if it has not
         been built.
         """
+        only = self._only_choice()
+        if only is not None:
+            return only
         if self.in_channels == 0 or self.out_channels == 0:
             # Torch's convolution refuses the one, and drops the output's channels with the other.
             return Choice("direct", "the layer has no channels on one side", "default")

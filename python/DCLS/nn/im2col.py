@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Tensor
 from torch.fx import Proxy
@@ -37,7 +36,7 @@ class _Im2colConv(_DclsConv):
             )
         self.__dict__["method"] = value
 
-    def _choose(self, *_: Any) -> Choice:
+    def _only_choice(self) -> Choice:
         return Choice("im2col", "an im2col layer builds no kernel", "layer")
 
     def _rows_shape(self, weight_shape: Sequence[int]) -> tuple[int, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -131,7 +130,7 @@ class _DclsTranspose(_DclsNd):
         _checks.choice("padding_mode", padding_mode, ("zeros",))
         self._set_up({**locals(), "transposed": True})
 
-    def _choose(self, *_: Any) -> Choice:
+    def _only_choice(self) -> Choice:
         return Choice("conv", "a transposed convolution is always torch's own", "layer")
 
     def _conv_forward(

@@ -196,8 +196,8 @@ def _rows(
 
 def _unasked(layer: Any) -> tuple[str, str, str]:
     """Method, source and reason of a layer that has asked nothing."""
-    if type(layer)._choose is not _ChoosesMethod._choose:  # its kind leaves no choice
-        choice = layer._choose()
+    choice = layer._only_choice()
+    if choice is not None:
         return choice.method, choice.source, choice.reason
     if layer.method != "auto":
         return layer.method, "asked", f"the layer's method is {layer.method!r}"
