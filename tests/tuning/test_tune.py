@@ -312,6 +312,9 @@ def test_import_stays_light() -> None:
     code = (
         "import sys, DCLS, torch\n"
         "DCLS.Dcls2d(2, 2, 1, dilated_kernel_size=3)(torch.ones(1, 2, 4, 4))\n"
+        "DCLS.delays.DelayLinear(2, 2, 3)(torch.ones(4, 1, 2))\n"
+        "heavy = {'matplotlib', 'nir', 'h5py', 'snntorch', 'spikingjelly', 'timm'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
         "print([name for name in sys.modules if name.startswith('DCLS.tuning.')])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
