@@ -4,10 +4,10 @@
     python benchmarks/bench_delays.py --check    # exit status 1 if a limit is not kept
 
 A training step of ``DelayLinear(256, 256, 24)``, that is 25 points, on 100 steps of 128 sequences:
-``synaptic`` at widths from 12 to 0.23, beside torch's convolution with the dense kernel (which is
-built, and padded for), and with ``--upstream`` the Dcls1d of 0.1.1 in the same place. ``over
-torch`` is how many times longer it takes than torch's convolution, and ``over 0.1.1`` than that,
-round by round. Then the other sharings, and ``axonal`` in three ways.
+``synaptic`` at widths from 12 to 0.23, beside torch's convolution with a dense kernel, and with
+``--upstream`` the Dcls1d of 0.1.1 in the same place. ``over torch`` is how many times longer it
+takes than torch's convolution, and ``over 0.1.1`` than that, round by round. Then the other
+sharings, and ``axonal`` in three ways.
 
 ``step`` is one step without gradients, beside ``nn.Linear`` of the size: with whole delays, and
 with those of gauss.
@@ -92,7 +92,7 @@ def schedule(options: argparse.Namespace) -> list[Row]:
     torch.manual_seed(0)
     layers: dict[str, nn.Module] = {OURS: DelayLinear(CHANNELS, CHANNELS, MAX_DELAY)}
     more: Any = {"dilated_kernel_size": MAX_DELAY + 1, "bias": False}
-    layers[TORCH] = Peer(DCLS.Dcls1d(CHANNELS, CHANNELS, 1, method="conv", **more))
+    layers[TORCH] = Peer(nn.Conv1d(CHANNELS, CHANNELS, MAX_DELAY + 1, bias=False))
     if options.upstream is not None:
         with conv_cases._quiet():
             theirs = machine.load_upstream(Path(options.upstream))
@@ -101,9 +101,10 @@ def schedule(options: argparse.Namespace) -> list[Row]:
     rows: list[Row] = []
     for width in WIDTHS:
         set_width(layers[OURS], width)
-        for name in list(layers)[1:]:
-            inner: Any = layers[name].layer
-            inner.load_state_dict(layers[OURS].state_dict())
+        peers: Any = layers
+        peers[TORCH].layer.weight.data.copy_(peers[OURS].kernel())
+        if UPSTREAM in layers:
+            peers[UPSTREAM].layer.load_state_dict(peers[OURS].state_dict())
         outputs = {name: layer(x) for name, layer in layers.items()}
         for name, output in outputs.items():
             harness.check_agreement(f"{OURS} differs from {name}", outputs[OURS], output, 2e-5)
