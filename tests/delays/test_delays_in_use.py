@@ -250,6 +250,23 @@ def test_the_state_is_explicit(kind: str) -> None:
     assert torch.allclose(fewer, want[5, :1], atol=1e-5)
 
 
+@every_layer
+def test_without_sequences_and_without_delays(kind: str) -> None:
+    layer = make(kind)
+    for rounded in (False, True):
+        if rounded:
+            DCLS.round_(layer)
+        with torch.no_grad():
+            output, state = layer.step(torch.randn(0, 4), layer.initial_state(0))
+            assert output.shape == layer(torch.randn(9, 0, 4))[0].shape
+            assert state.shape == layer.initial_state(0).shape
+    none = Delay(4, 0) if kind == "delay" else DelayLinear(4, 3, 0, sharing=kind)  # type: ignore[arg-type]
+    x = sequence()
+    output, state = none.step(x[0], none.initial_state(2))
+    assert state.shape[0] == 0
+    assert torch.allclose(output, none(x)[0], atol=1e-6)
+
+
 @pytest.mark.parametrize("kind", ["synaptic", "axonal"])
 def test_torch_compiles_and_exports_it(kind: str) -> None:
     layer, x = make(kind).eval(), sequence()

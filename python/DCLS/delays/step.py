@@ -37,7 +37,7 @@ class Matrix(NamedTuple):
 
     def onto(self, state: Tensor, values: Tensor) -> Tensor:
         """Sends ``values`` (inputs, batch)."""
-        return with_state((self.taps @ values).view(-1, *state.shape[1:]), state)
+        return with_state((self.taps @ values).view(len(state) + 1, *state.shape[1:]), state)
 
 
 class Lines(NamedTuple):
@@ -47,7 +47,7 @@ class Lines(NamedTuple):
 
     def onto(self, state: Tensor, values: Tensor) -> Tensor:
         """Sends ``values`` (channels * count, batch)."""
-        sent = self.taps.unsqueeze(-1) * values.reshape(*self.taps.shape[1:], -1)
+        sent = self.taps.unsqueeze(-1) * values.reshape(*self.taps.shape[1:], values.shape[-1])
         return with_state(sent.squeeze(2) if sent.shape[2] == 1 else sent.sum(2), state)
 
 
@@ -85,7 +85,7 @@ class Bags(NamedTuple):
             mode="sum",
             per_sample_weights=self.weights,
         )
-        return with_state(sent.view(-1, *state.shape[1:]), state)
+        return with_state(sent.view(len(state) + 1, *state.shape[1:]), state)
 
 
 class Taps(NamedTuple):
