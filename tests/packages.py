@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from typing import Any
 
 import pytest
@@ -25,20 +27,32 @@ _operators: list[torch.library.Library] = []
 
 def import_or_skip(name: str) -> Any:
     """Returns the package, or skips the test with a reason that says what is missing."""
+    if name in ("lightning", "timm"):
+        _let_torchvision_load()
     reason = f"{name} is not installed: pip install '.[{_EXTRAS[name]}]'"
+    return pytest.importorskip(name, reason=reason)
+
+
+def _let_torchvision_load() -> None:
+    """Gives torchvision, which some packages import if it is there, what its import asks for.
+
+    Beside a CPU build of torch, PyPI's torchvision does not find its operators.
+    """
+    if importlib.util.find_spec("torchvision") is None:
+        return
     try:
-        return pytest.importorskip(name, reason=reason)
+        importlib.import_module("torchvision")
     except RuntimeError as error:
-        # Beside a CPU build of torch, PyPI's torchvision does not find its operators. Its import
-        # asks for the schemas of these two.
         if "torchvision::" not in str(error) or _operators:
             raise
+        for module in [m for m in sys.modules if m.partition(".")[0] == "torchvision"]:
+            del sys.modules[module]
         _operators.append(torch.library.Library("torchvision", "FRAGMENT"))
         for operator in ("nms", "qnms"):
             _operators[0].define(
                 f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
             )
-        return pytest.importorskip(name, reason=reason)
+        importlib.import_module("torchvision")
 
 
 def import_all_or_skip(code: str) -> None:
