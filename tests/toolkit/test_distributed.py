@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -155,16 +154,15 @@ def sharded() -> None:
     check(shard(plain), plain)
 
 
-def process(rank: int, folder: str, work: Callable[[], None]) -> None:
+def process(rank: int, folder: str) -> None:
     """What each process runs."""
     with process_group(rank, WORLD, folder, 120):
-        work()
+        data_parallel()
+        if FULLY_SHARDS:
+            sharded()
 
 
-def test_data_parallel_training_equals_that_of_one_process(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(process, (str(tmp_path), data_parallel), nprocs=WORLD)
-
-
-@pytest.mark.skipif(not FULLY_SHARDS, reason="fully_shard of this torch needs a GPU")
-def test_sharded_training_equals_that_of_one_process(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(process, (str(tmp_path), sharded), nprocs=WORLD)
+def test_training_in_two_processes_equals_that_of_one(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(process, (str(tmp_path),), nprocs=WORLD)
+    if not FULLY_SHARDS:
+        pytest.skip("fully_shard of this torch needs a GPU; DDP was compared")
