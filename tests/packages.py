@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -20,6 +21,15 @@ _EXTRAS = {
     "sklearn": "demo",
     "timm": "timm",
 }
+
+#: What these packages warn of, their own use of others and the machine.
+_THEIR_WARNINGS = (
+    "ignore::DeprecationWarning",
+    "ignore::FutureWarning",
+    "ignore:.*num_workers.*:UserWarning",
+    "ignore:.*logging interval.*:UserWarning",
+    "ignore:.*available but not used.*:UserWarning",
+)
 
 #: Operators of torchvision, for as long as this object lives.
 _operators: list[torch.library.Library] = []
@@ -53,6 +63,13 @@ def _let_torchvision_load() -> None:
                 f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
             )
         importlib.import_module("torchvision")
+
+
+def without_their_warnings(test: Callable[..., Any]) -> Callable[..., Any]:
+    """Lets a test pass that has warnings of these packages."""
+    for warning in _THEIR_WARNINGS:
+        test = pytest.mark.filterwarnings(warning)(test)
+    return test
 
 
 def import_all_or_skip(code: str) -> None:

@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-from packages import import_all_or_skip
+from packages import import_all_or_skip, without_their_warnings
 
 from DCLS import cli
 
@@ -19,8 +19,7 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # timm's own
-@pytest.mark.filterwarnings("ignore::FutureWarning")
+@without_their_warnings
 @pytest.mark.parametrize("number", range(len(blocks("python"))))
 def test_code_runs_and_prints_what_it_says(number: int, capsys: pytest.CaptureFixture[str]) -> None:
     code = blocks("python")[number]

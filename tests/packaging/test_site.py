@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from packages import import_all_or_skip
+from packages import import_all_or_skip, without_their_warnings
 
 import DCLS
 from DCLS import functional, reference
@@ -78,9 +78,7 @@ def code_of_the_pages() -> Iterator[Any]:
             yield pytest.param(part, id=f"{page.stem}-{number}")
 
 
-# timm's own, and Lightning's.
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.filterwarnings("ignore::FutureWarning")
+@without_their_warnings
 @pytest.mark.parametrize("blocks", list(code_of_the_pages()))
 def test_code_runs_and_prints_what_it_says(
     blocks: list[tuple[str, str]],

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from layers import assert_close
-from packages import import_or_skip
+from packages import import_or_skip, without_their_warnings
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, TensorDataset
@@ -154,8 +154,7 @@ def accelerate() -> Iterator[Any]:
     package.state.AcceleratorState._reset_state(True)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.filterwarnings("ignore::FutureWarning")
+@without_their_warnings
 def test_accelerate_trains_saves_and_goes_on(accelerate: Any, tmp_path: Path) -> None:
     accelerator = accelerate.Accelerator(cpu=True, gradient_accumulation_steps=2)
     model = Net()
@@ -190,10 +189,7 @@ def test_accelerate_trains_saves_and_goes_on(accelerate: Any, tmp_path: Path) ->
     assert_trained(accelerator.unwrap_model(model), train_by_hand(Net()))
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.filterwarnings("ignore::FutureWarning")
-@pytest.mark.filterwarnings("ignore:.*num_workers.*:UserWarning")
-@pytest.mark.filterwarnings("ignore:.*logging interval.*:UserWarning")
+@without_their_warnings
 def test_lightning_trains_saves_and_goes_on(tmp_path: Path) -> None:
     lightning = import_or_skip("lightning")
 

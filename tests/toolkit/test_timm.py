@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from layers import assert_close
-from packages import import_or_skip
+from packages import import_or_skip, without_their_warnings
 from torch import nn
 
 import DCLS
@@ -17,8 +17,7 @@ def is_regular(module: nn.Module, name: str) -> bool:
     return isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.filterwarnings("ignore::FutureWarning")
+@without_their_warnings
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize(
     ("name", "size", "count", "more"),
