@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import platform
@@ -42,8 +43,12 @@ def devices() -> dict[str, Any]:
     return {"torch": _torch_info(), "cuda": dict(_C.cuda_status())}
 
 
+@functools.cache
 def _devices_seen_by_a_child() -> dict[str, Any]:
-    """Returns ``devices`` of another process, so that this one may still fork."""
+    """Returns ``devices`` of another process, so that this one may still fork.
+
+    It is asked once: starting a process that imports torch takes seconds.
+    """
     code = f"import json, sys; sys.path[:0] = {sys.path!r}; from DCLS import info"
     code += "; print(json.dumps(info.devices()))"
     child = subprocess.run(

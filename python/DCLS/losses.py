@@ -78,7 +78,9 @@ def _crowding(P: Tensor) -> Tensor:
             for row in range(0, count, rows):
                 # The backward pass computes the distances again.
                 part = P[:, kernel : kernel + some]
-                total = total + checkpoint(_near, part, row, rows, use_reentrant=False)
+                total = total + checkpoint(
+                    _near, part, row, rows, use_reentrant=False, preserve_rng_state=False
+                )
     return 2 * total / (count * (count - 1) * max(kernels, 1))
 
 

@@ -6,6 +6,7 @@ of them opens a window or needs a display. TensorBoard takes the figures by ``ad
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -29,10 +30,11 @@ _PANEL = 2.4  # inches
 
 
 def kernels(layer: Module, count: int = 4, axes: Iterable[Axes] | None = None) -> Figure:
-    """Draws the dense kernels with the largest norms, and the elements of the DCLS class on them.
+    """Draws the dense kernels with the largest norms, and a circle for each of their elements.
 
     A kernel with one axis is a line, one with two an image whose colours go from minus to plus its
-    largest value, and one with three the sum along its first axis.
+    largest value, and one with three the sum along its first axis. Learnable axes count positions,
+    dense ones points.
 
     Args:
         layer: a DCLS layer.
@@ -49,20 +51,43 @@ def kernels(layer: Module, count: int = 4, axes: Iterable[Axes] | None = None) -
         ModuleNotFoundError: matplotlib is not installed.
     """
     layer = _layer(layer)
-    dense = _array(_ByAxis.kernel(layer).flatten(0, 1))
+    whole, size = _ByAxis.kernel(layer), (*layer.dense_kernel_size, *layer.dilated_kernel_size)
+    dense = _array(whole).reshape(-1, *size)
     panels = _panels(axes, min(integer("count", count, 1), len(dense)))
     order = dense.flatten(1).norm(dim=1).argsort(descending=True)
+    edges = [_edges(n) for n in layer.dilated_kernel_size]
+    edges = [[n - 0.5 for n in range(points + 1)] for points in layer.dense_kernel_size] + edges
+    circle = {"facecolor": "none", "edgecolor": "black", "s": 12, "linewidth": 0.7}
     for panel, kernel in zip(panels, order.tolist(), strict=False):
-        image = dense[kernel]
+        image, at = dense[kernel], _elements(layer, kernel, whole.shape[1])
         if image.ndim == 1:
-            panel.stem(_grid(len(image)), image.numpy())
+            panel.stem([edge + 0.5 for edge in edges[0][:-1]], image.numpy())
+            panel.scatter(at[0].numpy(), torch.zeros_like(at[0]).numpy(), **circle)
             panel.set_xlabel("position")
         else:
             image = image.sum(0) if image.ndim == 3 else image
             most = float(image.abs().max()) or 1.0
-            panel.imshow(image.numpy(), cmap="RdBu_r", vmin=-most, vmax=most)
-        panel.set_title(f"{kernel // layer.kernel().shape[1]}, {kernel % layer.kernel().shape[1]}")
+            rows, columns = edges[-2:]
+            extent = (columns[0], columns[-1], rows[-1], rows[0])
+            panel.imshow(image.numpy(), cmap="RdBu_r", vmin=-most, vmax=most, extent=extent)
+            panel.scatter(at[-1].numpy(), at[-2].numpy(), **circle)
+        panel.set_title(f"{kernel // whole.shape[1]}, {kernel % whole.shape[1]}")
     return _figure(panels)
+
+
+def _elements(layer: _DclsModule, kernel: int, inputs: int) -> Tensor:
+    """Returns where the elements of a kernel are, ``(axes, elements)``, dense axes first."""
+    P = _array(_ByAxis.positions(layer)).flatten(1, -2)
+    points = math.prod(layer.dense_kernel_size)
+    if len(P[0]) != math.prod(layer.weight.shape[:-1]):
+        # All outputs of a group have the positions of its inputs.
+        group = kernel // inputs // (layer.out_channels // layer.groups)
+        kernel = group * inputs + kernel % inputs
+    P = P[:, kernel * points : (kernel + 1) * points]
+    lines = [torch.arange(n, dtype=P.dtype) for n in layer.dense_kernel_size]
+    grid = torch.meshgrid(*lines, indexing="ij") if lines else ()
+    dense = [line.reshape(-1, 1).expand_as(P[0]) for line in grid]
+    return torch.stack([*dense, *P]).flatten(1)
 
 
 def positions(layer: Module, start: Tensor | None = None, ax: Axes | None = None) -> Figure:
@@ -109,8 +134,8 @@ def positions(layer: Module, start: Tensor | None = None, ax: Axes | None = None
             panel.plot(x0, y0, ".", color="0.5", markersize=2, label="start")
         panel.plot(x, y, ".", color="#b2182b", markersize=3, label="now")
         _frame(panel, layer.dilated_kernel_size)
-    if start is not None:
-        panel.legend()
+    if start is not None:  # above the points, which may be anywhere
+        panel.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False)
     return _figure([panel])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -67,6 +68,52 @@ def make(monkeypatch, capsys):
 
 def test_the_committed_page_is_current(make):
     assert make("--check") == (0, "")
+
+
+#: Rows of the tables of docs/choosing.md: the file, the case, and the version of im2col cases.
+CONV = [
+    ("8x96x56x56:17x17:34:v1", ""),
+    ("8x96x56x56:23x23:26:gauss", ""),
+    ("8x256x4096:129:16:v1", ""),
+    ("2x32x16x32x32:9x9x9:20:v1", ""),
+    ("32x256x100:25:1:v1:1", ""),
+    ("32x256x100:25:1:gauss:1", ""),
+    ("8x64x56x56 to 64, 9 in 15", "v0"),
+    ("8x64x56x56 to 64, 9 in 31", "v0"),
+]
+
+
+def fastest(case: str, version: str, step: str, methods: set[str], layout: str = "") -> dict:
+    """The row of results with the least time."""
+    name = "im2col-cpu" if version else "conv-cpu"
+    results = json.loads((ROOT / f"benchmarks/results/{name}.json").read_text())["results"]
+    rows = [r for r in results if r["case"] == case and r["pass"] == step]
+    rows = [r for r in rows if r["method"] in methods and r.get("version", "") == version]
+    rows = [r for r in rows if r.get("positions") != "initial" and layout in r.get("layout", "")]
+    return min(rows, key=lambda row: row["ms"][0])
+
+
+def numbers(cells: list[str]) -> list[float]:
+    """The times in ms and the memory in MiB."""
+    found = re.findall(r"([\d.]+) (ms|s|MiB)", " ".join(cells))
+    return [1000 * float(n) if unit == "s" else float(n) for n, unit in found]
+
+
+def test_the_figures_of_the_page_on_choosing_are_those_of_the_results():
+    text = (ROOT / "docs" / "choosing.md").read_text()
+    rows = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("|")]
+    timed = [numbers(row[1:]) for row in rows if numbers(row[1:])]
+    want = []
+    for case, version in CONV:
+        ours = fastest(case, version, "forward+backward", {"dcls", "im2col"})
+        torch = fastest(case, version, "forward+backward", {"conv"})
+        want.append([ours["ms"][0], ours["MiB"], torch["ms"][0], torch["MiB"]])
+    for number, layout in ((0, "channels_last"), (0, "contiguous"), (3, ""), (4, ""), (6, "")):
+        both = ({"dcls", "im2col"}, {"conv"})
+        want.append([fastest(*CONV[number], "forward", m, layout)["ms"][0] for m in both])
+    assert len(timed) == len(want)
+    for got, expected in zip(timed, want, strict=True):
+        assert got == pytest.approx(expected, rel=0.03)
 
 
 def test_without_results_it_says_so(make, tmp_path):

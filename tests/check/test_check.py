@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from DCLS import _C, VERSIONS, check, cli
+from DCLS import _C, VERSIONS, check, cli, info
 from DCLS._native import dense
 from DCLS.check import steps, values
 from DCLS.tuning import measure
@@ -21,9 +21,16 @@ from DCLS.tuning.decide import Decision, Trial
 CPU = torch.device("cpu")
 
 
+@pytest.fixture(scope="module")
+def facts() -> dict[str, Any]:
+    """What ``info.collect`` finds. It takes seconds: another process imports torch."""
+    return info.collect()
+
+
 @pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+def _quick(facts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """One size, two versions, no time is taken."""
+    monkeypatch.setattr(info, "collect", lambda: facts)
     monkeypatch.setattr(values, "_SIZES", ((4, 5),))
     monkeypatch.setattr(values, "VERSIONS", ("v1", "gauss"))
     decision = Decision("direct", {"conv": Trial(2e-3), "direct": Trial(1e-3)})

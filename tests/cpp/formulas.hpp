@@ -104,10 +104,14 @@ inline ElementBounds element_bounds(Version version, int ndim, const std::int64_
       most = std::max(most, taps[d].back().value.value);
     }
     if (version == Version::kGauss) {
-      // Taps below this part of the largest may be dropped: all of them is error then.
-      const double part = eps < 1e-10 ? 3.1e-20 : 1.1e-10;
+      // Taps below this part of the largest may be dropped, and taps that are no normal numbers:
+      // all of them is error then.
+      const bool is_double = eps < 1e-10;
+      const double part = is_double ? 3.1e-20 : 1.1e-10;
+      const double lowest = is_double ? 1.01 * std::exp(kLowestExponent<double>)
+                                      : 1.01 * std::exp(kLowestExponent<float>);
       for (TapBound& tap : taps[d]) {
-        if (tap.value.value > part * most) continue;
+        if (tap.value.value > std::max(part * most, lowest)) continue;
         for (Bound* const bound : {&tap.value, &tap.by_position, &tap.by_width}) {
           bound->error += std::abs(bound->value) / eps;
         }

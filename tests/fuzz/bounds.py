@@ -14,6 +14,7 @@ has.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -29,6 +30,9 @@ TAP_ROUNDINGS = 8
 #: Taps of a gaussian below this part of the largest one may be dropped: see construct_kernel, which
 #: gives the first digit.
 DROPPED = {torch.float32: 1.1e-10, torch.float64: 3.1e-20}
+
+#: And taps below this, which are no normal numbers: kLowestExponent of exponential.hpp.
+LOWEST = {torch.float32: 1.01 * math.exp(-87), torch.float64: 1.01 * math.exp(-708)}
 
 
 @dataclass
@@ -145,9 +149,10 @@ def _axis_taps(
         # The exponent z * z / 2 has some roundings: the tap has them z * z times.
         relative = relative + 4 * z.nan_to_num(0, 0, 0) ** 2
         absolute = torch.zeros_like(t)
-        part = DROPPED[torch.float64 if eps < 1e-10 else torch.float32]
+        dtype = torch.float64 if eps < 1e-10 else torch.float32
+        smallest = (DROPPED[dtype] * t.amax(-1, keepdim=True)).clamp(min=LOWEST[dtype])
         # All of it is error then, and all of its derivatives.
-        dropped = (t <= part * t.amax(-1, keepdim=True)) / eps
+        dropped = (t <= smallest) / eps
     tap = Bound(t, (relative + dropped) * t + absolute)
 
     def derivative(d: Tensor) -> Bound:

@@ -105,6 +105,7 @@ def test_info_leaves_cuda_to_another_process(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_info_tells_what_failed_in_the_other_process(monkeypatch: pytest.MonkeyPatch) -> None:
     failed = subprocess.CompletedProcess("", 1, "", "no torch")
+    info._devices_seen_by_a_child.cache_clear()  # no test before it counts
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: failed)
     with pytest.raises(RuntimeError, match="no torch"):
         info.collect()

@@ -5,10 +5,13 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
+from packages import import_all_or_skip, without_their_warnings
 
 import DCLS
 from DCLS import functional, reference
@@ -62,27 +65,40 @@ def test_every_link_of_the_site_leads_to_a_file_of_it() -> None:
     assert links > 10
 
 
-@pytest.mark.parametrize(
-    "page",
-    [
-        "delays.md",
-        "im2col.md",
-        "method.md",
-        "migrating.md",
-        "surgery.md",
-        "toolkit.md",
-        "tuning.md",
-    ],
-)
-def test_code_runs_and_prints_what_it_says(page: str, capsys: pytest.CaptureFixture[str]) -> None:
-    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
-    blocks = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    assert blocks
-    for code in blocks:
-        expected = re.findall(r"^ *print\(.*\)  # (.*)$", code, re.MULTILINE)
-        assert len(expected) == code.count("print(")
-        exec(compile(code, page, "exec"), {})
-        assert capsys.readouterr().out.splitlines() == expected
+#: A block of code, and what it prints if that comes as text.
+BLOCK = re.compile(r"^```python\n(.*?)^```$(?:\n\n```text\n(.*?)^```$)?", re.MULTILINE | re.DOTALL)
+
+
+def code_of_the_pages() -> Iterator[Any]:
+    """Yields each block of code; those of the tutorial together, since they go on from the last."""
+    for page in sorted((ROOT / "docs").glob("*.md")):
+        blocks = BLOCK.findall(page.read_text(encoding="utf-8"))
+        parts = [blocks] if page.stem == "tutorial" else [[block] for block in blocks]
+        for number, part in enumerate(parts, 1):
+            yield pytest.param(part, id=f"{page.stem}-{number}")
+
+
+@without_their_warnings
+@pytest.mark.parametrize("blocks", list(code_of_the_pages()))
+def test_code_runs_and_prints_what_it_says(
+    blocks: list[tuple[str, str]],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    # A group of one process, as torchrun would make it; port 0 is any that is free.
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "1"), ("MASTER_PORT", "0")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MASTER_ADDR", "localhost")
+    names: dict[str, object] = {"__name__": "__main__"}
+    for code, printed in blocks:
+        import_all_or_skip(code)
+        capsys.readouterr()
+        comments = re.findall(r"^ *print\(.*\)  # (.*)$", code, re.MULTILINE)
+        assert printed or len(comments) == code.count("print(")
+        exec(compile(code, "a page", "exec"), names)
+        assert capsys.readouterr().out.splitlines() == (printed.splitlines() or comments)
 
 
 def test_the_api_page_names_all_there_is() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,6 +21,10 @@ pytestmark = pytest.mark.skipif(not dist.is_available(), reason="torch has no to
 #: torch 2.6's fully_shard calls what the streams of its CPUs do not have.
 FULLY_SHARDS = hasattr(torch.cpu.Stream, "record_event")
 WORLD = 2
+
+
+def dcls_layers(model: nn.Module) -> list[nn.Module]:
+    return [m for m in model.modules() if hasattr(m, "clamp_parameters")]
 
 
 def whole(model: nn.Module) -> dict[str, Tensor]:
@@ -43,12 +46,18 @@ def train(model: nn.Module, x: Tensor, y: Tensor) -> None:
     optimizer = torch.optim.SGD(DCLS.param_groups(model, 0.5, 0.05, position_lr_scale=3000))
     DCLS.clamp_after_step(optimizer, model)
     schedule = DCLS.WidthSchedule(model, 2.0, steps=3)
+    tracker = DCLS.PositionTracker(model)
     for _ in range(3):
         optimizer.zero_grad()
         loss = nn.functional.cross_entropy(model(x), y) + DCLS.losses.repulsion(model)
         loss.backward()
         optimizer.step()
         schedule.step()
+        tracker.update()
+    for name, layer in tracker._layers:
+        if name in tracker.positions():
+            last, rows = tracker.positions()[name][-1], layer.positions().detach().flatten(1, -2)
+            assert_close(last[:, 0], rows[:, 0].float(), 1e-6)
 
 
 def rounded_and_back(model: nn.Module, x: Tensor) -> Tensor:
@@ -63,7 +72,27 @@ def rounded_and_back(model: nn.Module, x: Tensor) -> Tensor:
     return output
 
 
-def check(model: nn.Module, plain: Net, relative: float = 1e-9) -> None:
+def converted(share: str | None) -> nn.Sequential:
+    """Two depthwise layers, and an im2col one, in the place of convolutions."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 2, stride=2),
+        nn.Conv2d(4, 4, 3, padding=1, groups=4),
+        nn.GELU(),
+        nn.Conv2d(4, 4, 3, padding=1, groups=4),
+        nn.Conv2d(4, 16, 3),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(16, 3),
+    ).double()
+    places = {"1", "3", "4"}
+    DCLS.convert_(
+        model, dilated_kernel_size=7, share=share, filter_fn=lambda _, name: name in places
+    )
+    return model
+
+
+def check(model: nn.Module, plain: nn.Module, relative: float = 1e-9) -> None:
     x, y = batch()
     x, y = x[:4].double(), y[:4]
     mine = slice(2 * dist.get_rank(), 2 * dist.get_rank() + 2)
@@ -80,6 +109,9 @@ def check(model: nn.Module, plain: Net, relative: float = 1e-9) -> None:
         assert_close(output, rounded_and_back(plain, x), 1e-7)
         assert (output - before).abs().max() > 1e-6
         assert_close(model(x), before, 1e-7)
+        DCLS.freeze(model)
+        for _ in range(2):
+            assert_close(model(x), before, 1e-7)
     assert DCLS.lost_elements(model) == {}
 
 
@@ -87,18 +119,28 @@ def data_parallel() -> None:
     torch.manual_seed(0)
     model = Net().double()
     check(DistributedDataParallel(copy.deepcopy(model)), model)
+    model = converted("stage")
+    wrapped = DistributedDataParallel(copy.deepcopy(model))
+    check(wrapped, model)
+    x = batch()[0].double()
+    assert_close(DCLS.fold(wrapped.module)(x), DCLS.fold(model)(x), 1e-7)
+
+
+def shard(plain: nn.Module) -> nn.Module:
+    from torch.distributed.fsdp import fully_shard
+
+    model = copy.deepcopy(plain)
+    mesh = init_device_mesh("cpu", (WORLD,))
+    for layer in dcls_layers(model):
+        fully_shard(layer, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    return model
 
 
 def sharded() -> None:
-    from torch.distributed.fsdp import fully_shard
-
     torch.manual_seed(0)
     plain = Net(share=False).double()
-    model = copy.deepcopy(plain)
-    mesh = init_device_mesh("cpu", (WORLD,))
-    for layer in layers_of(model):
-        fully_shard(layer, mesh=mesh)
-    fully_shard(model, mesh=mesh)
+    model = shard(plain)
     check(model, plain)
     model.stages[0][0].depthwise.reshard()
     for got, want in zip(layers_of(model), layers_of(plain), strict=True):
@@ -108,18 +150,19 @@ def sharded() -> None:
         assert (whole(got)["P"] == 1).all()
     DCLS.round_(model)
     assert {layer.version for layer in layers_of(model)} == {"v1"}
+    plain = converted(None)
+    check(shard(plain), plain)
 
 
-def process(rank: int, folder: str, work: Callable[[], None]) -> None:
+def process(rank: int, folder: str) -> None:
     """What each process runs."""
     with process_group(rank, WORLD, folder, 120):
-        work()
+        data_parallel()
+        if FULLY_SHARDS:
+            sharded()
 
 
-def test_data_parallel_training_equals_that_of_one_process(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(process, (str(tmp_path), data_parallel), nprocs=WORLD)
-
-
-@pytest.mark.skipif(not FULLY_SHARDS, reason="fully_shard of this torch needs a GPU")
-def test_sharded_training_equals_that_of_one_process(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(process, (str(tmp_path), sharded), nprocs=WORLD)
+def test_training_in_two_processes_equals_that_of_one(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(process, (str(tmp_path),), nprocs=WORLD)
+    if not FULLY_SHARDS:
+        pytest.skip("fully_shard of this torch needs a GPU; DDP was compared")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -99,6 +100,68 @@ def test_settings_autocast_and_half(monkeypatch: pytest.MonkeyPatch) -> None:
         module.double()
         plain.double()
         assert torch.equal(module(x.double()), plain(x.double()))
+
+
+def edits(model: nn.Module) -> Iterator[str]:
+    """What the toolkit does to a model."""
+    layer = model[0]
+    schedule = DCLS.WidthSchedule(model, 3.0, steps=2)
+    tracker = DCLS.PositionTracker(model)
+    yield "a first width"
+    schedule.step()
+    yield "WidthSchedule.step"
+    schedule.load_state_dict({**schedule.state_dict(), "last_step": 2})
+    yield "WidthSchedule.load_state_dict"
+    with DCLS.integer_positions(model):
+        yield "integer_positions"
+        with torch.no_grad():
+            layer.P.add_(1)
+        yield "an edit inside"
+    yield "after integer_positions"
+    layer.set_positions(4 * layer.positions())
+    yield "set_positions"
+    DCLS.clamp_(model)
+    yield "clamp_"
+    optimizer = torch.optim.SGD(DCLS.param_groups(model, 0.5))
+    DCLS.clamp_after_step(optimizer, model)
+    DCLS.losses.repulsion(model).backward()
+    layer.kernel().square().sum().backward()
+    optimizer.step()
+    yield "a step"
+    tracker.update()
+    layer.reset_parameters()
+    yield "reset_parameters"
+    DCLS.round_(model)
+    yield "round_"
+
+
+@pytest.mark.parametrize("method", ["conv", "direct"])
+def test_no_tool_leaves_a_stale_kernel(method: Any) -> None:
+    torch.manual_seed(0)
+    layers = [
+        DCLS.Dcls2d(
+            2, 2, 3, dilated_kernel_size=7, padding=3, method=method, init_positions="spread"
+        )
+        for _ in range(2)
+    ]
+    layers[1].P, layers[1].SIG = layers[0].P, layers[0].SIG
+    model = DCLS.freeze(nn.Sequential(*layers))
+    x = torch.randn(1, 2, 9, 9)
+    seen: list[torch.Tensor] = []
+    with torch.no_grad():
+        model(x)
+    for what in edits(model):
+        fresh = DCLS.freeze(copy.deepcopy(model), enabled=False)
+        with torch.no_grad():
+            for _ in range(2):
+                got = model(x)
+                assert_close(got, fresh(x), 1e-6)
+                assert_close(DCLS.fold(model)(x), got, 1e-5)
+        if what == "after integer_positions":
+            assert torch.equal(got, seen[2]), "not as before it"
+        else:
+            assert all(not torch.equal(got, other) for other in seen), what
+        seen.append(got)
 
 
 def test_copies_files_and_state_dicts() -> None:

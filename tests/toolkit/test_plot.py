@@ -51,6 +51,32 @@ def test_kernels_show_the_strongest_first_and_im2col_layers() -> None:
     assert drawn(plot.kernels(im2col.Dcls2d(2, 2, 3, dilated_kernel_size=5), 99)) == 4
 
 
+@pytest.mark.parametrize("layer", LAYERS, ids=layer_id)
+def test_circles_are_where_the_kernels_are_not_zero(layer: Layer) -> None:
+    module = layer.make(kernel_count=1)
+    with torch.no_grad():
+        module.P.mul_(3)
+    DCLS.round_(module)
+    for panel in plot.kernels(module, 5).axes:
+        at = panel.collections[-1].get_offsets().data
+        if panel.images:
+            image = panel.images[0]
+            values, (left, _, _, top) = image.get_array().data, image.get_extent()
+            found = {(x - left - 0.5, y - top - 0.5) for x, y in at.tolist()}
+            assert found == {(x, y) for y, x in zip(*values.nonzero(), strict=True)}
+        else:
+            heights = dict(zip(*panel.lines[0].get_data(), strict=True))
+            assert {x for x, _ in at.tolist()} == {x for x, y in heights.items() if y}
+
+
+def test_circles_of_im2col_layers_are_those_of_the_input_channel() -> None:
+    layer = im2col.Dcls1d(4, 4, 2, groups=2, dilated_kernel_size=9)
+    for panel in plot.kernels(layer, 8).axes:
+        output, channel = map(int, panel.get_title().split(","))
+        positions = layer.P[0, output // 2 * 2 + channel]
+        assert panel.collections[-1].get_offsets()[:, 0].tolist() == positions.tolist()
+
+
 def test_density_counts_elements() -> None:
     model = nn.Sequential(Dcls2d(1, 1, 3, dilated_kernel_size=(3, 5), version="v0"),
                           Dcls1d(1, 1, 2, dilated_kernel_size=4))  # fmt: skip

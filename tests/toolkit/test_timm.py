@@ -2,41 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 from layers import assert_close
+from packages import import_or_skip, without_their_warnings
 from torch import nn
 
 import DCLS
-
-
-@pytest.fixture(scope="module")
-def timm() -> Iterator[Any]:
-    """The package, or a skip that says what is missing."""
-    reason = "timm is not installed: pip install '.[timm]'"
-    try:
-        yield pytest.importorskip("timm", reason=reason)
-    except RuntimeError as error:
-        # Beside a CPU build of torch, PyPI's torchvision does not find its operators. Its import
-        # asks for the schemas of these two.
-        if "torchvision::" not in str(error):
-            raise
-        library = torch.library.Library("torchvision", "FRAGMENT")  # they go when it does
-        for name in ("nms", "qnms"):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        yield pytest.importorskip("timm", reason=reason)
-        del library
 
 
 def is_regular(module: nn.Module, name: str) -> bool:
     return isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.filterwarnings("ignore::FutureWarning")
+@without_their_warnings
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize(
     ("name", "size", "count", "more"),
@@ -47,8 +28,9 @@ def is_regular(module: nn.Module, name: str) -> bool:
     ],
 )
 def test_the_trained_kernels_stay(
-    timm: Any, name: str, size: int, count: int, more: Any, dtype: torch.dtype
+    name: str, size: int, count: int, more: Any, dtype: torch.dtype
 ) -> None:
+    timm = import_or_skip("timm")
     torch.manual_seed(0)
     model = timm.create_model(name, num_classes=10).to(dtype).eval()
     with torch.no_grad():

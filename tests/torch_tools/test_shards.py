@@ -87,6 +87,8 @@ def placed_parameters(mesh: DeviceMesh) -> None:
             shared.reset_parameters()
             assert_same(shared, plain)
             assert shared.P.to_local().data_ptr() == memory
+        # A plain layer, whole in each process.
+        assert_same(shared.to_conv(), plain.to_conv())
 
 
 def meta_then_shards(mesh: DeviceMesh) -> None:

@@ -84,13 +84,13 @@ class DigitsNet(nn.Module):
 def dcls_network(settings: Settings) -> DigitsNet:
     """The network with DCLS depthwise layers, initialised from ``settings.seed``, on the CPU.
 
-    A layer draws its positions within about a pixel of the centre, for trainings of hundreds of
-    epochs, in which positions move by many pixels. Here they start spread over the kernel (its
-    border is at three standard deviations), because ten epochs move them by about one pixel.
+    By default positions start all over the kernel. The start of the papers, ``normal``, is within
+    about a pixel of the centre. It is for trainings of hundreds of epochs, in which positions move
+    by many pixels. Ten epochs move them by about one.
     """
 
     def make(channels: int) -> nn.Module:
-        layer = Dcls2d(
+        return Dcls2d(
             channels,
             channels,
             kernel_count=settings.elements,
@@ -98,10 +98,8 @@ def dcls_network(settings: Settings) -> DigitsNet:
             padding=settings.kernel_size // 2,
             groups=channels,
             version=settings.version,
+            init_positions=settings.init_positions,
         )
-        nn.init.normal_(layer.P, std=settings.kernel_size / 6)
-        layer.clamp_parameters()
-        return layer
 
     torch.manual_seed(settings.seed)
     return DigitsNet(make)

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from DCLS import Dcls2d
 from DCLS.demo.model import DEPTH, Outcome
 from DCLS.demo.settings import Settings
-from DCLS.nn.axes import axis_order, to_kernel_axes
 
 Array = NDArray[np.float64]
 
@@ -31,7 +30,7 @@ WIDTH, PANEL, CURVES = 8.4, 1.2, 2.4  # in inches
 def kernels(layer: torch.nn.Module) -> Array:
     """Dense kernels ``(C, S, S)`` of a depthwise layer, DCLS or plain."""
     if isinstance(layer, Dcls2d):
-        dense = layer.DCK(layer.weight, layer.P, layer.SIG)
+        dense = layer.kernel()
     else:
         assert isinstance(layer, torch.nn.Conv2d)
         dense = layer.weight
@@ -42,8 +41,7 @@ def kernels(layer: torch.nn.Module) -> Array:
 def positions(layer: torch.nn.Module) -> Array:
     """Row and column ``(C, K, 2)`` of each element of a depthwise layer; 0 is the centre."""
     assert isinstance(layer, Dcls2d)
-    rows = to_kernel_axes(layer.P.detach(), axis_order(2, layer.version))
-    array: Array = rows.squeeze(2).permute(1, 2, 0).double().numpy()
+    array: Array = layer.positions().detach().squeeze(2).permute(1, 2, 0).double().numpy()
     return array
 
 

@@ -18,6 +18,7 @@ import torch
 from DCLS import _C
 from DCLS._spec import SIGMA_VERSIONS, VERSIONS
 from DCLS._types import Version
+from DCLS.nn.initial import NAMES, InitPositions
 
 #: Side of the plain network's depthwise kernels, as in ConvNeXt.
 PLAIN_KERNEL_SIZE = 7
@@ -49,6 +50,7 @@ class Settings:
     version: Version = "gauss"
     kernel_size: int = 17
     kernel_count: int | None = None
+    init_positions: InitPositions = "spread"
     seed: int = 0
     dtype: str = "float32"
     baseline: bool = True
@@ -236,7 +238,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     option("--seed", "N", _integer(0, 2**32 - 1), "of initial values and order of images")
     option("--output", "PATH", _picture, picture)
     option("--batch-size", "N", _integer(1), "images a step, over all processes together")
-    option("--lr", "X", rate, "peak learning rate; five times as much for positions")
+    option("--lr", "X", rate, "peak learning rate; five times as much for positions and widths")
     option("--kernel-size", "N", size, f"side of the DCLS kernels, odd, at most {MAX_KERNEL_SIZE}")
     parser.add_argument(
         "--kernel-count",
@@ -245,6 +247,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="elements of a DCLS kernel (default: as many as the 49 weights of a plain 7x7 kernel "
         "pay for: 16, or 9 if an element has a width, too; fewer in small kernels)",
     )
+    start = f"where positions start: {', '.join(NAMES)}"
+    option("--init-positions", "NAME", _one_of(NAMES), start)
     option("--dtype", "NAME", _one_of(DTYPES), " or ".join(DTYPES))
     parser.add_argument(
         "--threads",

@@ -1,7 +1,8 @@
 """The demo's training, from the digits to the table.
 
-What is particular to DCLS is in ``parameter_groups`` and ``clamp_positions``. The rest is
-a training loop as for any other network. It also runs on several processes, under ``torchrun``.
+What is particular to DCLS are ``DCLS.param_groups`` and ``DCLS.clamp_after_step`` in ``train``. The
+rest is a training loop as for any other network. It also runs on several processes, under
+``torchrun``.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from DCLS import Dcls2d
+import DCLS
 from DCLS.demo import picture
 from DCLS.demo.model import DigitsNet, Epoch, Outcome, count_parameters, dcls_network, plain_network
 from DCLS.demo.settings import DTYPES, Settings, environment
@@ -63,39 +64,6 @@ def load(device: torch.device, dtype: torch.dtype) -> Digits:
     images = ((images - mean) / variance.sqrt()).to(device, dtype)
     labels = labels.to(device)
     return Digits(images[train], labels[train], images[test], labels[test])
-
-
-# What the method advises
-
-
-def parameter_groups(network: nn.Module, lr: float) -> list[dict[str, object]]:
-    """Groups the parameters for the optimizer, as the papers do (arXiv 2112.03740, 2306.00817).
-
-    Positions are distances in pixels: their learning rate is five times that of the weights, and
-    they do not decay. Neither do widths, biases, norms and layer scales.
-    """
-    positions, decayed, others = [], [], []
-    for name, parameter in network.named_parameters():
-        kind = name.rpartition(".")[2]
-        if kind == "P":
-            positions.append(parameter)
-        elif kind == "SIG" or parameter.ndim < 2:
-            others.append(parameter)
-        else:
-            decayed.append(parameter)
-    groups: list[dict[str, object]] = [
-        {"params": decayed, "lr": lr, "weight_decay": WEIGHT_DECAY},
-        {"params": others, "lr": lr, "weight_decay": 0.0},
-        {"params": positions, "lr": 5 * lr, "weight_decay": 0.0},
-    ]
-    return [group for group in groups if group["params"]]
-
-
-def clamp_positions(network: nn.Module) -> None:
-    """Brings the positions of every DCLS layer back into its kernel; to be done after each step."""
-    for module in network.modules():
-        if isinstance(module, Dcls2d):
-            module.clamp_parameters()
 
 
 # Several processes
@@ -187,7 +155,11 @@ def train(network: DigitsNet, digits: Digits, settings: Settings) -> list[Epoch]
     silent = settings.quiet or rank > 0
     model = DistributedDataParallel(network) if size > 1 else network
 
-    optimizer = torch.optim.AdamW(parameter_groups(network, settings.lr))
+    # As the papers do (arXiv 2112.03740, 2306.00817): positions and widths learn five times as fast
+    # as weights and do not decay, and each step ends with all positions in the kernels.
+    optimizer = torch.optim.AdamW(DCLS.param_groups(network, settings.lr, WEIGHT_DECAY))
+    if any(isinstance(module, DCLS.Dcls2d) for module in network.modules()):
+        DCLS.clamp_after_step(optimizer, network)
     steps_per_epoch = math.ceil(count / settings.batch_size)
     steps = settings.epochs * steps_per_epoch
     # At most a quarter of a short training, so that it, too, gets beyond the warm-up.
@@ -212,7 +184,6 @@ def train(network: DigitsNet, digits: Digits, settings: Settings) -> list[Epoch]
                 (loss * (size / len(batch))).backward()
                 optimizer.step()
                 scheduler.step()
-                clamp_positions(network)
                 summed_loss += loss.detach()
                 bar.update()
             seconds = now(device) - start

@@ -26,6 +26,7 @@ from DCLS.method import (
 )
 from DCLS.nn.builders import _ConstructKernel
 from DCLS.nn.by_axis import _ByAxis
+from DCLS.nn.editing import gather
 from DCLS.nn.from_conv import PLAIN, FromConv
 from DCLS.nn.frozen import KernelCache, may_keep
 from DCLS.nn.layout import KeepsLayout
@@ -336,8 +337,7 @@ class _DclsModule(_ByAxis, FromConv):
         parameters = [self.weight, self.P, *(() if self.SIG is None else (self.SIG,))]
         with torch.no_grad():
             # A new tensor even where a DCK returns one of the parameters.
-            kernel = self._dense_kernel(self._used_weight(), self.P, self.SIG)
-            kernel = kernel.to(self.weight.dtype).clone()
+            kernel = _ByAxis.kernel(self).clone()
         first, second = self.in_channels, self.out_channels
         lead = (first, second // self.groups) if self.transposed else (second, first // self.groups)
         ndim = len(self.stride)
@@ -364,7 +364,7 @@ class _DclsModule(_ByAxis, FromConv):
         )
         conv.weight = Parameter(kernel, requires_grad=any(p.requires_grad for p in parameters))
         if self.bias is not None:
-            conv.bias = Parameter(self.bias.detach().clone(), self.bias.requires_grad)
+            conv.bias = Parameter(gather(self.bias).detach().clone(), self.bias.requires_grad)
         if not one_sided:
             conv._reversed_padding_repeated_twice = list(self._reversed_padding_repeated_twice)
         return conv.train(self.training)

@@ -70,7 +70,8 @@ class _DclsConv(_DclsNd):
             init_positions: where the elements start: ``normal`` (default), ``spread``, ``grid`` or
                 a function, see ``reset_parameters``.
             init_widths: ``SIG`` of all elements at the start, a number; None (default) for the
-                version's own. Only for a version with widths.
+                version's own, which for ``max`` is 0, where widths get no gradient. Only for a
+                version with widths.
             device: where to create the parameters; None (default) for torch's default.
             dtype: dtype of the parameters: float32, float64, float16 or bfloat16; None (default)
                 for torch's default.
@@ -174,7 +175,8 @@ class Dcls2d(_DclsConv):
             init_positions: where the elements start: ``normal`` (default), ``spread``, ``grid`` or
                 a function, see ``reset_parameters``.
             init_widths: ``SIG`` of all elements at the start, a number; None (default) for the
-                version's own. Only for a version with widths.
+                version's own, which for ``max`` is 0, where widths get no gradient. Only for a
+                version with widths.
             device: where to create the parameters; None (default) for torch's default.
             dtype: dtype of the parameters: float32, float64, float16 or bfloat16; None (default)
                 for torch's default.
@@ -288,7 +290,8 @@ class Dcls2dK1d(_DclsNd):
             init_positions: where the elements start: ``normal`` (default), ``spread``, ``grid`` or
                 a function, see ``reset_parameters``.
             init_widths: ``SIG`` of all elements at the start, a number; None (default) for the
-                version's own. Only for a version with widths.
+                version's own, which for ``max`` is 0, where widths get no gradient. Only for a
+                version with widths.
             device: where to create the parameters; None (default) for torch's default.
             dtype: dtype of the parameters: float32, float64, float16 or bfloat16; None (default)
                 for torch's default.

@@ -271,24 +271,6 @@ class _DclsParameters(Module):
         if hasattr(type(self), "use_implicit_gemm"):  # the switch that 0.1.1 had in its place
             self.__dict__["use_implicit_gemm"] = value != "conv"
 
-    @property
-    def known_width(self) -> float | None:
-        """``abs(SIG)`` of the elements, where something on the host knows it, or None.
-
-        A schedule that sets the widths, as ``DCLS.WidthSchedule``, sets it. It serves the choice of
-        the method only. None (default): a layer on a CPU counts the cells that its elements touch;
-        where it cannot, the width is that of a new layer.
-        """
-        return self.__dict__.get("known_width")
-
-    @known_width.setter
-    def known_width(self, value: float | None) -> None:
-        self.__dict__["known_width"] = value
-        # A graph that torch compiles depends on this one: only a few in a whole schedule. As text,
-        # since the compiler takes a number that has changed once as a symbol.
-        rough = None if value is None else 4.0 ** math.ceil(math.log(min(max(value, 0.25), 1e6), 4))
-        self.__dict__["_rough_width"] = None if rough is None else str(rough)
-
     def _explicit_padding(self) -> tuple[int, ...]:
         """Returns the padding as ``torch.nn.functional.pad`` takes it, last axis first."""
         kernel_size = self._given_kernel_size or self._whole_kernel_size()

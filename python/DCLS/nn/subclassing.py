@@ -77,7 +77,8 @@ class _DclsNd(_DclsModule):
             init_positions: where the elements start: ``normal`` (default), ``spread``, ``grid`` or
                 a function, see ``reset_parameters``.
             init_widths: ``SIG`` of all elements at the start, a number; None (default) for the
-                version's own. Only for a version with widths.
+                version's own, which for ``max`` is 0, where widths get no gradient. Only for a
+                version with widths.
             device: where to create the parameters; None (default) for torch's default.
             dtype: dtype of the parameters; None (default) for torch's default.
 
@@ -151,7 +152,8 @@ class _DclsN_Md(_DclsModule):
             init_positions: where the elements start: ``normal`` (default), ``spread``, ``grid`` or
                 a function, see ``reset_parameters``.
             init_widths: ``SIG`` of all elements at the start, a number; None (default) for the
-                version's own. Only for a version with widths.
+                version's own, which for ``max`` is 0, where widths get no gradient. Only for a
+                version with widths.
             device: where to create the parameters; None (default) for torch's default.
             dtype: dtype of the parameters; None (default) for torch's default.
 

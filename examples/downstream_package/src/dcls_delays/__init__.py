@@ -14,6 +14,9 @@ __all__ = ["Delays1d"]
 class Delays1d(Dcls1d):
     """A causal ``Dcls1d``: each element sees its input with a real-valued, learnable delay.
 
+    ``delays()`` of the layer gives these in time steps. At the start they are spread from 0 to
+    ``max_delay``.
+
     Args:
         in_channels: channels of the input.
         out_channels: channels of the output.
@@ -30,12 +33,8 @@ class Delays1d(Dcls1d):
             kernel_count=kernel_count,
             dilated_kernel_size=max_delay + 1,
             version="gauss",
+            init_positions="spread",
         )
-
-    def delays(self) -> Tensor:
-        """Returns the delays in time steps, (out_channels, in_channels, kernel_count)."""
-        size = self.dilated_kernel_size[0]
-        return (size - 1) - (self.P[0] + size // 2)
 
     def forward(self, input: Tensor) -> Tensor:
         """Maps (batch, in_channels, time) to (batch, out_channels, time), from the past alone."""
