@@ -15,10 +15,14 @@ _EXTRAS = {
     "accelerate": "trainers",
     "lightning": "trainers",
     "matplotlib": "plot",
+    "nir": "nir",
+    "nirtorch": "spiking",
     "onnx": "test",
     "onnxruntime": "test",
     "onnxscript": "test",
     "sklearn": "demo",
+    "snntorch": "spiking",
+    "spikingjelly": "spiking",
     "timm": "timm",
 }
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from packages import import_or_skip
 from torch import Tensor, nn
 
 import DCLS
@@ -136,16 +137,12 @@ def simulate(graph: Any, x: Tensor, dt: float = 1.0) -> Tensor:
     return x
 
 
-def nir_module() -> Any:
-    return pytest.importorskip("nir", reason="nir is not installed: nothing of to_nir is tested")
-
-
 @pytest.mark.parametrize("form", ["delay", "conv"])
 @every_sharing
 def test_a_nir_graph_computes_the_same_after_its_file(
     sharing: str, form: str, tmp_path: Path
 ) -> None:
-    nir = nir_module()
+    nir = import_or_skip("nir")
     x = sequence()
     for count, bias in ((1, False), (2, True)):
         mask = torch.rand(3, 4, generator=torch.Generator().manual_seed(2)) > 0.3
@@ -170,7 +167,7 @@ def test_a_nir_graph_computes_the_same_after_its_file(
 
 
 def test_a_sequential_of_layers(tmp_path: Path) -> None:
-    nir = nir_module()
+    nir = import_or_skip("nir")
     torch.manual_seed(0)
     inner = nn.Sequential(Delay(3, 5), nn.Linear(3, 2))
     model = nn.Sequential(DelayLinear(4, 3, 6), inner).double()
@@ -209,6 +206,6 @@ def test_a_sequential_of_layers(tmp_path: Path) -> None:
 def test_bad_arguments_of_to_nir(
     part: Any, more: dict[str, Any], error: type[Exception], text: str
 ) -> None:
-    nir_module()
+    import_or_skip("nir")
     with pytest.raises(error, match=text):
         to_nir(part, **more)

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import warnings
-from types import ModuleType
 from typing import Any
 
-import pytest
 import torch
+from packages import import_or_skip
 from torch import Tensor, nn
 
 import DCLS
 from DCLS.delays import Delay, DelayConv2d, DelayLinear, nir_node, unroll
 
 
-def package(name: str) -> ModuleType:
+def package(name: str) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # their own
-        return pytest.importorskip(
-            name, reason=f"{name} is not installed: delays are not tested with its neurons"
-        )
+        return import_or_skip(name)
 
 
 def spikes(steps: int = 12, channels: int = 5) -> Tensor:
