@@ -79,12 +79,13 @@ struct ToeplitzKernelPlan : ToeplitzPlan {
   int threads() const { return 32 * slots * block_units; }  ///< host
 };
 
-DCLS_HD std::int64_t toeplitz_blocks(const ToeplitzPlan& plan) {
-  return std::int64_t{plan.channel_blocks} * plan.tiles_n * plan.tiles_y * plan.tiles_x;
+/// Fewer than 2^30: see toeplitz_covers().
+DCLS_HD std::int32_t toeplitz_blocks(const ToeplitzPlan& plan) {
+  return plan.channel_blocks * plan.tiles_n * plan.tiles_y * plan.tiles_x;
 }
 
-DCLS_HD std::int64_t toeplitz_blocks(const ToeplitzKernelPlan& plan) {
-  return std::int64_t{plan.channel_blocks} * plan.unit_blocks * plan.splits;
+DCLS_HD std::int32_t toeplitz_blocks(const ToeplitzKernelPlan& plan) {
+  return plan.channel_blocks * plan.unit_blocks * plan.splits;
 }
 
 /// From a channel of a tensor to the next, and from a point to the next, in values.
