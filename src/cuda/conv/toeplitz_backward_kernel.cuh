@@ -111,7 +111,7 @@ __device__ __forceinline__ float sum_diagonal(const float* sums, int chunks, int
     const int block = from / kBlock - upper;
     if (from < 0 || block < 0 || block >= chunks * kBlocks) continue;
     const int d = block % kBlocks + upper;
-    sum += sums[block / kBlocks * chunk_pitch + (d * 16 + n) * kBlock + from % kBlock];
+    sum += sums[block / kBlocks * chunk_pitch + d * kSumsPitch + n * kBlock + from % kBlock];
   }
   return sum;
 }
@@ -123,7 +123,6 @@ __global__ void __launch_bounds__(kToeplitzThreads, 2)
     toeplitz_kernel_partial(const ToeplitzKernelPlan plan, const Storage* source,
                             const Storage* target, float* partial, float* bias) {
   if constexpr (!kTensorCores) return;
-  constexpr int kUnitSums = (kBlocks + 1) * 16 * kBlock;  // of one kernel row
   __shared__ std::int32_t places[kGradientTileRows];
   Storage* const shared = dynamic_shared<Storage>();
   auto* const sums = reinterpret_cast<float*>(shared);
@@ -133,8 +132,8 @@ __global__ void __launch_bounds__(kToeplitzThreads, 2)
   const int rows = plan.planes * plan.rows;
   const int steps = (rows + 15) / 16;
   for (int m = static_cast<int>(threadIdx.x); m < 16 * steps; m += static_cast<int>(blockDim.x)) {
-    // Rows behind the last one meet zeros of the target.
-    places[m] = m < rows ? m / plan.rows * plan.plane_pitch + m % plan.rows * plan.pitch : 0;
+    const int at = existing_row(m, rows);  // those behind the last one meet zeros of the target
+    places[m] = at / plan.rows * plan.plane_pitch + at % plan.rows * plan.pitch;
   }
   Storage* const targets = shared + plan.slots * plan.slot_pitch;
 
@@ -191,7 +190,7 @@ __global__ void __launch_bounds__(kToeplitzThreads, 2)
       for (int r = 0; r < kGradientRows; ++r) {
 #pragma unroll
         for (int d = 0; d <= kBlocks; ++d) {
-          float* const to = sums + (warp * kGradientRows + r) * kUnitSums + d * 16 * kBlock;
+          float* const to = sums + (warp * kGradientRows + r) * row_sums(plan) + d * kSumsPitch;
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
             to[(lane / 4 + i / 2 * 8) * kBlock + lane % 4 * 2 + i % 2] = sum[r][d][i] + all;
@@ -213,8 +212,9 @@ __global__ void __launch_bounds__(kToeplitzThreads, 2)
       const std::int64_t kernel =
           std::int64_t{place.split} * plan.channels + place.channel + i / cells;
       partial[(kernel * plan.kernel_height + row_begin + row) * plan.kernel_width + column] =
-          sum_diagonal<kBlocks>(sums + (owner * kGradientRows + row % kGradientRows) * kUnitSums,
-                                plan.chunks, kGradientRows * kUnitSums, column - plan.offset);
+          sum_diagonal<kBlocks>(
+              sums + (owner * kGradientRows + row % kGradientRows) * row_sums(plan), plan.chunks,
+              kGradientRows * row_sums(plan), column - plan.offset);
     }
   }
 }

@@ -120,8 +120,7 @@ __global__ void __launch_bounds__(kToeplitzThreads, 2)
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int slot = warp / plan.slot_warps;
   const int first_row = warp % plan.slot_warps * kWarpRows;
-  // The row whose address this lane gives; rows behind the last one repeat the first.
-  const int row = first_row + lane < plan.planes * plan.rows ? first_row + lane : 0;
+  const int row = existing_row(first_row + lane, plan.planes * plan.rows);  // of this lane
   Storage* const own = shared + slot * plan.slot_pitch;
   const Storage* const from =
       own + row / plan.rows * plan.plane_pitch + row % plan.rows * plan.pitch;

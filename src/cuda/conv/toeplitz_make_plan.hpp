@@ -217,8 +217,8 @@ inline std::size_t toeplitz_shared_bytes(const ToeplitzKernelPlan& plan) {
       static_cast<std::size_t>(plan.slots * (plan.slot_pitch + plan.target_slot)) * 2;
   // The sums of all warps, in the same place.
   const std::size_t sums =
-      static_cast<std::size_t>(plan.threads() / 32 * kGradientRows * (plan.column_blocks + 1)) *
-      16 * kBlock * 4;
+      static_cast<std::size_t>(plan.threads() / 32 * kGradientRows * row_sums(plan)) *
+      sizeof(float);
   return std::max(tiles, sums);
 }
 
