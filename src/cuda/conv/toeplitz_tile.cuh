@@ -124,11 +124,20 @@ __device__ __forceinline__ void with_count(int count, Function&& function) {
   (call(std::integral_constant<int, kCounts>{}) || ...);
 }
 
-/// Values of 16 bits that are moved at once.
+/// Values of 16 bits that are moved at once: in pairs if there are several.
 template <int kCount>
 struct alignas(2 * kCount) HalfVector {
-  std::uint16_t value[kCount];
+  using Part = std::conditional_t<kCount == 1, std::uint16_t, std::uint32_t>;
+  Part part[(kCount + 1) / 2];
 };
+
+/// The two low halves of a and b, and the two high ones.
+__device__ __forceinline__ std::uint32_t low_halves(std::uint32_t a, std::uint32_t b) {
+  return (a & 0xffffu) | b << 16;
+}
+__device__ __forceinline__ std::uint32_t high_halves(std::uint32_t a, std::uint32_t b) {
+  return a >> 16 | (b & 0xffff0000u);
+}
 
 template <int kCopy, typename Storage>
 __device__ void load_rows(const ToeplitzPlan& plan, const ToeplitzTile& tile, const Storage* from,
@@ -162,8 +171,9 @@ __device__ void load_pixels(const ToeplitzPlan& plan, const ToeplitzTile& tile, 
       }
 #pragma unroll
       for (int s = 0; s < kSlots; ++s) {
+        const std::uint32_t a = pixels[0].part[s / 2], b = pixels[1].part[s / 2];
         *reinterpret_cast<std::uint32_t*>(shared + (slot + s) * tile.slot_pitch + to) =
-            pixels[0].value[s] | static_cast<std::uint32_t>(pixels[1].value[s]) << 16;
+            s % 2 == 0 ? low_halves(a, b) : high_halves(a, b);
       }
     }
   });
@@ -201,11 +211,14 @@ __device__ void store_pixels(const ToeplitzPlan& plan, const ToeplitzTile& tile,
     for (int slot = 0; slot < channels; slot += kSlots) {
       HalfVector<kSlots> pixels[kPixels];
 #pragma unroll
-      for (int s = 0; s < kSlots; ++s) {
-        const auto pair =
-            *reinterpret_cast<const std::uint32_t*>(shared + (slot + s) * tile.slot_pitch + from);
-        pixels[0].value[s] = static_cast<std::uint16_t>(pair);
-        pixels[1].value[s] = static_cast<std::uint16_t>(pair >> 16);
+      for (int s = 0; s < kSlots; s += 2) {
+        const auto word = [&](int of) {
+          return *reinterpret_cast<const std::uint32_t*>(shared + of * tile.slot_pitch + from);
+        };
+        const std::uint32_t a = word(slot + s), b = kSlots > 1 ? word(slot + s + 1) : 0;
+        using Part = typename HalfVector<kSlots>::Part;
+        pixels[0].part[s / 2] = static_cast<Part>(low_halves(a, b));
+        pixels[1].part[s / 2] = static_cast<Part>(high_halves(a, b));
       }
 #pragma unroll
       for (int i = 0; i < kPixels; ++i) {
