@@ -8,7 +8,8 @@ A layer (``dcls``) with the method that it chooses by itself is compared with
 * ``conv``: the same layer with method="conv", torch's convolution with the constructed kernel;
 * ``plain``: a plain depthwise layer of torch with a 7x7 kernel (2-D cases);
 * ``upstream``: the layer of DCLS 0.1.1 with the same parameters, with ``--upstream``;
-* ``direct``: the same layer with method="direct", if asked for by ``--methods``.
+* ``direct``: the same layer with method="direct", if asked for by ``--methods``;
+* ``fft``: the same kernel by subquadratic-ops-torch, if asked for and installed (2-D, CUDA).
 
 ``dcls`` is timed with positions that are uniform over the kernel, where training ends, and with
 those of a new layer, close to the centre. The time of the others does not depend on the positions.
@@ -18,7 +19,8 @@ training step asks of it: the output, and the gradients of the input and of all 
 given incoming gradient. Both include building the kernel. Each is done with inputs and incoming
 gradients in torch's contiguous layout and, for 2 and 3 axes, in channels_last. See
 :mod:`conv_cases` for the cases and the floors. Before anything is timed, results and gradients
-must agree with those of F.conv in float64.
+must agree with those of F.conv in float64. The dtype ``tf32`` is float32 in which torch may round
+to TF32.
 
 Columns: ``over dcls``, how many times longer a layer takes than ``dcls`` with uniform positions in
 the same layout; ``over best``, than that in the better of its layouts; ``way``, the method that
@@ -37,7 +39,7 @@ from typing import Any
 import bench_device
 import conv_cases
 import harness
-from conv_cases import CASES, CONV, DCLS_LAYER, DIRECT, DTYPES, PLAIN, UPSTREAM, Case
+from conv_cases import CASES, CONV, DCLS_LAYER, DIRECT, DTYPES, FFT, PLAIN, UPSTREAM, Case
 from harness import INITIAL, PASSES, POSITIONS, UNIFORM, Row
 
 
@@ -137,7 +139,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--methods",
         nargs="+",
-        choices=[DIRECT, CONV, PLAIN],
+        choices=[DIRECT, CONV, PLAIN, FFT],
         default=[CONV, PLAIN],
         help="what to compare with (default: conv plain)",
     )

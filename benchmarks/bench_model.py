@@ -284,7 +284,9 @@ def parse_options() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     parser.add_argument("--layouts", nargs="+", choices=list(LAYOUTS), default=list(LAYOUTS))
     parser.add_argument("--passes", nargs="+", choices=PASSES, default=list(PASSES))
     parser.add_argument(
-        "--dtype", choices=[name for name in DTYPES if name != "float64"], default="float32"
+        "--dtype",
+        choices=[name for name in DTYPES if name not in ("float64", harness.TF32)],
+        default="float32",
     )
     parser.add_argument(
         "--no-conv",

@@ -15,6 +15,7 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -29,19 +30,28 @@ import DCLS
 from DCLS._spec import VERSIONS
 
 LAYOUTS = ("contiguous", "channels_last")
-#: The layer as it is; with either of its methods; a plain 7x7 one; that of DCLS 0.1.1.
+#: The layer as it is; with either of its methods; a plain 7x7 one; that of DCLS 0.1.1; the same
+#: kernel by the FFTs of subquadratic-ops-torch.
 DCLS_LAYER, DIRECT, CONV, PLAIN, UPSTREAM = "dcls", "direct", "conv", "plain", "upstream"
+FFT, FFT_PACKAGE = "fft", "subquadratic_ops_torch"
 PLAIN_SIZE = 7
 
 DTYPES = {
     "float32": torch.float32,
+    harness.TF32: torch.float32,
     "float64": torch.float64,
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
 }
 #: Largest norm-wise error of an output or gradient. That of a position is a difference of
 #: neighbouring cells, in which the rounding of 16-bit kernels weighs more.
-AGREEMENT = {"float32": 2e-5, "float64": 1e-10, "float16": 2e-2, "bfloat16": 1e-1}
+AGREEMENT = {
+    "float32": 2e-5,
+    harness.TF32: 5e-3,
+    "float64": 1e-10,
+    "float16": 2e-2,
+    "bfloat16": 1e-1,
+}
 
 
 # ---------------------------------------------------------------------------------------- the cases
@@ -124,6 +134,28 @@ CASES = {
 # --------------------------------------------------------------------------------------- the layers
 
 
+class FftLayer(nn.Module):
+    """A depthwise 2-D layer whose kernel is applied by subquadratic-ops-torch.
+
+    It takes a kernel of the size of the input, and float32. Its convolution begins at the kernel's
+    first cell, not at its middle: it takes as long, and computes a shifted output.
+    """
+
+    def __init__(self, layer: Any, size: tuple[int, ...]) -> None:
+        super().__init__()
+        from subquadratic_ops_torch.fft_conv2d import fft_conv2d
+
+        self.layer, self.size, self.convolve = layer, size, fft_conv2d
+
+    def forward(self, input: Tensor) -> Tensor:
+        layer = self.layer
+        kernel = layer._dense_kernel(layer.weight, layer.P, layer.SIG)[:, 0].float()
+        rest = [n - k for n, k in zip(self.size, kernel.shape[1:], strict=True)]
+        padded = nn.functional.pad(kernel, (0, rest[1], 0, rest[0]))
+        output = self.convolve(input.float().contiguous(), padded)
+        return output.to(input.dtype) + layer.bias.view(-1, 1, 1)
+
+
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Without what 0.1.1 logs for each layer about an extension that it would rather use."""
@@ -192,6 +224,13 @@ def make_layers(
                 padding=PLAIN_SIZE // 2,
                 groups=case.groups,
             ).to(device, DTYPES[dtype])
+        elif method == FFT:
+            if not case.has_plain or device == "cpu" or find_spec(FFT_PACKAGE) is None:
+                harness.progress(
+                    f"fft is left out: it takes 2-D depthwise layers, and {FFT_PACKAGE}"
+                )
+                continue
+            layer = FftLayer(copy.deepcopy(first), case.size)
         elif method == UPSTREAM:
             layer = make_layer(machine.load_upstream(Path(upstream)), case)
             layer.to(device, DTYPES[dtype]).load_state_dict(first.state_dict())
@@ -265,7 +304,7 @@ def check_agreement(
     case = replace(case, batch=1)
     truth: dict[str, Tensor] | None = None
     for method, layer in layers.items():
-        if method in (PLAIN, CONV):  # the one computes something else, the other is the yardstick
+        if method in (PLAIN, FFT, CONV):  # two compute something else, one is the yardstick
             continue
         for layout in case.layouts if method != UPSTREAM else case.layouts[:1]:
             problem = Problem.random(case, layout, device, dtype)

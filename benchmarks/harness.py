@@ -10,7 +10,8 @@ A step of more than half a second is slow: the option ``--slow-repeats`` ends it
 rounds. A peer that takes a hundred times longer then does not take a hundred times the run. Its
 ratios come from the rounds that it took part in.
 
-Float32 means float32: TF32, which cuDNN would use on GPUs that have it, is off.
+Float32 means float32: TF32, which cuDNN would use on GPUs that have it, is off, except for the
+dtype ``tf32`` of layers.
 
 A result is a row: what was run, and what it took. A time or a ratio is a :class:`Summary`, in JSON
 ``[median, lowest, highest, rounds]``. A column ``ms`` is milliseconds a call, ``MiB`` the extra
@@ -52,6 +53,9 @@ PASSES = ("forward", "forward+backward")
 #: Positions as a new layer has them, close to the centre; or uniform over the kernel, as those of
 #: a trained layer are spread.
 POSITIONS = INITIAL, UNIFORM = ("initial", "uniform")
+
+#: The dtype that is float32 in which torch may round factors to TF32.
+TF32 = "tf32"
 
 _SLOW_SECONDS = 0.5
 
@@ -99,7 +103,7 @@ def make_parser(
 
 
 def apply_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """Checks the common options, completes them, and sets the number of threads, and TF32 off.
+    """Checks the common options, completes them, and sets the number of threads, and TF32.
 
     Adds ``min_seconds``, the least duration of a sample, and ``no_memory_reason``, "" where memory
     is measured. Leaves with status 2 and a message where an option cannot be met.
@@ -130,8 +134,8 @@ def apply_options(parser: argparse.ArgumentParser, options: argparse.Namespace) 
     with warnings.catch_warnings():
         # From torch 2.9 on there is another way to say it, which older ones do not know.
         warnings.filterwarnings("ignore", "Please use the new API settings to control TF32")
-        torch.backends.cudnn.allow_tf32 = False
-        torch.backends.cuda.matmul.allow_tf32 = False
+        allowed = getattr(options, "dtype", "") == TF32
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = allowed
 
 
 # ----------------------------------------------------------------------------------------- timing

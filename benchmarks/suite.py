@@ -70,11 +70,13 @@ BENCHMARKS = (
         {"conv": _FIVE},
         {
             "": _GPU_METHODS,
-            # In 16 bits the layers that they are for.
+            # In 16 bits, and with TF32, the layers that they are for.
             **{
                 dtype: ("--cases", "17x17", "23x23", "--dtype", dtype, *_GPU_METHODS)
-                for dtype in ("float16", "bfloat16")
+                for dtype in ("float16", "bfloat16", "tf32")
             },
+            # A run of its own: it needs another package.
+            "fft": ("--cases", "17x17", "23x23", "--methods", "fft", "conv"),
         },
     ),
     Benchmark(

@@ -6,6 +6,7 @@
 #
 # --steps     the steps to run, by name or pattern (default: all)
 #               build         builds DCLS for this GPU
+#               dcls          dcls check: values, determinism, a graph, times beside torch's
 #               pytest-NAME   the tests for a GPU, each file in a process of its own
 #               ctest         the C++ tests; they need no GPU
 #               bench-NAME    the benchmarks
@@ -20,7 +21,7 @@
 #
 # Where a command may take ten minutes at most, three commands do everything:
 #
-#   scripts/gpu_check.sh --minutes 9 --steps build 'pytest-*' ctest
+#   scripts/gpu_check.sh --minutes 9 --steps build dcls 'pytest-*' ctest
 #   scripts/gpu_check.sh --minutes 9 --steps 'bench-*'
 #   scripts/gpu_check.sh --minutes 9 --steps '*check'
 #
@@ -120,6 +121,8 @@ add build 120 '' "$python" -m pip install -v --no-index --no-build-isolation --n
   --disable-pip-version-check --target "$site" -C "build-dir=$work/wheel" \
   -C "build.tool-args=-j$jobs" -C cmake.define.DCLS_CUDA=ON \
   -C "cmake.define.DCLS_CUDA_ARCHITECTURES=$architecture" "$root"
+
+add dcls 60 '' "$python" -m DCLS check --device cuda --output "$logs/dcls-check.json"
 
 # That all were skipped is no success. Warnings of this machine's torch are no errors.
 some_passed='\b[1-9][0-9]* passed'
@@ -282,6 +285,7 @@ for i in "${chosen[@]}"; do
     status[$name]=failed note[$name]="cut short" # unless it gets further
     case $name in # nothing old may pass for its result
       build) rm -rf "$site" ;;
+      dcls) rm -f "$logs/dcls-check.json" ;;
       bench-*) rm -f "$output/${name#bench-}-$gpu.json" ;;
     esac
     save # also what the step before it did

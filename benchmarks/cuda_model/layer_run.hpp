@@ -141,28 +141,9 @@ inline std::string bytes_and_products(const LayerArgs& args, const Layer& layer,
          ", \"products\": " + std::to_string(cells * layer.batch * product(layer.size));
 }
 
-/// A layer that builds its kernel.
-class LayerRun {
+/// What the steps of a layer that builds its kernel have in common.
+class StepRun {
  public:
-  LayerRun(const Layer& layer, DType dtype, Layout layout)
-      : layer_(layer),
-        args_(layer_args(layer, dtype, layout)),
-        parameters_(layer, args_.construct.rows),
-        points_(layer.batch * product(layer.size)),
-        input_(dtype, layer.in_channels * points_, "input"),
-        grad_input_(dtype, layer.in_channels * points_, "grad_input"),
-        output_(dtype, layer.out_channels * points_, "output"),
-        grad_output_(dtype, layer.out_channels * points_, "grad_output"),
-        bias_(dtype, layer.out_channels, "bias"),
-        grad_bias_(dtype, layer.out_channels, "grad_bias"),
-        grad_weight_(parameters_.weight.size(), "grad_weight", Guard::kBegin),
-        grad_position_(parameters_.position.size(), "grad_position", Guard::kBegin),
-        grad_sigma_(parameters_.sigma.size(), "grad_sigma", Guard::kBegin) {
-    args_.construct.weight = parameters_.weight.data();
-    args_.construct.position = parameters_.position.data();
-    args_.construct.sigma = parameters_.widths();
-  }
-
   std::string facts() const {
     return bytes_and_products(args_, layer_, input_.memory.size(), output_.memory.size());
   }
@@ -172,43 +153,88 @@ class LayerRun {
     for (Tensor* tensor : {&input_, &grad_output_, &bias_}) tensor->fill(++seed);
   }
 
-  void run(Launches& launches) {
-    Execution where;
-    where.device = DeviceType::kCuda;
-    auto saved = bytes(cuda::layer_saved(args_, where), "saved");
-    auto forward = bytes(cuda::layer_workspace(args_, LayerPass::kForward, where), "workspace");
-    auto backward = bytes(cuda::layer_workspace(args_, LayerPass::kBackward, where), "workspace");
-    launches.begin_pass("forward");
-    cuda::layer_forward(args_, input_.data(), bias_.data(), output_.data(), saved.data(),
-                        forward.data(), where);
-    LayerGrads grads;
-    grads.input = grad_input_.data();
-    grads.bias = grad_bias_.data();
-    grads.weight = grad_weight_.data();
-    grads.position = grad_position_.data();
-    grads.sigma = grad_sigma_.size() > 0 ? grad_sigma_.data() : nullptr;
-    launches.begin_pass("backward");
-    cuda::layer_backward(args_, grad_output_.data(), input_.data(), grads, saved.data(),
-                         backward.data(), where);
+ protected:
+  StepRun(const Layer& layer, DType dtype, Layout layout)
+      : layer_(layer),
+        args_(layer_args(layer, dtype, layout)),
+        parameters_(layer, args_.construct.rows),
+        points_(layer.batch * product(layer.size)),
+        input_(dtype, layer.in_channels * points_, "input"),
+        grad_input_(dtype, layer.in_channels * points_, "grad_input"),
+        output_(dtype, layer.out_channels * points_, "output"),
+        grad_output_(dtype, layer.out_channels * points_, "grad_output"),
+        bias_(dtype, layer.out_channels, "bias"),
+        grad_weight_(parameters_.weight.size(), "grad_weight", Guard::kBegin),
+        grad_position_(parameters_.position.size(), "grad_position", Guard::kBegin),
+        grad_sigma_(parameters_.sigma.size(), "grad_sigma", Guard::kBegin) {
+    args_.construct.weight = parameters_.weight.data();
+    args_.construct.position = parameters_.position.data();
+    args_.construct.sigma = parameters_.widths();
   }
 
-  /// Output and gradients.
-  std::vector<std::vector<double>> results() {
+  /// With the gradients of the parameters: LayerGrads, ConstructGrads.
+  template <typename Grads>
+  Grads grads() {
+    Grads result;
+    result.weight = grad_weight_.data();
+    result.position = grad_position_.data();
+    result.sigma = grad_sigma_.size() > 0 ? grad_sigma_.data() : nullptr;
+    return result;
+  }
+
+  /// The values of some tensors, and the gradients of the parameters.
+  std::vector<std::vector<double>> results_of(const std::vector<Tensor*>& tensors) {
     std::vector<std::vector<double>> all;
-    for (Tensor* tensor : {&output_, &grad_input_, &grad_bias_}) all.push_back(tensor->values());
+    for (Tensor* tensor : tensors) all.push_back(tensor->values());
     for (const auto* grad : {&grad_weight_, &grad_position_, &grad_sigma_}) {
       all.emplace_back(grad->begin(), grad->end());
     }
     return all;
   }
 
- private:
+  static Execution on_cuda() {
+    Execution where;
+    where.device = DeviceType::kCuda;
+    return where;
+  }
+
   Layer layer_;
   LayerArgs args_;
   Parameters parameters_;
   std::int64_t points_;
-  Tensor input_, grad_input_, output_, grad_output_, bias_, grad_bias_;
+  Tensor input_, grad_input_, output_, grad_output_, bias_;
   GuardedBuffer<float> grad_weight_, grad_position_, grad_sigma_;
+};
+
+/// By the operator of a whole layer.
+class LayerRun : public StepRun {
+ public:
+  LayerRun(const Layer& layer, DType dtype, Layout layout)
+      : StepRun(layer, dtype, layout), grad_bias_(dtype, layer.out_channels, "grad_bias") {}
+
+  void run(Launches& launches) {
+    const Execution where = on_cuda();
+    auto saved = bytes(cuda::layer_saved(args_, where), "saved");
+    auto forward = bytes(cuda::layer_workspace(args_, LayerPass::kForward, where), "workspace");
+    auto backward = bytes(cuda::layer_workspace(args_, LayerPass::kBackward, where), "workspace");
+    launches.begin_pass("forward");
+    cuda::layer_forward(args_, input_.data(), bias_.data(), output_.data(), saved.data(),
+                        forward.data(), where);
+    auto all = grads<LayerGrads>();
+    all.input = grad_input_.data();
+    all.bias = grad_bias_.data();
+    launches.begin_pass("backward");
+    cuda::layer_backward(args_, grad_output_.data(), input_.data(), all, saved.data(),
+                         backward.data(), where);
+  }
+
+  /// Output and gradients.
+  std::vector<std::vector<double>> results() {
+    return results_of({&output_, &grad_input_, &grad_bias_});
+  }
+
+ private:
+  Tensor grad_bias_;
 };
 
 /// The module that samples its input: the columns, their gradients, and what is made of these.

@@ -38,14 +38,18 @@ class Part(NamedTuple):
     torch: float
 
 
-#: For 17x17 kernels at 56x56, 28x28, 14x14 and 7x7: the least that is expected of the direct
-#: convolution, and the most of torch's.
+# The parts of the direct convolution are the least of any pass and layout in the model:
+# benchmarks/cuda_model.py --write fills them in. Those of torch are the most that is expected.
+
+#: For 17x17 kernels at 56x56, 28x28, 14x14 and 7x7.
 DEPTHWISE: Final = (
-    Part(2500, 0.17, 0.08),
-    Part(700, 0.15, 0.11),
-    Part(180, 0.10, 0.17),
-    Part(0, 0.045, 0.42),
+    Part(2500, 0.36, 0.08),
+    Part(700, 0.32, 0.11),
+    Part(180, 0.29, 0.17),
+    Part(0, 0.36, 0.42),
 )
+#: The same of the direct convolution where an output reads many channels.
+DENSE: Final = 0.07
 
 
 class Estimate(NamedTuple):
@@ -96,7 +100,8 @@ def estimate(
     copy = batch * (in_channels + out_channels) * points * dtype.itemsize / BANDWIDTH
     part = part_of(points)
     rate = RATE / 2 if dtype == torch.float64 else RATE
-    direct = max(copy, outputs * cells / (part.direct * rate))
+    direct_rate = (part.direct if per_group == 1 else DENSE) * rate
+    direct = max(copy, outputs * cells / direct_rate)
     if per_group == 1:
         conv_rate = part.torch * rate
     elif dtype in (torch.float16, torch.bfloat16):

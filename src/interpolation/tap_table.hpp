@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "core/macros.hpp"
+#include "core/parameter.hpp"
 #include "dcls/im2col.hpp"
 #include "interpolation/interpolation.hpp"
 
@@ -79,7 +80,7 @@ DCLS_HD interp::Element<T> element_of(const Im2colArgs& args, std::int64_t eleme
   const T* const sigma = static_cast<const T*>(args.sigma);
   return interp::make_element<T>(static_cast<const T*>(args.position)[at],
                                  sigma != nullptr ? sigma[at] : T(0),
-                                 static_cast<T>(args.sigma_min), args.size[d]);
+                                 numeric::parameter<T>(args.sigma_min), args.size[d]);
 }
 
 /// Evaluates one axis of one element; returns the sums of its taps.

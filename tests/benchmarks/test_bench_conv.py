@@ -125,6 +125,34 @@ def test_rates_are_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 # ----------------------------------------------------------------------------------------- layers
 
 
+def test_a_layer_by_ffts(conv_cases: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a module that plays the package, which takes a kernel of the size of the input."""
+
+    def fft_conv2d(input: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
+        assert input.dtype == kernel.dtype == torch.float32
+        assert input.shape[1:] == kernel.shape
+        sizes = [2 * n for n in input.shape[2:]]
+        product = torch.fft.rfft2(input, sizes) * torch.fft.rfft2(kernel, sizes)
+        return torch.fft.irfft2(product, sizes)[..., : input.shape[2], : input.shape[3]]
+
+    case = conv_cases.Case.parse("2x3x10x9:5x7:4:v1")
+    assert "fft" not in conv_cases.make_layers(case, ["dcls", "fft"], "cpu", "float32", "")
+    package = ModuleType("subquadratic_ops_torch.fft_conv2d")
+    monkeypatch.setattr(package, "fft_conv2d", fft_conv2d, raising=False)
+    monkeypatch.setitem(sys.modules, "subquadratic_ops_torch", ModuleType("subquadratic_ops_torch"))
+    monkeypatch.setitem(sys.modules, package.__name__, package)
+    layer = conv_cases.make_layers(case, ["dcls"], "cpu", "bfloat16", "")["dcls"]
+    problem = conv_cases.Problem.random(case, "channels_last", "cpu", "bfloat16")
+    results = conv_cases.results_of(conv_cases.FftLayer(layer, case.size), problem)
+    assert results["output"].shape == problem.grad_output.shape
+    # A convolution of the flipped kernel, from its first cell on: shifted by half of the kernel.
+    kernel = layer.to_conv().weight.float().flip(-1, -2)
+    padded = F.pad(problem.input.float(), (6, 0, 4, 0))
+    shifted = F.conv2d(padded, kernel, layer.bias.float(), groups=3)
+    torch.testing.assert_close(results["output"].float(), shifted, rtol=0.02, atol=0.05)
+    assert all(grad.isfinite().all() for grad in results.values())
+
+
 def test_layers_are_compared_with_ours(bench_conv: ModuleType) -> None:
     seconds = {
         "dcls/contiguous/uniform": [4.0, 2.0, 2.0],

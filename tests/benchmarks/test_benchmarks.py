@@ -168,6 +168,11 @@ def test_float32_is_measured_as_float32(
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
     assert harness.machine_facts("cuda")["tf32"] is True
     parser = harness.make_parser("")
+    options = parser.parse_args([])
+    options.dtype = "tf32"
+    harness.apply_options(parser, options)
+    assert torch.backends.cudnn.allow_tf32
+    assert torch.backends.cuda.matmul.allow_tf32
     harness.apply_options(parser, parser.parse_args([]))
     assert not torch.backends.cudnn.allow_tf32
     assert not torch.backends.cuda.matmul.allow_tf32

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from benchmarking import load
 
+from DCLS import _cuda_model
+
 ROOT = Path(__file__).parents[2]
 
 pytestmark = pytest.mark.skipif(
@@ -46,6 +48,19 @@ def launch(**more):
     facts |= {"registers": 32, "stack": 0, "spill_instructions": 0, "shared": 1024}
     facts |= {"input_bytes": 1 << 20, "output_bytes": 1 << 20, "products": 0, "counts": counts}
     return {**facts, **more}
+
+
+def test_the_package_assumes_what_was_modelled(model, monkeypatch, tmp_path):
+    rows = json.loads(model.RESULT.read_text())["results"]
+    parts = list(model.direct_parts(rows).values())
+    assert [*(part.direct for part in _cuda_model.DEPTHWISE), _cuda_model.DENSE] == parts
+    text = model.ASSUMED.read_text()
+    copy = tmp_path / "model.py"
+    copy.write_text(text.replace(f", {parts[1]}, ", ", 0.99, "))
+    assert copy.read_text() != text
+    monkeypatch.setattr(model, "ASSUMED", copy)
+    model.write_assumed(rows)
+    assert copy.read_text() == text
 
 
 def test_times_of_a_copy(times):

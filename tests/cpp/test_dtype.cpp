@@ -1,11 +1,13 @@
-// The 16-bit types and the exponential.
+// The 16-bit types, parameters and the exponential.
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <random>
 
 #include "check.hpp"
 #include "core/dtype.hpp"
+#include "core/parameter.hpp"
 #include "interpolation/exponential.hpp"
 
 using namespace dcls;
@@ -69,6 +71,25 @@ void check_exponential(double ulp) {
 }
 
 }  // namespace
+
+TEST(parameters_are_rounded_as_by_the_cpu) {
+  std::mt19937_64 random(1);
+  for (int i = 0; i < 300000; ++i) {
+    // Around the range of float32 mostly, and often half way between two of its numbers.
+    const std::uint64_t exponent = i % 4 == 0 ? random() % 2047 : 870 + random() % 290;
+    const std::uint64_t cut = i % 3 == 0 ? ~std::uint64_t{0xfffffff} : ~std::uint64_t{0};
+    const std::uint64_t bits = exponent << 52 | (random() >> 12 & cut);
+    double value;
+    std::memcpy(&value, &bits, sizeof(value));
+    const float got = numeric::float_of_double_bits(value);
+    if (got != static_cast<float>(value)) CHECK_EQ(got, static_cast<float>(value));
+  }
+  for (const double value : {0.0, 0x1p-149, 0x1p-150, 0x1.8p-150, 0x1p-126, 0.27, 0x1.fffffep127,
+                             0x1.fffffefp127, 0x1.ffffffp127, HUGE_VAL}) {
+    CHECK_EQ(numeric::float_of_double_bits(value), static_cast<float>(value));
+  }
+  CHECK(std::isnan(numeric::float_of_double_bits(std::nan(""))));
+}
 
 TEST(float16) { check_format<Half>(10, -14, 65504); }
 TEST(bfloat16) { check_format<BFloat16>(7, -126, 3.3895313892515355e38); }

@@ -15,24 +15,13 @@
 #include "cuda/layer/layer_finish.cuh"
 #include "cuda/layer/layer_prepare.cuh"
 #include "cuda_host/schedules.hpp"
-#include "layer_problem.hpp"
+#include "layer_on_host_cuda.hpp"
 
 using namespace dcls;
 using namespace dcls::test;
 using host_cuda::GuardedBuffer;
 
 namespace {
-
-struct Guarded {
-  template <typename T>
-  using Buffer = host_cuda::GuardedBuffer<T>;
-};
-
-Execution on_cuda() {
-  Execution where;
-  where.device = DeviceType::kCuda;
-  return where;
-}
 
 /// Of all kernels.
 std::uint64_t launches() {
@@ -43,78 +32,23 @@ std::uint64_t launches() {
   return sum;
 }
 
-/// A layer in device memory.
-template <typename Parameter, typename Storage>
-struct Device {
-  const LayerProblem& problem;
-  GuardedBuffer<Parameter> weight, position, sigma, grad_weight, grad_position, grad_sigma;
-  GuardedBuffer<Storage> input, grad_output, bias, output, grad_input, grad_bias;
-  LayerArgs args;
-
-  explicit Device(const LayerProblem& p)
-      : problem(p),
-        weight(to_storage<Parameter>(p.construct.weight), "weight"),
-        position(to_storage<Parameter>(p.construct.position), "position"),
-        sigma(to_storage<Parameter>(p.construct.sigma), "sigma"),
-        grad_weight(weight.size(), "grad_weight"),
-        grad_position(position.size(), "grad_position"),
-        grad_sigma(sigma.size(), "grad_sigma"),
-        input(p.conv.store<Storage>(p.conv.input, p.conv.args.in_channels), "input"),
-        grad_output(p.conv.store<Storage>(p.conv.grad_output, p.conv.args.out_channels),
-                    "grad_output"),
-        bias(to_storage<Storage>(p.conv.bias), "bias"),
-        output(grad_output.size(), "output"),
-        grad_input(input.size(), "grad_input"),
-        grad_bias(bias.size(), "grad_bias"),
-        args(p.args<Parameter, Storage>()) {
-    args.construct.weight = weight.data();
-    args.construct.position = position.data();
-    args.construct.sigma = sigma.size() > 0 ? sigma.data() : nullptr;
-  }
-
-  LayerGrads grads(const LayerAsked& asked) {
-    LayerGrads g;
-    if (asked.input) g.input = grad_input.data();
-    if (asked.bias) g.bias = grad_bias.data();
-    if (asked.weight) g.weight = grad_weight.data();
-    if (asked.position) g.position = grad_position.data();
-    if (asked.sigma && sigma.size() > 0) g.sigma = grad_sigma.data();
-    return g;
-  }
-
-  LayerResults results() const {
-    for (const auto* buffer : {&grad_weight, &grad_position, &grad_sigma}) buffer->check();
-    for (const auto* buffer : {&output, &grad_input, &grad_bias}) buffer->check();
-    return {to_double(output),      to_double(grad_input),    to_double(grad_bias),
-            to_double(grad_weight), to_double(grad_position), to_double(grad_sigma)};
-  }
-
-  LayerResults run(const LayerAsked& asked = {}) {
-    args.for_input = asked.input;
-    args.for_parameters = asked.weight || asked.position || asked.sigma;
-    const Execution where = on_cuda();
-    Workspace<Guarded> saved(cuda::layer_saved(args, where)),
-        forward(cuda::layer_workspace(args, LayerPass::kForward, where)),
-        backward(cuda::layer_workspace(args, LayerPass::kBackward, where));
-    cuda::layer_forward(args, input.data(), bias.data(), output.data(), saved.data(),
-                        forward.data(), where);
-    cuda::layer_backward(args, grad_output.data(), input.data(), grads(asked), saved.data(),
-                         backward.data(), where);
-    return results();
-  }
-};
+void check_parameters(const LayerResults& got, const LayerResults& expected) {
+  CHECK_SAME_BITS(got.weight, expected.weight);
+  CHECK_SAME_BITS(got.position, expected.position);
+  CHECK_SAME_BITS(got.sigma, expected.sigma);
+}
+void check_all_but_bias(const LayerResults& got, const LayerResults& expected) {
+  CHECK_SAME_BITS(got.output, expected.output);
+  CHECK_SAME_BITS(got.input, expected.input);
+  check_parameters(got, expected);
+}
 
 template <typename Parameter, typename Storage = Parameter>
 void check_layer(const LayerProblem& problem) {
   const check::Case here(problem.name(), ", dtypes ", static_cast<int>(DTypeOf<Parameter>::value),
                          " ", static_cast<int>(DTypeOf<Storage>::value));
   const LayerResults got = Device<Parameter, Storage>(problem).run();
-  const LayerResults expected = problem.by_parts<Parameter, Storage, Guarded>(on_cuda());
-  CHECK_SAME_BITS(got.output, expected.output);
-  CHECK_SAME_BITS(got.input, expected.input);
-  CHECK_SAME_BITS(got.weight, expected.weight);
-  CHECK_SAME_BITS(got.position, expected.position);
-  CHECK_SAME_BITS(got.sigma, expected.sigma);
+  check_all_but_bias(got, problem.by_parts<Parameter, Storage, Guarded>(on_cuda()));
   CHECK(relative_error(got.bias, problem.bias_gradient()) < DTypeOf<Storage>::tolerance);
 }
 
@@ -362,9 +296,7 @@ TEST(fewer_blocks_than_work) {
     });
     const LayerResults got = device.results();
     CHECK_SAME_BITS(got.bias, expected.bias);
-    CHECK_SAME_BITS(got.weight, expected.weight);
-    CHECK_SAME_BITS(got.position, expected.position);
-    CHECK_SAME_BITS(got.sigma, expected.sigma);
+    check_parameters(got, expected);
   }
 }
 
@@ -380,12 +312,8 @@ TEST(bitwise_equal_in_every_order_of_threads) {
       const check::Case here(problem.name(), ", ", to_string(schedule));
       setenv("DCLS_HOST_CUDA_ORDER", to_string(schedule).c_str(), 1);
       const LayerResults other = Device<float, float>(problem).run();
-      CHECK_SAME_BITS(other.output, first.output);
-      CHECK_SAME_BITS(other.input, first.input);
       CHECK_SAME_BITS(other.bias, first.bias);
-      CHECK_SAME_BITS(other.weight, first.weight);
-      CHECK_SAME_BITS(other.position, first.position);
-      CHECK_SAME_BITS(other.sigma, first.sigma);
+      check_all_but_bias(other, first);
     }
     setenv("DCLS_HOST_CUDA_ORDER", order.c_str(), 1);
   }

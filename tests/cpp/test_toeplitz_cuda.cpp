@@ -22,6 +22,7 @@ namespace {
 struct HowToRun {
   LaunchOptions launch = {};
   unsigned blocks = 0;  ///< 0 for one per item, as the library launches
+  int splits = 0;       ///< of the gradient of the kernel, at most; 0 for those of the plan
 };
 
 LaunchOptions with_shared(LaunchOptions options) {
@@ -49,7 +50,8 @@ void kernel_gradient(const HowToRun& how, const ConvArgs& args, const Storage* g
                      const Storage* input, const std::uint8_t* support, Storage* grad_kernel) {
   cuda::ToeplitzKernelPlan plan = cuda::make_toeplitz_kernel_plan(args);
   cuda::align_toeplitz_plan(plan, input, grad_output);
-  const cuda::ConvPlan finish = cuda::make_toeplitz_finish_plan(args);
+  cuda::ConvPlan finish = cuda::make_toeplitz_finish_plan(args);
+  if (how.splits > 0) finish.splits = plan.splits = std::min(plan.splits, how.splits);
   const std::int64_t cells = finish.kernel_rows * finish.cells;
   GuardedBuffer<float> partial(static_cast<std::size_t>(plan.splits * cells), "partial");
   GuardedBuffer<float> bias(static_cast<std::size_t>(plan.splits * plan.channels), "bias");
@@ -122,6 +124,10 @@ std::vector<ConvArgs> covered_args() {
     add(2, 1, {5, 6}, {9, 11}, {9, 20});    // padding larger than the input
     add(3, 5, {100}, {31}, {15});           // lines
     add(40, 2, {33}, {9}, {0});
+    add(40, 1, {7, 7}, {5, 5}, {2, 2});    // several tiles of images, the last one not full
+    add(3, 2, {9, 28}, {5, 21}, {2, 10});  // copies of four values
+    add(2, 2, {6, 7}, {5, 33}, {4, 20});   // a kernel far wider than the input, at its middle
+    add(2, 1, {7, 37}, {3, 29}, {0, 1});   // more columns of the input than the output has
   }
   return cases;
 }
@@ -156,7 +162,7 @@ TEST(all_instantiated_kernels_were_run) {
       });
     }
   }
-  CHECK_EQ(found.size(), std::size(cuda::kColumnTiles) * std::size(cuda::kColumnBlocks));
+  CHECK_EQ(found.size(), std::size(cuda::kToeplitzColumns));
 }
 
 TEST(random_geometries) {
@@ -228,6 +234,7 @@ TEST(fewer_blocks_than_work) {
   HowToRun how;
   for (const unsigned blocks : {2u, 1u}) {
     how.blocks = blocks;
+    how.splits = static_cast<int>(blocks);  // of several tiles
     for (const ConvArgs& args : covered_args()) {
       check_problem<BFloat16>(ConvProblem(args, blocks), how);
     }
@@ -313,11 +320,10 @@ TEST(plans_fit_and_have_no_bank_conflicts) {
             for (int row = 0; row < plan.slot_warps * cuda::kWarpRows; row += 8) {
               std::vector<int> places;
               for (int i = row; i < row + 8; ++i) {
-                const int m = i < plan.planes * plan.rows ? i : 0;
+                const int m = cuda::existing_row(i, plan.planes * plan.rows);
                 places.push_back(m / plan.rows * plan.plane_pitch + m % plan.rows * plan.pitch);
               }
-              // Rows behind the last one read the first: at most two at once.
-              CHECK(wavefronts(places) <= (row + 8 <= plan.planes * plan.rows ? 1 : 2));
+              CHECK(wavefronts(places) <= (plan.planes * plan.rows < 8 ? 2 : 1));
             }
           }
         }

@@ -28,7 +28,7 @@ def on_a_gpu(channels: int, points: int, batch: int = 128, **changes: Any) -> An
 
 @pytest.mark.parametrize(
     ("channels", "points", "method"),
-    [(96, 56, "direct"), (192, 28, "direct"), (384, 14, "conv"), (768, 7, "conv")],
+    [(96, 56, "direct"), (192, 28, "direct"), (384, 14, "direct"), (768, 7, "conv")],
 )
 def test_the_stages_of_a_network(channels: int, points: int, method: str) -> None:
     for dtype in (torch.float32, torch.bfloat16, torch.float64):
@@ -41,7 +41,7 @@ def test_only_a_wide_margin_counts() -> None:
     """Direct at half of torch's time, not at more."""
     assert _cuda_model.Estimate(1.0, 2.0).method == "direct"
     assert _cuda_model.Estimate(1.01, 2.0).method == "conv"
-    assert on_a_gpu(192, 28, cells=289).method == "conv"
+    assert on_a_gpu(768, 7).method == "conv"
 
 
 def test_small_and_empty_layers_take_torch() -> None:
@@ -83,4 +83,4 @@ def test_a_graph_depends_on_no_size() -> None:
         x = torch.zeros(batch, 96, points, points)
         assert compiled(x).sum() > 0
     assert len(compilations) == 1
-    assert compiled(torch.zeros(2, 96, 14, 14)).sum() < 0
+    assert compiled(torch.zeros(2, 96, 7, 7)).sum() < 0

@@ -17,6 +17,7 @@ from im2col_problem import (
     results,
 )
 from support import VERSIONS
+from torch.profiler import ProfilerActivity, profile
 
 from DCLS._native import pieces as _im2col_pieces
 from DCLS.functional import construct_kernel, im2col, im2col_conv
@@ -383,3 +384,17 @@ def test_no_kernel_is_built():
     # The same elements in a grid that is as large as it need be.
     problem.size, problem.padding = (21, 21), (10, 10)
     assert_same(got, results(problem.conv(), problem.tensors), 1e-5)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_images_are_multiplied_together(groups):
+    """A GPU waits for each product: there are as many for one image as for several."""
+
+    counts = []
+    for batch in (1, 5):
+        problem = make_im2col("v1", (9, 8), (5, 6), batch=batch, groups=groups)
+        with profile(activities=[ProfilerActivity.CPU]) as found:
+            results(problem.conv(), problem.tensors)
+        names = [event.name for event in found.events()]
+        counts.append(names.count("aten::bmm") + names.count("aten::baddbmm_"))
+    assert counts == [3, 3]

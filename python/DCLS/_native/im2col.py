@@ -277,6 +277,35 @@ def _buffer(columns: Columns, pieces: Sequence[tuple[range, list[Piece]]]) -> Te
     return columns.input.new_empty(max(sizes, default=0))
 
 
+def _multiply(matrices: Tensor, right: Tensor, out: Tensor) -> None:
+    """Writes ``matrices @ right``, ``(G, I, J) @ (N, G, J, L)``, to ``out``, ``(N, G, I, L)``.
+
+    One call for all images, since a GPU waits for each, where that takes no more memory than the
+    columns: each image needs a copy of the matrices unless there is one group.
+    """
+    images, groups = out.shape[:2]
+    if images > 1 and (groups == 1 or matrices.numel() <= max(right[0].numel(), out[0].numel())):
+        copies = matrices.expand(images, *matrices.shape).flatten(0, 1)
+        torch.bmm(copies, right.flatten(0, 1), out=out.view(-1, *out.shape[2:]))
+        return
+    for n in range(images):
+        torch.bmm(matrices, right[n], out=out[n])
+
+
+def _add_products(sums: Tensor, grad: Tensor, columns: Tensor) -> None:
+    """Adds ``grad @ columns.mT``, ``(N, G, I, L) @ (N, G, L, J)``, of all images to ``sums``.
+
+    One call under the same condition as for ``_multiply``: each image has sums of its own.
+    """
+    images = grad.shape[0]
+    if images > 1 and sums.numel() <= columns[0].numel():
+        products = torch.bmm(grad.flatten(0, 1), columns.flatten(0, 1).mT)
+        sums += products.view(images, *sums.shape).sum(0)
+        return
+    for n in range(images):
+        sums.baddbmm_(grad[n], columns[n].mT)
+
+
 def im2col_conv(
     input: Tensor,
     weight: Tensor,
@@ -311,8 +340,7 @@ def im2col_conv(
             made = made.view(len(piece.batch), -1, per_group * elements, math.prod(shape[3:]))
             part = out[piece.batch.start : piece.batch.stop, of_groups]
             part = part[..., _flat(piece, spec.output_size)]
-            for n in range(len(piece.batch)):
-                torch.bmm(matrices[of_groups], made[n], out=part[n])
+            _multiply(matrices[of_groups], made, part)
             if biases is not None:
                 part += biases[of_groups]
     return output
@@ -370,12 +398,9 @@ def im2col_conv_backward(
                 part = part[..., _flat(piece, spec.output_size)].to(dtype)
                 if grad_weight is not None:
                     columns.make(piece, made)
-                    target = grad_weight[of_groups, :, rows]
-                    for n in range(len(piece.batch)):
-                        target.baddbmm_(part[n], matrix[n].mT)
+                    _add_products(grad_weight[of_groups, :, rows], part, matrix)
                 if for_columns:
-                    for n in range(len(piece.batch)):
-                        torch.bmm(matrices[of_groups, :, rows].mT, part[n], out=matrix[n])
+                    _multiply(matrices[of_groups, :, rows].mT, part, matrix)
                     columns.backward(piece, made, grad_input, sums, grad_SIG is not None)
             if sums is not None:
                 columns.finish(chosen, sums, grad_P, grad_SIG)

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "core/dtype.hpp"
+#include "core/parameter.hpp"
 #include "cuda/runtime/primitives.cuh"
 #include "dcls/construct.hpp"
 #include "interpolation/interpolation.hpp"
@@ -42,7 +43,7 @@ __device__ __forceinline__ Element<Compute<Storage>> load_element(const Construc
   const T position = numeric::load(static_cast<const Storage*>(args.position)[at]);
   const T sigma =
       args.sigma != nullptr ? numeric::load(static_cast<const Storage*>(args.sigma)[at]) : T(0);
-  return interp::make_element<T>(position, sigma, static_cast<T>(args.sigma_min), size);
+  return interp::make_element<T>(position, sigma, numeric::parameter<T>(args.sigma_min), size);
 }
 
 /// The tap of an element at grid index `x`, of a version known at run time.

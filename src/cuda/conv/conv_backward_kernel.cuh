@@ -236,7 +236,7 @@ __device__ __forceinline__ T reduced_cell(const ConvPlan& plan, const T* partial
 }
 
 template <typename Storage>
-__global__ void __launch_bounds__(kFinishThreads)
+__global__ void __launch_bounds__(kFinishThreads, 2)
     conv_kernel_finish(const ConvArgs args, const ConvPlan plan, const Compute<Storage>* partial,
                        const std::uint8_t* support, const Storage* grad_output,
                        const Storage* input, Storage* grad_kernel) {

@@ -73,18 +73,11 @@ __device__ __forceinline__ void load_tile(const ConvPlan& plan, const Tile& tile
                                           T* shared) {
   // Past the registers, so that a thread has many copies under way.
   constexpr bool kAsync = std::is_same_v<Storage, T> && kTensorCores;
-  struct alignas(16) Zeros {
-    float value[4];
-  };
-  auto* const all = reinterpret_cast<Zeros*>(shared);
-  const int count = tile_bytes(plan, sizeof(T)) / static_cast<int>(sizeof(Zeros));
-  for (int i = static_cast<int>(threadIdx.x); i < count; i += static_cast<int>(blockDim.x)) {
-    all[i] = {};
-  }
+  clear_shared(shared, tile_bytes(plan, sizeof(T)));
   __syncthreads();
   for_tile_points<kLine>(plan, tile, places, begin, [&](const Storage* from, const TilePoint& at) {
     if constexpr (kAsync) {
-      copy_async_filled<sizeof(T)>(shared + at.place, from, true);
+      copy_async<sizeof(T)>(shared + at.place, from);
     } else {
       shared[at.place] = numeric::load(*from);
     }

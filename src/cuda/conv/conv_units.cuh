@@ -134,7 +134,7 @@ __device__ __forceinline__ void list_stage(const ConvPlan& plan, std::int64_t ro
 
 /// Lists the cells of each (kernel row, stage). `cells` null stands for all set.
 template <typename Cell, typename Packed>
-__global__ void __launch_bounds__(kListThreads)
+__global__ void __launch_bounds__(kListThreads, 4)
     conv_list_units(const ConvPlan plan, const Cell* cells, std::int32_t* counts, Unit* units,
                     Packed* packed) {
   const std::int64_t lists = plan.kernel_rows * plan.stages;

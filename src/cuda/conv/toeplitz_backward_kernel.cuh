@@ -16,19 +16,19 @@ namespace dcls::cuda {
 /// Where a block works: a range of tiles, and units of its channels.
 struct ToeplitzKernelPlace {
   std::int32_t channel, channels, unit, split;
-  std::int64_t tile, end;
+  std::int32_t tile, end;
 
   __device__ __forceinline__ ToeplitzKernelPlace(const ToeplitzKernelPlan& plan,
-                                                 std::int64_t item) {
-    channel = static_cast<std::int32_t>(item % plan.channel_blocks) * plan.slots;
+                                                 std::int32_t item) {
+    channel = item % plan.channel_blocks * plan.slots;
     item /= plan.channel_blocks;
     const std::int32_t rest = plan.channels - channel;
     channels = rest < plan.slots ? rest : plan.slots;
-    unit = static_cast<std::int32_t>(item % plan.unit_blocks) * plan.block_units;
-    split = static_cast<std::int32_t>(item / plan.unit_blocks);
-    const std::int64_t tiles = std::int64_t{plan.tiles_n} * plan.tiles_y * plan.tiles_x;
-    const std::int64_t share = tiles / plan.splits;
-    const std::int64_t longer = tiles % plan.splits;  // as many splits have one more
+    unit = item % plan.unit_blocks * plan.block_units;
+    split = item / plan.unit_blocks;
+    const std::int32_t tiles = plan.tiles_n * plan.tiles_y * plan.tiles_x;
+    const std::int32_t share = tiles / plan.splits;
+    const std::int32_t longer = tiles % plan.splits;  // as many splits have one more
     tile = share * split + (split < longer ? split : longer);
     end = tile + share + (split < longer ? 1 : 0);
   }
@@ -100,17 +100,18 @@ __device__ __forceinline__ void add_gradients(const Storage* source, const std::
 }
 
 /// Column c of the kernel: a diagonal of the sums, those of the row's first chunk and its next ones
-/// `chunk_pitch` apart, in a fixed order.
+/// `chunk_pitch` apart, in a fixed order. Blocks that have no sums have no column of the source.
 template <int kBlocks>
-__device__ __forceinline__ float sum_diagonal(const float* sums, int chunk_pitch, int column) {
+__device__ __forceinline__ float sum_diagonal(const float* sums, int chunks, int chunk_pitch,
+                                              int column) {
   float sum = 0.0f;
   for (int n = 0; n < 16; ++n) {
     const int upper = n / kBlock;
     const int from = column + n;  // column of the source, from the first of block 0 on
     const int block = from / kBlock - upper;
-    if (from < 0 || block < 0) continue;
+    if (from < 0 || block < 0 || block >= chunks * kBlocks) continue;
     const int d = block % kBlocks + upper;
-    sum += sums[block / kBlocks * chunk_pitch + (d * 16 + n) * kBlock + from % kBlock];
+    sum += sums[block / kBlocks * chunk_pitch + d * kSumsPitch + n * kBlock + from % kBlock];
   }
   return sum;
 }
@@ -122,7 +123,6 @@ __global__ void __launch_bounds__(kToeplitzThreads, 2)
     toeplitz_kernel_partial(const ToeplitzKernelPlan plan, const Storage* source,
                             const Storage* target, float* partial, float* bias) {
   if constexpr (!kTensorCores) return;
-  constexpr int kUnitSums = (kBlocks + 1) * 16 * kBlock;  // of one kernel row
   __shared__ std::int32_t places[kGradientTileRows];
   Storage* const shared = dynamic_shared<Storage>();
   auto* const sums = reinterpret_cast<float*>(shared);
@@ -132,12 +132,13 @@ __global__ void __launch_bounds__(kToeplitzThreads, 2)
   const int rows = plan.planes * plan.rows;
   const int steps = (rows + 15) / 16;
   for (int m = static_cast<int>(threadIdx.x); m < 16 * steps; m += static_cast<int>(blockDim.x)) {
-    // Rows behind the last one meet zeros of the target.
-    places[m] = m < rows ? m / plan.rows * plan.plane_pitch + m % plan.rows * plan.pitch : 0;
+    const int at = existing_row(m, rows);  // those behind the last one meet zeros of the target
+    places[m] = at / plan.rows * plan.plane_pitch + at % plan.rows * plan.pitch;
   }
   Storage* const targets = shared + plan.slots * plan.slot_pitch;
 
-  for (std::int64_t item = blockIdx.x; item < toeplitz_blocks(plan); item += gridDim.x) {
+  for (auto item = static_cast<std::int32_t>(blockIdx.x); item < toeplitz_blocks(plan);
+       item += static_cast<std::int32_t>(gridDim.x)) {
     const ToeplitzKernelPlace place(plan, item);
     const int unit = place.unit + warp % plan.block_units;
     const int first_row = unit / plan.chunks * kGradientRows;
@@ -152,13 +153,19 @@ __global__ void __launch_bounds__(kToeplitzThreads, 2)
         place.channel * channel_pitch(plan, std::int64_t{plan.target_height} * plan.target_width);
     float sum[kGradientRows][kBlocks + 1][4] = {};
     float totals[4] = {};
-    for (std::int64_t tile = place.tile; tile < place.end; ++tile) {
-      ToeplitzPlace at(plan, tile * plan.channel_blocks);
-      at.channels = place.channels;
+    for (std::int32_t tile = place.tile; tile < place.end; ++tile) {
+      const ToeplitzPlace at(plan, place.channel / plan.slots, tile);
       const int begin = first_block(plan, at.x), end = end_block(plan, at.x);
       __syncthreads();  // the last tile, or the last sums, have been read
+      // Whole planes lie where those of the last tile did, among the same zeros.
+      const bool whole = plan.tiles_y * plan.tiles_x == 1 && at.image + plan.planes <= plan.batch;
+      if (tile == place.tile || !whole) {
+        clear_shared(shared, plan.slots * (plan.slot_pitch + plan.target_slot) * 2);
+        __syncthreads();
+      }
       load_tile(plan, source_tile(plan, at, begin, end), from_source, place.channels, shared);
-      load_tile(plan, gradient_tile(plan, at), from_target, place.channels, targets);
+      load_tile(plan, target_tile(plan, at, plan.target_slot), from_target, place.channels,
+                targets);
       copy_async_wait<0>();
       __syncthreads();
       if (!active) continue;
@@ -183,7 +190,7 @@ __global__ void __launch_bounds__(kToeplitzThreads, 2)
       for (int r = 0; r < kGradientRows; ++r) {
 #pragma unroll
         for (int d = 0; d <= kBlocks; ++d) {
-          float* const to = sums + (warp * kGradientRows + r) * kUnitSums + d * 16 * kBlock;
+          float* const to = sums + (warp * kGradientRows + r) * row_sums(plan) + d * kSumsPitch;
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
             to[(lane / 4 + i / 2 * 8) * kBlock + lane % 4 * 2 + i % 2] = sum[r][d][i] + all;
@@ -205,8 +212,9 @@ __global__ void __launch_bounds__(kToeplitzThreads, 2)
       const std::int64_t kernel =
           std::int64_t{place.split} * plan.channels + place.channel + i / cells;
       partial[(kernel * plan.kernel_height + row_begin + row) * plan.kernel_width + column] =
-          sum_diagonal<kBlocks>(sums + (owner * kGradientRows + row % kGradientRows) * kUnitSums,
-                                kGradientRows * kUnitSums, column - plan.offset);
+          sum_diagonal<kBlocks>(
+              sums + (owner * kGradientRows + row % kGradientRows) * row_sums(plan), plan.chunks,
+              kGradientRows * row_sums(plan), column - plan.offset);
     }
   }
 }

@@ -86,7 +86,10 @@ __device__ void mend_tile(const ToeplitzPlan& plan, const ToeplitzTile& tile, in
     const int column = i % tile.columns, rest = i / tile.columns;
     const int row = rest % tile.rows, plane = rest / tile.rows % tile.planes;
     const int slot = rest / tile.rows / tile.planes;
-    if (tile.image + plane >= plan.batch || tile.y + row >= tile.height) continue;
+    if (tile.image + plane >= plan.batch || tile.y + row >= tile.height ||
+        tile.x + column >= tile.width) {
+      continue;
+    }
     Storage* const value =
         shared + slot * tile.slot_pitch + plane * tile.plane_pitch + row * tile.pitch + column;
     const float now = numeric::load(*value);
@@ -117,20 +120,22 @@ __global__ void __launch_bounds__(kToeplitzThreads, 2)
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int slot = warp / plan.slot_warps;
   const int first_row = warp % plan.slot_warps * kWarpRows;
-  // The row whose address this lane gives; rows behind the last one repeat the first.
-  const int row = first_row + lane < plan.planes * plan.rows ? first_row + lane : 0;
+  const int row = existing_row(first_row + lane, plan.planes * plan.rows);  // of this lane
   Storage* const own = shared + slot * plan.slot_pitch;
   const Storage* const from =
       own + row / plan.rows * plan.plane_pitch + row % plan.rows * plan.pitch;
   const std::uint32_t* const own_lines =
       lines + slot * plan.kernel_rows * line_words(kBlocks) + lane_word<kBlocks>(lane);
 
-  for (std::int64_t item = blockIdx.x; item < toeplitz_blocks(plan); item += gridDim.x) {
-    const ToeplitzPlace place(plan, item);
+  for (auto item = static_cast<std::int32_t>(blockIdx.x); item < toeplitz_blocks(plan);
+       item += static_cast<std::int32_t>(gridDim.x)) {
+    const ToeplitzPlace place(plan, item % plan.channel_blocks, item / plan.channel_blocks);
     const int begin = first_block(plan, place.x), end = end_block(plan, place.x);
     const Storage* const from_source =
         source +
         place.channel * channel_pitch(plan, std::int64_t{plan.source_height} * plan.source_width);
+    clear_shared(shared, plan.slots * plan.slot_pitch * 2);
+    __syncthreads();
     load_tile(plan, source_tile(plan, place, begin, end), from_source, place.channels, shared);
     const bool active = slot < place.channels;
     const Storage* const cells =
@@ -194,7 +199,7 @@ __global__ void __launch_bounds__(kToeplitzThreads, 2)
       }
     }
     __syncthreads();
-    const ToeplitzTile staged = target_tile(plan, place);
+    const ToeplitzTile staged = target_tile(plan, place, plan.slot_pitch);
     unsigned mend = 0;
     for (int w = 0; w < plan.slots * plan.slot_warps; ++w) mend |= again[w];
     if (mend != 0) {  // the same in all threads

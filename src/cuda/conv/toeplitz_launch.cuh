@@ -1,10 +1,10 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <cstdlib>
 #include <iterator>
 #include <type_traits>
-#include <utility>
 
 #include "core/dispatch.hpp"
 #include "cuda/conv/conv_backward_kernel.cuh"
@@ -16,25 +16,18 @@
 
 namespace dcls::cuda {
 
-/// Calls function(std::integral_constant) with the value, one of kChoices.
-template <const auto& kChoices, typename Function, std::size_t... kAt>
-void dispatch_choice(int value, Function&& function, std::index_sequence<kAt...>) {
-  const bool found =
-      ((kChoices[kAt] == value && (function(std::integral_constant<int, kChoices[kAt]>{}), true)) ||
-       ...);
-  if (!found) std::abort();
-}
-
 /// Calls function(column tiles, column blocks) with those of a plan as integral constants.
-template <typename Function>
+template <std::size_t kAt = 0, typename Function>
 void dispatch_toeplitz(const ToeplitzPlan& plan, Function&& function) {
-  const auto with_tiles = [&](auto tiles) {
-    dispatch_choice<kColumnBlocks>(
-        plan.column_blocks, [&](auto blocks) { function(tiles, blocks); },
-        std::make_index_sequence<std::size(kColumnBlocks)>{});
-  };
-  dispatch_choice<kColumnTiles>(plan.column_tiles, with_tiles,
-                                std::make_index_sequence<std::size(kColumnTiles)>{});
+  constexpr ToeplitzColumns kernel = kToeplitzColumns[kAt];
+  if (plan.column_tiles == kernel.tiles && plan.column_blocks == kernel.blocks) {
+    function(std::integral_constant<int, kernel.tiles>{},
+             std::integral_constant<int, kernel.blocks>{});
+  } else if constexpr (kAt + 1 < std::size(kToeplitzColumns)) {
+    dispatch_toeplitz<kAt + 1>(plan, function);
+  } else {
+    std::abort();
+  }
 }
 
 template <typename Storage>

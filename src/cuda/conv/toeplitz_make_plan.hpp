@@ -17,9 +17,14 @@ inline constexpr std::size_t kToeplitzShared = 96 * 1024;
 /// Of it, what the lines of the kernel take.
 inline constexpr std::int32_t kLineShared = 32 * 1024;
 inline constexpr std::int64_t kWidestKernel = 63;
-/// The column tiles and the blocks of source columns that there are kernels for.
-inline constexpr int kColumnTiles[] = {1, 2, 4, 7};
-inline constexpr int kColumnBlocks[] = {3, 4, 5};
+/// The column tiles and the blocks of source columns that there are kernels for. Images of up to 8
+/// columns that keep their width meet 1 block, those of up to 16 meet 3, however wide the kernel.
+struct ToeplitzColumns {
+  int tiles, blocks;
+};
+inline constexpr int kMostColumnBlocks = 5;
+inline constexpr ToeplitzColumns kToeplitzColumns[] = {{1, 1}, {2, 3}, {4, 3}, {4, 4},
+                                                       {4, 5}, {7, 3}, {7, 4}, {7, 5}};
 
 /// Whether the tensor cores take a problem, if the GPU has them: depthwise, one or two axes, stride
 /// and dilation 1, 16 bits a value.
@@ -28,20 +33,22 @@ inline bool toeplitz_covers(const ConvArgs& args) {
   if (args.ndim > 2 || args.in_channels != args.groups || args.out_channels != args.groups) {
     return false;
   }
-  constexpr std::int64_t kFar = std::int64_t{1} << 20;
-  bool covered = args.batch < kFar && args.groups < kFar;
-  std::int64_t input = 1, output = 1;
+  constexpr std::int64_t kFar = std::int64_t{1} << 20, kMost = std::int64_t{1} << 30;
+  bool covered = args.batch > 0 && args.batch < kFar && args.groups > 0 && args.groups < kFar;
   for (int d = 0; d < args.ndim; ++d) {
     const std::int64_t least = d == args.ndim - 1 ? 3 : 1;
     covered = covered && args.stride[d] == 1 && args.dilation[d] == 1 &&
               args.kernel_size[d] >= least && args.kernel_size[d] <= kWidestKernel &&
-              args.input_size[d] < kFar && args.output_size[d] < kFar && args.padding[d] < kFar &&
-              args.padding[d] > -kFar;
-    input *= args.input_size[d];
-    output *= args.output_size[d];
+              args.padding[d] < kFar && args.padding[d] > -kFar;
   }
-  return covered && input > 0 && output > 0 && args.batch > 0 && args.groups > 0 &&
-         input < std::int64_t{1} << 30 && output < std::int64_t{1} << 30;
+  for (const auto& size : {args.input_size, args.output_size}) {
+    const std::int64_t rows = args.ndim == 2 ? size[0] : 1, columns = size[args.ndim - 1];
+    covered = covered && rows > 0 && rows < kFar && columns > 0 && columns < kFar &&
+              rows * columns < kMost &&
+              // A block has at least one row and kBlock columns, and they have indices of 32 bits.
+              rows * ((columns + kBlock - 1) / kBlock) < kMost / (args.batch * args.groups);
+  }
+  return covered;
 }
 
 inline std::int32_t line_bytes(const ToeplitzPlan& plan) {
@@ -67,35 +74,41 @@ inline std::int32_t even(std::int32_t count, std::int32_t most) {
 }
 /// Values that are copied at once if lines have `width` of them.
 inline std::int32_t copy_of(std::int32_t width) {
-  return width % 8 == 0 ? 8 : width % 2 == 0 ? 2 : 1;
+  std::int32_t copy = kBlock;
+  while (width % copy != 0) copy /= 2;
+  return copy;
 }
 
 /// The columns: fewest blocks, then the widest copies.
 inline void plan_columns(ToeplitzPlan& plan, std::int32_t padding) {
+  const std::int32_t tiles = parts_of(plan.target_width, kBlock);
   std::int32_t fewest = std::numeric_limits<std::int32_t>::max();
-  // Leads of multiples of 8, 2 or 1 keep copies of as many values aligned.
-  for (std::int32_t copy = plan.channels_last ? 1 : copy_of(plan.source_width); copy > 0;
-       copy = copy == 8 ? 2 : copy - 1) {
-    const std::int32_t lead = ceil_to(padding, copy);
-    const std::int32_t blocks = parts_of(kBlock - 1 + lead - padding + plan.kernel_width, kBlock);
+  // A lead that is a multiple of what is copied at once keeps the copies aligned.
+  for (std::int32_t step = kBlock; step > 0; step /= 2) {
+    const std::int32_t lead = ceil_to(padding, step);
+    const std::int32_t all = parts_of(kBlock - 1 + lead - padding + plan.kernel_width, kBlock);
+    // Those that are left of the source for all tiles, or right of it, meet zeros alone.
+    const std::int32_t left = std::max(lead / kBlock - (tiles - 1), 0);
+    const std::int32_t end = parts_of(std::max(lead + plan.source_width, 1), kBlock);
+    const std::int32_t blocks = std::max(std::min(all, end) - left, 1);
     if (blocks >= fewest) continue;
     fewest = blocks;
-    plan.lead = lead;
-    plan.offset = padding - lead;
-    plan.copy = copy;
+    plan.lead = lead - left * kBlock;
+    plan.offset = padding - plan.lead;
+    plan.copy = plan.channels_last ? 1 : std::min(step, copy_of(plan.source_width));
   }
-  constexpr std::int32_t kMost = kColumnBlocks[2];
-  plan.chunks = parts_of(fewest, kMost);
-  plan.column_blocks = std::max(parts_of(fewest, plan.chunks), kColumnBlocks[0]);
   plan.store = plan.channels_last ? 1 : copy_of(plan.target_width);
-  const std::int32_t tiles = parts_of(plan.target_width, kBlock);
+  plan.chunks = parts_of(fewest, kMostColumnBlocks);
   std::int32_t least = std::numeric_limits<std::int32_t>::max();
-  for (const int width : kColumnTiles) {
+  for (const ToeplitzColumns& kernel : kToeplitzColumns) {
+    if (kernel.blocks < parts_of(fewest, plan.chunks)) continue;
     // A group of tiles also loads the blocks at its right that the next one loads again.
-    const std::int32_t cost = parts_of(tiles, width) * (2 * width + plan.column_blocks - 1);
+    const std::int32_t cost =
+        parts_of(tiles, kernel.tiles) * (2 * kernel.tiles + kernel.blocks - 1);
     if (cost > least) continue;
     least = cost;
-    plan.column_tiles = width;
+    plan.column_tiles = kernel.tiles;
+    plan.column_blocks = kernel.blocks;
   }
   plan.tiles_x = parts_of(tiles, plan.column_tiles);
   std::int32_t widest = 1;
@@ -204,8 +217,8 @@ inline std::size_t toeplitz_shared_bytes(const ToeplitzKernelPlan& plan) {
       static_cast<std::size_t>(plan.slots * (plan.slot_pitch + plan.target_slot)) * 2;
   // The sums of all warps, in the same place.
   const std::size_t sums =
-      static_cast<std::size_t>(plan.threads() / 32 * kGradientRows * (plan.column_blocks + 1)) *
-      16 * kBlock * 4;
+      static_cast<std::size_t>(plan.threads() / 32 * kGradientRows * row_sums(plan)) *
+      sizeof(float);
   return std::max(tiles, sums);
 }
 
@@ -263,7 +276,7 @@ inline void align_toeplitz_plan(ToeplitzPlan& plan, const void* source, const vo
   const auto narrow = [&plan](std::int32_t& copy, const void* tensor) {
     while (reinterpret_cast<std::uintptr_t>(tensor) % (2 * static_cast<std::uintptr_t>(copy)) !=
            0) {
-      copy = plan.channels_last || copy == 2 ? 1 : 2;
+      copy = plan.channels_last ? 1 : copy / 2;
     }
   };
   narrow(plan.copy, source);

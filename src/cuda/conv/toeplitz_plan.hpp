@@ -79,12 +79,29 @@ struct ToeplitzKernelPlan : ToeplitzPlan {
   int threads() const { return 32 * slots * block_units; }  ///< host
 };
 
-DCLS_HD std::int64_t toeplitz_blocks(const ToeplitzPlan& plan) {
-  return std::int64_t{plan.channel_blocks} * plan.tiles_n * plan.tiles_y * plan.tiles_x;
+/// Row m of a product, or one that is read in its place if there are only `rows`: 8 n rows above
+/// it, so that the rows that are loaded together still lie in different banks.
+DCLS_HD int existing_row(int m, int rows) {
+  return m < rows ? m : rows < kBlock ? 0 : rows - kBlock + (m - rows) % kBlock;
 }
 
-DCLS_HD std::int64_t toeplitz_blocks(const ToeplitzKernelPlan& plan) {
-  return std::int64_t{plan.channel_blocks} * plan.unit_blocks * plan.splits;
+/// The sums of a kernel row in shared memory, of the gradient of the kernel: from a block of
+/// columns to the next, and of all. Cells that are next to each other, along columns and then rows,
+/// are summed together: so their sums lie in banks one after the other.
+inline constexpr int kSumsPitch = 16 * kBlock + kBlock;
+DCLS_HD int row_sums(const ToeplitzKernelPlan& plan) {
+  constexpr int kBanks = 32;
+  const int all = (plan.column_blocks + 1) * kSumsPitch;
+  return all + (plan.kernel_width + kBanks - all % kBanks) % kBanks;
+}
+
+/// Fewer than 2^30: see toeplitz_covers().
+DCLS_HD std::int32_t toeplitz_blocks(const ToeplitzPlan& plan) {
+  return plan.channel_blocks * plan.tiles_n * plan.tiles_y * plan.tiles_x;
+}
+
+DCLS_HD std::int32_t toeplitz_blocks(const ToeplitzKernelPlan& plan) {
+  return plan.channel_blocks * plan.unit_blocks * plan.splits;
 }
 
 /// From a channel of a tensor to the next, and from a point to the next, in values.

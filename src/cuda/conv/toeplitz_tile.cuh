@@ -4,6 +4,7 @@
 // fragments of the Toeplitz matrices.
 
 #include <cstdint>
+#include <type_traits>
 
 #include "core/dtype.hpp"
 #include "cuda/conv/toeplitz_plan.hpp"
@@ -12,12 +13,11 @@
 namespace dcls::cuda {
 
 /// A tile of the images of a tensor, `planes` from image `image` on, for `slots` channels. Its rows
-/// and columns are those of the plane from (y, x) on.
+/// and columns are those of the plane from (y, x) on; some may be outside.
 struct ToeplitzTile {
   std::int32_t height, width;  ///< of the tensor's planes
   std::int32_t image, y, x;    ///< of the first value
   std::int32_t slots, planes, rows, columns;
-  std::int32_t tail;                            ///< rows behind the last plane, of zeros
   std::int32_t pitch, plane_pitch, slot_pitch;  ///< in shared memory
   std::int32_t copy;                            ///< values that are moved at once
 };
@@ -26,11 +26,11 @@ struct ToeplitzTile {
 struct ToeplitzPlace {
   std::int32_t channel, channels, image, y, x;
 
-  __device__ __forceinline__ ToeplitzPlace(const ToeplitzPlan& plan, std::int64_t item) {
-    channel = static_cast<std::int32_t>(item % plan.channel_blocks) * plan.slots;
+  __device__ __forceinline__ ToeplitzPlace(const ToeplitzPlan& plan, std::int32_t channel_block,
+                                           std::int32_t tile) {
+    channel = channel_block * plan.slots;
     const std::int32_t rest = plan.channels - channel;
     channels = rest < plan.slots ? rest : plan.slots;
-    auto tile = static_cast<std::int32_t>(item / plan.channel_blocks);
     x = tile % plan.tiles_x * plan.column_tiles * kBlock;
     tile /= plan.tiles_x;
     y = tile % plan.tiles_y * plan.rows;
@@ -43,46 +43,14 @@ __device__ __forceinline__ ToeplitzTile source_tile(const ToeplitzPlan& plan,
                                                     const ToeplitzPlace& place, int begin,
                                                     int end) {
   const int x = place.x - plan.lead + begin * kBlock;
-  return {plan.source_height,
-          plan.source_width,
-          place.image,
-          place.y - plan.padding,
-          x,
-          plan.slots,
-          plan.planes,
-          plan.plane_rows,
-          (end - begin) * kBlock,
-          plan.shared,
-          plan.pitch,
-          plan.plane_pitch,
-          plan.slot_pitch,
-          plan.copy};
+  return {
+      plan.source_height, plan.source_width, place.image,     place.y - plan.padding, x,
+      plan.slots,         plan.planes,       plan.plane_rows, (end - begin) * kBlock, plan.pitch,
+      plan.plane_pitch,   plan.slot_pitch,   plan.copy};
 }
-/// The tile of the target that it writes; rows behind the last plane repeat nothing.
+/// The tile of the target, its channels `slot_pitch` values apart in shared memory.
 __device__ __forceinline__ ToeplitzTile target_tile(const ToeplitzPlan& plan,
-                                                    const ToeplitzPlace& place) {
-  const int left = plan.target_width - place.x;
-  const int most = plan.column_tiles * kBlock;
-  return {plan.target_height,
-          plan.target_width,
-          place.image,
-          place.y,
-          place.x,
-          plan.slots,
-          plan.planes,
-          plan.rows,
-          left < most ? left : most,
-          0,
-          plan.target_pitch,
-          plan.rows * plan.target_pitch,
-          plan.slot_pitch,
-          plan.store};
-}
-
-/// The tile of the gradient of the output, for that of the kernel: with rows of zeros at its end.
-__device__ __forceinline__ ToeplitzTile gradient_tile(const ToeplitzKernelPlan& plan,
-                                                      const ToeplitzPlace& place) {
-  const int rows = plan.planes * plan.rows;
+                                                    const ToeplitzPlace& place, int slot_pitch) {
   return {plan.target_height,
           plan.target_width,
           place.image,
@@ -92,129 +60,137 @@ __device__ __forceinline__ ToeplitzTile gradient_tile(const ToeplitzKernelPlan& 
           plan.planes,
           plan.rows,
           plan.column_tiles * kBlock,
-          (rows + 15) / 16 * 16 - rows,
           plan.target_pitch,
           plan.rows * plan.target_pitch,
-          plan.target_slot,
+          slot_pitch,
           plan.store};
 }
 
-/// Rows of a tile one after another, shared out among the threads of a block: calls
-/// use(plane, row) for each of this thread, whose items of it are `first`, `first` + `step`, ...
-template <typename Use>
-__device__ __forceinline__ void for_tile_rows(int planes, int rows, int tail, int items,
-                                              Use&& use) {
+/// Shares out what of a tile is in the tensor among the threads of a block, `values` columns of a
+/// row at a time: calls use(column, at, shared) for each of this thread. They begin in `column` of
+/// the tile, at `at` in `tensor`, and at `shared` in shared memory. From a point of the tensor to
+/// the next it is `pitch` values.
+///
+/// A thread keeps its columns, and goes from row to row by sums: no product and no division.
+template <typename Tensor, typename Use>
+__device__ __forceinline__ void for_tile(const ToeplitzPlan& plan, const ToeplitzTile& tile,
+                                         int values, std::int64_t pitch, Tensor* tensor,
+                                         Use&& use) {
+  const int top = tile.y < 0 ? -tile.y : 0, below = tile.height - tile.y;
+  const int edge = tile.x < 0 ? -tile.x / values * values : 0, beside = tile.width - tile.x;
+  const int left = plan.batch - tile.image;
+  const int planes = left < tile.planes ? left : tile.planes;
+  const int rows = (below < tile.rows ? below : tile.rows) - top;
+  const int items = ((beside < tile.columns ? beside : tile.columns) - edge + values - 1) / values;
+  if (rows <= 0 || items <= 0) return;
   int bits = 0;
   while (bits < 5 && 1 << bits < items) ++bits;
   const int thread = static_cast<int>(threadIdx.x);
   const int step = static_cast<int>(blockDim.x) >> bits;
-  const int all = planes * rows + tail;
-  int row = thread >> bits;
-  if (row >= step) return;  // the rest of a block that is no multiple of the group
-  int plane = row / rows;
-  int own = row - plane * rows;
-  for (; row < all; row += step) {
-    use(plane, own, thread & ((1 << bits) - 1), 1 << bits);
-    own += step;
-    while (own >= rows) {
-      own -= rows;
-      ++plane;
+  const int first = thread >> bits;
+  if (first >= step) return;  // the rest of a block that is no multiple of the group
+  const int first_plane = first / rows, first_row = first - first_plane * rows;
+  const int step_planes = step / rows, step_rows = step - step_planes * rows;
+  const std::int64_t row_pitch = pitch * tile.width;
+  const std::int64_t image_pitch = std::int64_t{tile.height} * tile.width * plan.channels;
+  const std::int64_t step_at = step_planes * image_pitch + step_rows * row_pitch;
+  const std::int64_t wrap_at = step_at + image_pitch - rows * row_pitch;
+  const int step_shared = step_planes * tile.plane_pitch + step_rows * tile.pitch;
+  const int wrap_shared = step_shared + tile.plane_pitch - rows * tile.pitch;
+  for (int item = thread & ((1 << bits) - 1); item < items; item += 1 << bits) {
+    const int column = edge + item * values;
+    Tensor* at = tensor + (tile.image + first_plane) * image_pitch +
+                 (tile.y + top + first_row) * row_pitch + (tile.x + column) * pitch;
+    int shared = first_plane * tile.plane_pitch + (top + first_row) * tile.pitch + column;
+    int row = first_row;
+    for (int i = first; i < planes * rows; i += step) {
+      use(column, at, shared);
+      row += step_rows;
+      const bool wraps = row >= rows;
+      row -= wraps ? rows : 0;
+      at += wraps ? wrap_at : step_at;
+      shared += wraps ? wrap_shared : step_shared;
     }
   }
 }
 
-/// Values of 16 bits that are moved at once.
+/// Calls function(std::integral_constant) with the one of kCounts that is `count`.
+template <int... kCounts, typename Function>
+__device__ __forceinline__ void with_count(int count, Function&& function) {
+  const auto call = [&](auto constant) {
+    if (count == constant.value) function(constant);
+    return count == constant.value;
+  };
+  (call(std::integral_constant<int, kCounts>{}) || ...);
+}
+
+/// Values of 16 bits that are moved at once: in pairs if there are several.
 template <int kCount>
 struct alignas(2 * kCount) HalfVector {
-  std::uint16_t value[kCount];
+  using Part = std::conditional_t<kCount == 1, std::uint16_t, std::uint32_t>;
+  Part part[(kCount + 1) / 2];
 };
+
+/// The two low halves of a and b, and the two high ones.
+__device__ __forceinline__ std::uint32_t low_halves(std::uint32_t a, std::uint32_t b) {
+  return (a & 0xffffu) | b << 16;
+}
+__device__ __forceinline__ std::uint32_t high_halves(std::uint32_t a, std::uint32_t b) {
+  return a >> 16 | (b & 0xffff0000u);
+}
 
 template <int kCopy, typename Storage>
 __device__ void load_rows(const ToeplitzPlan& plan, const ToeplitzTile& tile, const Storage* from,
                           Storage* shared) {
-  const std::int64_t points = std::int64_t{tile.height} * tile.width;
-  for_tile_rows(
-      tile.planes, tile.rows, tile.tail, tile.pitch / kCopy,
-      [&](int plane, int row, int first, int step) {
-        const int y = tile.y + row;
-        const bool exists =
-            plane < tile.planes && tile.image + plane < plan.batch && y >= 0 && y < tile.height;
-        const Storage* const line =
-            exists ? from + (tile.image + plane) * (plan.channels * points) + y * tile.width : from;
-        Storage* const to = shared + plane * tile.plane_pitch + row * tile.pitch;
-        for (int i = first; i < tile.pitch / kCopy; i += step) {
-          const int x = tile.x + i * kCopy;
-          const bool inside = exists && x >= 0 && x < tile.width && i * kCopy < tile.columns;
-          if constexpr (kCopy * sizeof(Storage) >= 4) {
-            copy_async_filled<kCopy* static_cast<int>(sizeof(Storage))>(
-                to + i * kCopy, inside ? line + x : from, inside);
-          } else {
-            to[i] = inside ? line[x] : Storage{};
-          }
-        }
-      });
+  for_tile(plan, tile, kCopy, 1, from, [&](int, const Storage* at, int to) {
+    if constexpr (kCopy * sizeof(Storage) >= 4) {
+      copy_async<kCopy* static_cast<int>(sizeof(Storage))>(shared + to, at);
+    } else {
+      shared[to] = *at;
+    }
+  });
 }
 
-/// The same of channels_last: the channels of a pixel lie together.
+/// Pixels of channels_last that a thread moves at once: a word of shared memory has one value of
+/// each.
+inline constexpr int kPixels = 2;
+
+/// The same of channels_last: the channels of a pixel lie together, kSlots are moved at once.
 template <int kSlots, typename Storage>
 __device__ void load_pixels(const ToeplitzPlan& plan, const ToeplitzTile& tile, const Storage* from,
                             int channels, Storage* shared) {
-  for_tile_rows(
-      tile.planes, tile.rows, tile.tail, tile.pitch, [&](int plane, int row, int first, int step) {
-        const int y = tile.y + row;
-        const bool exists =
-            plane < tile.planes && tile.image + plane < plan.batch && y >= 0 && y < tile.height;
-        const std::int64_t line =
-            (static_cast<std::int64_t>(tile.image + plane) * tile.height + y) * tile.width;
-        Storage* const to = shared + plane * tile.plane_pitch + row * tile.pitch;
-        for (int i = first; i < tile.pitch; i += step) {
-          const int x = tile.x + i;
-          const bool inside = exists && x >= 0 && x < tile.width && i < tile.columns;
-          if constexpr (kSlots > 1) {
-            HalfVector<kSlots> pixel{};
-            if (inside) {
-              pixel =
-                  *reinterpret_cast<const HalfVector<kSlots>*>(from + (line + x) * plan.channels);
-            }
+  for_tile(plan, tile, kPixels, plan.channels, from, [&](int column, const Storage* at, int to) {
+    for (int slot = 0; slot < channels; slot += kSlots) {
+      HalfVector<kSlots> pixels[kPixels] = {};
 #pragma unroll
-            for (int slot = 0; slot < kSlots; ++slot) {
-              to[slot * tile.slot_pitch + i].bits = pixel.value[slot];
-            }
-          } else {
-            for (int slot = 0; slot < tile.slots; ++slot) {
-              to[slot * tile.slot_pitch + i] =
-                  inside && slot < channels ? from[(line + x) * plan.channels + slot] : Storage{};
-            }
-          }
-        }
-      });
+      for (int i = 0; i < kPixels; ++i) {
+        const int x = tile.x + column + i;
+        if (x < 0 || x >= tile.width) continue;
+        pixels[i] = *reinterpret_cast<const HalfVector<kSlots>*>(
+            at + std::int64_t{i} * plan.channels + slot);
+      }
+#pragma unroll
+      for (int s = 0; s < kSlots; ++s) {
+        const std::uint32_t a = pixels[0].part[s / 2], b = pixels[1].part[s / 2];
+        *reinterpret_cast<std::uint32_t*>(shared + (slot + s) * tile.slot_pitch + to) =
+            s % 2 == 0 ? low_halves(a, b) : high_halves(a, b);
+      }
+    }
+  });
 }
 
-/// Begins to load a tile: zeros outside the tensor, and between the planes. It is there after a
-/// wait for all copies and a barrier. `from` is the tensor at the first channel.
+/// Begins to load what of a tile is in the tensor. It is there after a wait for all copies and a
+/// barrier. What is around it must be zeros. `from` is the tensor at the first channel.
 template <typename Storage>
 __device__ void load_tile(const ToeplitzPlan& plan, const ToeplitzTile& tile, const Storage* from,
                           int channels, Storage* shared) {
   if (plan.channels_last) {
-    switch (tile.copy) {
-      case 8: load_pixels<8>(plan, tile, from, channels, shared); break;
-      default: load_pixels<1>(plan, tile, from, channels, shared);
-    }
+    with_count<kToeplitzSlots, 1>(tile.copy, [&](auto count) {
+      load_pixels<count.value>(plan, tile, from, channels, shared);
+    });
   } else {
-    switch (tile.copy) {
-      case 8: load_rows<8>(plan, tile, from, shared); break;
-      case 2: load_rows<2>(plan, tile, from, shared); break;
-      default: load_rows<1>(plan, tile, from, shared);
-    }
-  }
-  const int extra = tile.plane_pitch - tile.rows * tile.pitch;  // less than 8 blocks
-  for (int i = static_cast<int>(threadIdx.x); extra > 0 && i < tile.slots * tile.planes * 64;
-       i += static_cast<int>(blockDim.x)) {
-    const int plane = i / 64 % tile.planes;
-    const int slot = i / 64 / tile.planes;
-    if (i % 64 >= extra) continue;
-    shared[slot * tile.slot_pitch + plane * tile.plane_pitch + tile.rows * tile.pitch + i % 64] =
-        Storage{};
+    with_count<8, 4, 2, 1>(tile.copy,
+                           [&](auto count) { load_rows<count.value>(plan, tile, from, shared); });
   }
   copy_async_commit();
 }
@@ -223,46 +199,35 @@ template <int kStore, typename Storage>
 __device__ void store_rows(const ToeplitzPlan& plan, const ToeplitzTile& tile,
                            const Storage* shared, Storage* to) {
   using Vector = HalfVector<kStore>;
-  const std::int64_t points = std::int64_t{tile.height} * tile.width;
-  for_tile_rows(tile.planes, tile.rows, 0, tile.columns / kStore,
-                [&](int plane, int row, int first, int step) {
-                  if (tile.image + plane >= plan.batch || tile.y + row >= tile.height) return;
-                  const Storage* const from = shared + plane * tile.plane_pitch + row * tile.pitch;
-                  Storage* const line = to + (tile.image + plane) * (plan.channels * points) +
-                                        (tile.y + row) * tile.width + tile.x;
-                  for (int i = first * kStore; i < tile.columns; i += step * kStore) {
-                    *reinterpret_cast<Vector*>(line + i) =
-                        *reinterpret_cast<const Vector*>(from + i);
-                  }
-                });
+  for_tile(plan, tile, kStore, 1, to, [&](int, Storage* at, int from) {
+    *reinterpret_cast<Vector*>(at) = *reinterpret_cast<const Vector*>(shared + from);
+  });
 }
 
 template <int kSlots, typename Storage>
 __device__ void store_pixels(const ToeplitzPlan& plan, const ToeplitzTile& tile,
                              const Storage* shared, int channels, Storage* to) {
-  for_tile_rows(tile.planes, tile.rows, 0, tile.columns,
-                [&](int plane, int row, int first, int step) {
-                  if (tile.image + plane >= plan.batch || tile.y + row >= tile.height) return;
-                  const Storage* const from = shared + plane * tile.plane_pitch + row * tile.pitch;
-                  const std::int64_t line =
-                      (static_cast<std::int64_t>(tile.image + plane) * tile.height + tile.y + row) *
-                          tile.width +
-                      tile.x;
-                  for (int i = first; i < tile.columns; i += step) {
-                    Storage* const pixel = to + (line + i) * plan.channels;
-                    if constexpr (kSlots > 1) {
-                      HalfVector<kSlots> all;
+  for_tile(plan, tile, kPixels, plan.channels, to, [&](int column, Storage* at, int from) {
+    for (int slot = 0; slot < channels; slot += kSlots) {
+      HalfVector<kSlots> pixels[kPixels];
 #pragma unroll
-                      for (int slot = 0; slot < kSlots; ++slot) {
-                        all.value[slot] = from[slot * tile.slot_pitch + i].bits;
-                      }
-                      *reinterpret_cast<HalfVector<kSlots>*>(pixel) = all;
-                    } else {
-                      for (int slot = 0; slot < channels; ++slot)
-                        pixel[slot] = from[slot * tile.slot_pitch + i];
-                    }
-                  }
-                });
+      for (int s = 0; s < kSlots; s += 2) {
+        const auto word = [&](int of) {
+          return *reinterpret_cast<const std::uint32_t*>(shared + of * tile.slot_pitch + from);
+        };
+        const std::uint32_t a = word(slot + s), b = kSlots > 1 ? word(slot + s + 1) : 0;
+        using Part = typename HalfVector<kSlots>::Part;
+        pixels[0].part[s / 2] = static_cast<Part>(low_halves(a, b));
+        pixels[1].part[s / 2] = static_cast<Part>(high_halves(a, b));
+      }
+#pragma unroll
+      for (int i = 0; i < kPixels; ++i) {
+        if (tile.x + column + i >= tile.width) continue;
+        *reinterpret_cast<HalfVector<kSlots>*>(at + std::int64_t{i} * plan.channels + slot) =
+            pixels[i];
+      }
+    }
+  });
 }
 
 /// Stores a tile: what of it is in the tensor. `to` is the tensor at the first channel.
@@ -270,16 +235,12 @@ template <typename Storage>
 __device__ void store_tile(const ToeplitzPlan& plan, const ToeplitzTile& tile,
                            const Storage* shared, int channels, Storage* to) {
   if (plan.channels_last) {
-    switch (tile.copy) {
-      case 8: store_pixels<8>(plan, tile, shared, channels, to); break;
-      default: store_pixels<1>(plan, tile, shared, channels, to);
-    }
+    with_count<kToeplitzSlots, 1>(tile.copy, [&](auto count) {
+      store_pixels<count.value>(plan, tile, shared, channels, to);
+    });
   } else {
-    switch (tile.copy) {
-      case 8: store_rows<8>(plan, tile, shared, to); break;
-      case 2: store_rows<2>(plan, tile, shared, to); break;
-      default: store_rows<1>(plan, tile, shared, to);
-    }
+    with_count<8, 4, 2, 1>(tile.copy,
+                           [&](auto count) { store_rows<count.value>(plan, tile, shared, to); });
   }
 }
 

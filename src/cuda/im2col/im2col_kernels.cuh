@@ -238,7 +238,7 @@ __global__ void __launch_bounds__(kIm2colThreads)
 
 /// A block has a part of the batch and an element, and adds to its sums.
 template <typename Storage, int D>
-__global__ void __launch_bounds__(kIm2colThreads)
+__global__ void __launch_bounds__(kIm2colThreads, 2)
     im2col_backward_sums(const Im2colArgs args, const TapLayout layout, void* workspace,
                          const void* grad_columns, const Im2colGrads grads) {
   using T = Compute<Storage>;

@@ -73,7 +73,7 @@ __device__ __forceinline__ void finish_bias(const LayerFinish& job, std::int64_t
 
 /// The first blocks take a group of rows each, the others kBackwardThreads channels of the bias.
 template <typename Storage, int D>
-__global__ void __launch_bounds__(kBackwardThreads)
+__global__ void __launch_bounds__(kBackwardThreads, 4)
     layer_finish(const LayerFinish job, std::int64_t row_blocks, std::int64_t blocks) {
   for (std::int64_t item = blockIdx.x; item < blocks; item += gridDim.x) {
     if (item < row_blocks) {

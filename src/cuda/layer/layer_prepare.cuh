@@ -69,7 +69,7 @@ __device__ __forceinline__ void build_rows(const LayerPrepare& job, std::int64_t
 /// Each block takes a group of rows: it builds their cells, then each of its warps lists a stage of
 /// a row at a time.
 template <typename Storage, int D>
-__global__ void __launch_bounds__(kForwardThreads) layer_prepare(const LayerPrepare job) {
+__global__ void __launch_bounds__(kForwardThreads, 2) layer_prepare(const LayerPrepare job) {
   using T = Compute<Storage>;
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
   const std::int64_t value_stages = job.values[0].plan.stages + job.values[1].plan.stages;

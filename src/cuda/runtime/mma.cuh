@@ -163,16 +163,16 @@ __device__ __forceinline__ std::uint32_t pack(float low, float high) {
   return pair[0].bits | static_cast<std::uint32_t>(pair[1].bits) << 16;
 }
 
-/// Begins to copy kBytes (4, 8 or 16) bytes to shared memory; zeros if not `exists`, then `from` is
-/// not read. Both are aligned to kBytes. What it writes is there after a wait.
+/// Begins to copy kBytes (4, 8 or 16) bytes to shared memory. Both places are aligned to kBytes.
+/// What it writes is there after a wait.
 template <int kBytes>
-__device__ __forceinline__ void copy_async_filled(void* to, const void* from, bool exists) {
+__device__ __forceinline__ void copy_async(void* to, const void* from) {
   static_assert(kBytes == 4 || kBytes == 8 || kBytes == 16);
   if (reinterpret_cast<std::uintptr_t>(to) % kBytes != 0 ||
       reinterpret_cast<std::uintptr_t>(from) % kBytes != 0) {
     host_cuda::fail("cp.async with an address that is not aligned");
   }
-  host_cuda::this_block().async_copies().copy(to, from, kBytes, exists ? kBytes : 0);
+  host_cuda::this_block().async_copies().copy(to, from, kBytes);
 }
 /// Ends a group of this thread's copies.
 __device__ __forceinline__ void copy_async_commit() {
@@ -295,16 +295,13 @@ __device__ __forceinline__ std::uint32_t pack(float low, float high) {
 }
 
 template <int kBytes>
-__device__ __forceinline__ void copy_async_filled(void* to, const void* from, bool exists) {
+__device__ __forceinline__ void copy_async(void* to, const void* from) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
   const std::uint32_t at = shared_address(to);
-  const int filled = exists ? kBytes : 0;
   if constexpr (kBytes == 16) {  // past L1: what is in shared memory is not read there again
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(at), "l"(from), "r"(filled)
-                 : "memory");
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(at), "l"(from) : "memory");
   } else {
-    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(at), "l"(from), "n"(kBytes),
-                 "r"(filled)
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(at), "l"(from), "n"(kBytes)
                  : "memory");
   }
 #endif

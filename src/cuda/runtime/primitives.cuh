@@ -33,6 +33,19 @@ __device__ __forceinline__ T* dynamic_shared() {
 
 inline constexpr unsigned kFullWarp = 0xffffffffu;
 
+/// Zeros for the block's shared memory from `shared` on, by all of its threads. `bytes` is a
+/// multiple of 16, and so is the address.
+__device__ __forceinline__ void clear_shared(void* shared, int bytes) {
+  struct alignas(16) Zeros {
+    float value[4];
+  };
+  auto* const all = static_cast<Zeros*>(shared);
+  const int count = bytes / static_cast<int>(sizeof(Zeros));
+  for (int i = static_cast<int>(threadIdx.x); i < count; i += static_cast<int>(blockDim.x)) {
+    all[i] = {};
+  }
+}
+
 /// Sum over aligned groups of kWidth lanes, the same in each lane of a group. All lanes of the warp
 /// take part. The order of the additions is fixed.
 template <int kWidth, typename T>

@@ -231,29 +231,6 @@ TEST(registers_survive_waits) {
   });
 }
 
-TEST(launches_that_cuda_refuses) {
-  const auto run = [](dim3 grid, dim3 block, std::size_t shared, LaunchOptions options = {}) {
-    launch(options, barrier_for_some, grid, block, shared, 0u);
-  };
-  CHECK_THROWS(LaunchError, "grid.x is 0, takes 1 to 2147483647", run(0, 1, 0));
-  CHECK_THROWS(LaunchError, "grid.y is 65536", run(dim3(1, 65536), 1, 0));
-  CHECK_THROWS(LaunchError, "grid.z is 65536", run(dim3(1, 1, 65536), 1, 0));
-  CHECK_THROWS(LaunchError, "block.x is 0", run(1, 0, 0));
-  CHECK_THROWS(LaunchError, "block.x is 1025", run(1, 1025, 0));
-  CHECK_THROWS(LaunchError, "block.z is 65", run(1, dim3(1, 1, 65), 0));
-  CHECK_THROWS(LaunchError, "threads of a block is 1056, takes 1 to 1024", run(1, dim3(33, 32), 0));
-  CHECK_THROWS(LaunchError, "shared_bytes is 49153, takes up to 49152", run(1, 1, 49153));
-  run(1, 1, 49152);
-  LaunchOptions options;
-  options.max_block_threads = 256;
-  CHECK_THROWS(LaunchError, "is 257, takes 1 to 256", run(1, 257, 0, options));
-  options.shared_limit = 227 * 1024;
-  run(1, 256, 227 * 1024, options);
-  CHECK_THROWS(LaunchError, "shared_bytes is 232449", run(1, 1, 227 * 1024 + 1, options));
-  options.shared_limit = 228 * 1024;
-  CHECK_THROWS(LaunchError, "shared_limit is 233472", run(1, 1, 0, options));
-}
-
 TEST(part_of_a_huge_grid) {
   LaunchOptions options;
   options.first_block = 0x7fffffffull * 2 - 3;

@@ -10,10 +10,9 @@ namespace dcls::host_cuda {
 /// Copies happen at the wait, as late as a GPU may do them; until then what they write is NaN.
 class AsyncCopies {
  public:
-  /// Copies `filled` of `bytes` bytes, and zeros for the rest.
-  void copy(void* to, const void* from, std::size_t bytes, std::size_t filled) {
+  void copy(void* to, const void* from, std::size_t bytes) {
     std::memset(to, 0xff, bytes);
-    copies_.push_back({to, from, bytes, filled});
+    copies_.push_back({to, from, bytes});
   }
   void commit() { ends_.push_back(copies_.size()); }
   /// Waits until at most `pending` of the groups committed are under way.
@@ -23,8 +22,7 @@ class AsyncCopies {
     const std::size_t count = ends_[done - 1];
     for (std::size_t i = 0; i < count; ++i) {
       const Copy& copy = copies_[i];
-      if (copy.filled > 0) std::memcpy(copy.to, copy.from, copy.filled);
-      std::memset(static_cast<unsigned char*>(copy.to) + copy.filled, 0, copy.bytes - copy.filled);
+      std::memcpy(copy.to, copy.from, copy.bytes);
     }
     copies_.erase(copies_.begin(), copies_.begin() + static_cast<std::ptrdiff_t>(count));
     ends_.erase(ends_.begin(), ends_.begin() + static_cast<std::ptrdiff_t>(done));
@@ -40,7 +38,7 @@ class AsyncCopies {
   struct Copy {
     void* to;
     const void* from;
-    std::size_t bytes, filled;
+    std::size_t bytes;
   };
   std::vector<Copy> copies_;
   std::vector<std::size_t> ends_;  ///< of each group, in copies_
