@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -18,6 +19,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 # Layers on a GPU would measure at each new shape, and files of earlier runs would choose for them.
 os.environ.setdefault("DCLS_TUNING", "off")
 
+_BY_TORCH = os.environ.get("DCLS_BACKEND") == "torch"
+
 #: Tests for a GPU that were skipped.
 _not_run: list[str] = []
 
@@ -27,6 +30,19 @@ def pytest_configure(config: pytest.Config) -> None:
     hypothesis.settings.register_profile("fixed", derandomize=True)
     if config.getoption("hypothesis_seed", None) is None:
         hypothesis.settings.load_profile("fixed")
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """With ``DCLS_BACKEND=torch`` the files that are marked ``any_backend`` are the suite."""
+    if not _BY_TORCH or collection_path.suffix != ".py":
+        return None
+    return "pytest.mark.any_backend" not in collection_path.read_text(encoding="utf-8")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Leaves out what is promised of the native library only."""
+    if _BY_TORCH and item.get_closest_marker("native"):
+        pytest.skip("torch expressions compute")
 
 
 @pytest.fixture(autouse=True)

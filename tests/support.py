@@ -10,12 +10,12 @@ from rounding import unit_errors
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from DCLS import _C, VERSIONS, _spec, reference
+from DCLS import VERSIONS, _spec, reference
 from DCLS.functional import construct_kernel
 
 #: In the order of the list, which a set has not.
 SIGMA_VERSIONS = tuple(version for version in VERSIONS if version in _spec.SIGMA_VERSIONS)
-NORMALISED = tuple(info.name for info in _C.versions() if info.normalised)
+NORMALISED = tuple(version for version in VERSIONS if version in _spec.NORMALISED)
 
 #: Largest norm-wise error against the float64 oracle.
 TOLERANCE = {

@@ -13,9 +13,9 @@ except ModuleNotFoundError as error:
     ) from None
 
 from DCLS import cmake, construct, delays, functional, im2col, losses, method, nn, plot, reference
-from DCLS._C import __version__
 from DCLS._moved import keep_old_paths as _keep_old_paths
 from DCLS._spec import VERSIONS
+from DCLS._version import __version__
 from DCLS.convert import convert_, is_depthwise
 from DCLS.functional import construct_kernel
 from DCLS.nn import *  # noqa: F403

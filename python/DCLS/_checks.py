@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from DCLS._native.dense import DTYPES
-from DCLS._spec import SIGMA_MIN, SIGMA_VERSIONS, VERSIONS
+from DCLS._spec import DTYPES, SIGMA_MIN, SIGMA_VERSIONS, VERSIONS
 from DCLS._types import PaddingMode
 
 PADDING_MODES: Final[tuple[str, ...]] = get_args(PaddingMode)

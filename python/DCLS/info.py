@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 import DCLS
-from DCLS import _C
+from DCLS import _backend
 
 
 def _torch_info() -> dict[str, Any]:
@@ -40,7 +40,11 @@ def devices() -> dict[str, Any]:
     It initialises CUDA in this process, and processes that are forked from it later cannot use
     CUDA then.
     """
-    return {"torch": _torch_info(), "cuda": dict(_C.cuda_status())}
+    cuda: dict[str, Any] = {"available": False, "driver": "", "devices": []}
+    cuda["reason"] = _backend.missing
+    if _backend.native is not None:
+        cuda = dict(_backend.native.cuda_status())
+    return {"torch": _torch_info(), "cuda": cuda}
 
 
 @functools.cache
@@ -70,9 +74,10 @@ def collect() -> dict[str, Any]:
     """Returns the facts, as JSON can hold them.
 
     ``dcls`` (version, path), ``python``, ``platform``, ``torch`` (version, CUDA version it was
-    built with or "", devices it sees, warnings), ``native`` (how the native library was built and
-    the SIMD level in use), ``cuda`` (whether the native library can use a GPU, driver and devices
-    or the reason why not), ``threads`` (of torch, of ``OMP_NUM_THREADS``, CPUs of this process).
+    built with or "", devices it sees, warnings), ``backend`` (what computes where, in words),
+    ``native`` (how the native library was built and the SIMD level in use; None without it),
+    ``cuda`` (whether the native library can use a GPU, driver and devices or the reason why not),
+    ``threads`` (of torch, of ``OMP_NUM_THREADS``, CPUs of this process).
 
     Unless CUDA is in use already, another process asks for the devices: CUDA is not initialised
     here.
@@ -86,7 +91,8 @@ def collect() -> dict[str, Any]:
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "platform": platform.platform(),
         "torch": found["torch"],
-        "native": dict(_C.build_info()),
+        "backend": _backend.describe(),
+        "native": None if _backend.native is None else dict(_backend.native.build_info()),
         "cuda": found["cuda"],
         "threads": {
             "torch": torch.get_num_threads(),
@@ -101,10 +107,17 @@ def render(facts: dict[str, Any]) -> str:
     native, cuda, about_torch, threads = (
         facts[key] for key in ("native", "cuda", "torch", "threads")
     )
-    toolkit = "built without CUDA"
-    if native["cuda"]:
-        architectures = ", ".join(native["cuda_architectures"])
-        toolkit = f"built with toolkit {native['cuda_toolkit']} for {architectures}"
+    of_native = []
+    if native is not None:
+        toolkit = "built without CUDA"
+        if native["cuda"]:
+            architectures = ", ".join(native["cuda_architectures"])
+            toolkit = f"built with toolkit {native['cuda_toolkit']} for {architectures}"
+        of_native = [
+            ("compiler", f"{native['compiler']}, {'' if native['openmp'] else 'no '}OpenMP"),
+            ("SIMD", f"{native['simd']} in use, compiled: {', '.join(native['simd_compiled'])}"),
+            ("CUDA", toolkit),
+        ]
     gpu = [f"none usable: {cuda['reason']}"]
     if cuda["available"]:
         gpu = cuda["devices"]
@@ -117,11 +130,10 @@ def render(facts: dict[str, Any]) -> str:
         ("platform", facts["platform"]),
         ("torch", f"{about_torch['version']}, {torch_cuda}, GPUs: {torch_devices}"),
         *(("torch warns", message) for message in about_torch["warnings"]),
-        ("compiler", f"{native['compiler']}, {'' if native['openmp'] else 'no '}OpenMP"),
-        ("CUDA", toolkit),
+        ("backend", facts["backend"]),
+        *of_native,
         ("driver", cuda["driver"] or "none found"),
         *(("GPU", device) for device in gpu),
-        ("SIMD", f"{native['simd']} in use, compiled: {', '.join(native['simd_compiled'])}"),
         ("threads", f"{threads['torch']} of torch, {threads['cpus']} CPUs, OMP_NUM_THREADS {omp}"),
     ]
     width = max(len(name) for name, _ in rows)

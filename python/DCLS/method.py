@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from DCLS import _C, _checks, _cpu_rule, _cuda_model
-from DCLS._native.dense import DTYPES
-from DCLS._spec import INITIAL_SIG, MOST_TAPS, SIGMA_MIN
+from DCLS import _backend, _checks, _cpu_rule, _cuda_model
+from DCLS._spec import DTYPES, INITIAL_SIG, MOST_TAPS, SIGMA_MIN
 
 __all__ = ["METHODS", "Choice", "choose", "expected_cells"]
 
@@ -34,8 +33,10 @@ _is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compil
 
 
 def _has_wide_vectors() -> bool:
+    if _backend.native is None:
+        return False
     try:
-        return _C.build_info()["simd"] == "avx512"
+        return bool(_backend.native.build_info()["simd"] == "avx512")
     except ValueError:  # DCLS_SIMD has a wrong value. The first call of the library says so.
         return False
 
@@ -71,6 +72,14 @@ def check_method(method: object) -> str:
         ValueError: ``method`` is not one of ``METHODS``.
     """
     return _checks.choice("method", method, METHODS)
+
+
+def asked(method: str, device_type: str) -> Choice:
+    """Returns the choice of a layer that leaves none."""
+    reason = f"the layer's method is {method!r}"
+    if not _backend.is_native(device_type):
+        reason += f"; torch expressions compute: {_backend.why_not_native(device_type)}"
+    return Choice(method, reason, "asked")
 
 
 def expected_cells(
@@ -160,9 +169,9 @@ def choose(
         ValueError: ``method`` is not one of ``METHODS``.
     """
     if check_method(method) != "auto":
-        return Choice(method, f"the layer's method is {method!r}", "asked")
-    if device_type not in ("cpu", "cuda"):
-        return Choice("conv", f"nothing has been measured on {device_type}", "default")
+        return asked(method, device_type)
+    if not _backend.is_native(device_type) or device_type == "meta":
+        return Choice("conv", f"on {device_type} torch computes", "default")
     ndim, size = len(kernel_size), math.prod(kernel_size)
     per_group = input_shape[1] // groups
     if per_group == 0 or out_channels == 0 or size == 0:
@@ -270,9 +279,10 @@ def _batch_fills_vectors(
     if is_tracing() or output < 0:
         return False
     batch, in_channels, _ = input_shape
-    return _C.takes_batch_as_lanes(
+    takes: bool = _backend.native.takes_batch_as_lanes(
         DTYPES[dtype], batch, in_channels, out_channels, groups, output, stride
     )
+    return takes
 
 
 def is_tracing() -> bool:

@@ -9,14 +9,14 @@ torch supports, and can be differentiated twice.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from DCLS._checks import check_version, resolve_sigma_min
-from DCLS._spec import NORM_EPS, SIGMA_VERSIONS
+from DCLS._spec import NORM_EPS, NORMALISED, SIGMA_VERSIONS
 
 __all__ = ["construct_kernel", "im2col", "im2col_conv", "taps"]
 
@@ -24,7 +24,7 @@ __all__ = ["construct_kernel", "im2col", "im2col_conv", "taps"]
 def _v0(x: Tensor, p: Tensor) -> Tensor:
     low = p.floor().detach()
     fraction = p - low
-    outside = (p - p).detach()  # 0, or NaN for a NaN position
+    outside = p - p  # 0, or NaN for a NaN position
     return torch.where(x == low, 1 - fraction, torch.where(x == low + 1, fraction, outside))
 
 
@@ -37,20 +37,14 @@ def _spline(x: Tensor, p: Tensor) -> Tensor:
     return torch.where(a < 1, inner, (2 - a).relu() ** 3 / 6)
 
 
-class _Version(NamedTuple):
-    """A version as its paper writes it."""
-
-    #: (grid points, positions[, widths]) to taps.
-    taps: Callable[..., Tensor]
-    normalised: bool = True
-
-
-_VERSIONS: Final = {
-    "v0": _Version(_v0, normalised=False),
-    "v1": _Version(lambda x, p: (1 - (x - p).abs()).relu()),
-    "max": _Version(lambda x, p, sigma: (sigma - (x - p).abs()).relu()),
-    "gauss": _Version(lambda x, p, sigma: (-0.5 * ((x - p) / sigma) ** 2).exp()),
-    "spline": _Version(_spline),
+#: Of each version (grid points, positions[, widths]) to taps, as its paper writes it.
+_VERSIONS: Final[dict[str, Callable[..., Tensor]]] = {
+    "v0": _v0,
+    "v1": lambda x, p: (1 - (x - p).abs()).relu(),
+    "max": lambda x, p, sigma: (sigma - (x - p).abs()).relu(),
+    # Beyond 100 widths exp gives 0 in every dtype, while the square may overflow.
+    "gauss": lambda x, p, sigma: (-0.5 * ((x - p) / sigma).clamp(-100, 100) ** 2).exp(),
+    "spline": _spline,
 }
 
 
@@ -73,16 +67,18 @@ def taps(
         ValueError: ``version`` is no version.
         KeyError: it has no formula here.
     """
-    x = torch.arange(size, dtype=P.dtype, device=P.device)
+    # From the centre, where P counts from: its bits are not rounded away.
+    x = torch.arange(size, dtype=P.dtype, device=P.device) - size // 2
     # P - P is 0 for a finite position and NaN otherwise: a diverged position poisons its element
-    # in every version, where the formulas alone would let an infinite one vanish silently.
+    # in every version, where the formulas alone would let an infinite one vanish silently. A factor
+    # poisons the derivatives, too.
     poison = (P - P).detach().unsqueeze(-1)
-    p = P.unsqueeze(-1) + size // 2 + poison
+    p = P.unsqueeze(-1) * (1 + poison)
     if check_version(version) not in SIGMA_VERSIONS:
-        return _VERSIONS[version].taps(x, p)
+        return _VERSIONS[version](x, p)
     assert SIG is not None
     sigma = (SIG.abs() + resolve_sigma_min(version, sigma_min)).unsqueeze(-1)
-    return _VERSIONS[version].taps(x, p, sigma)
+    return _VERSIONS[version](x, p, sigma)
 
 
 def construct_kernel(
@@ -104,7 +100,7 @@ def construct_kernel(
         for axis, size in enumerate(dilated_kernel_size)
     ]
     scale = weight
-    if _VERSIONS[version].normalised:
+    if version in NORMALISED:
         grid_sum = torch.stack([tap.sum(-1) for tap in axes]).prod(0)
         scale = weight / (grid_sum + NORM_EPS)
     letters = "xyz"[: len(axes)]

@@ -6,8 +6,8 @@ namespace dcls::cuda {
 namespace {
 
 constexpr const char* kReason =
-    "this copy of DCLS was built without CUDA: rebuild it where nvcc is found, or move the tensors "
-    "to the CPU";
+    "this copy of DCLS was built without CUDA. In a clone, DCLS_NVCC=pypi pip install . builds the "
+    "CUDA kernels and needs no CUDA toolkit. With DCLS_BACKEND=torch, torch computes, slower";
 
 [[noreturn]] void fail() { throw std::runtime_error(std::string("dcls: ") + kReason); }
 

@@ -18,6 +18,9 @@ from layers import assert_close
 
 import DCLS.construct.modules as modules
 
+#: It runs with torch expressions, too: see conftest.
+pytestmark = pytest.mark.any_backend
+
 GOLDEN = Golden()
 CASES = GOLDEN.index["cases"]
 INITIAL = GOLDEN.index["initial"]

@@ -11,6 +11,9 @@ from layers import AXES, Layer, assert_close
 
 import DCLS.construct.modules as modules
 
+#: It runs with torch expressions, too: see conftest.
+pytestmark = pytest.mark.any_backend
+
 GOLDEN = Golden()
 FOUND = GOLDEN.index["differences"]
 

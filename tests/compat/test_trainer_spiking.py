@@ -17,6 +17,9 @@ from torch import Tensor, nn
 
 from DCLS.construct.modules import Dcls1d, _DclsNd
 
+#: It runs with torch expressions, too: see conftest.
+pytestmark = pytest.mark.any_backend
+
 DELAYS = 25
 LEFT = RIGHT = DELAYS // 2
 INPUTS, HIDDEN, CLASSES = 6, 8, 3

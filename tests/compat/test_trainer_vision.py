@@ -17,6 +17,9 @@ from torch import Tensor, nn
 
 from DCLS.construct.modules import Dcls2d, _DclsNd
 
+#: It runs with torch expressions, too: see conftest.
+pytestmark = pytest.mark.any_backend
+
 SIZE, COUNT = 7, 5
 
 

@@ -16,6 +16,9 @@ import DCLS
 import DCLS.construct.modules as construct
 from DCLS.im2col.modules import Dcls1d, Dcls2d, Dcls3d
 
+#: It runs with torch expressions, too: see conftest.
+pytestmark = pytest.mark.any_backend
+
 CLASSES = {1: Dcls1d, 2: Dcls2d, 3: Dcls3d}
 SIZES = {1: (6,), 2: (5, 4), 3: (3, 4, 5)}
 

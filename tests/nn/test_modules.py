@@ -15,6 +15,9 @@ from torch import nn
 
 import DCLS.construct.modules as modules
 
+#: It runs with torch expressions, too: see conftest.
+pytestmark = pytest.mark.any_backend
+
 layers = pytest.mark.parametrize("layer", LAYERS, ids=layer_id)
 forward_layers = pytest.mark.parametrize("layer", FORWARD, ids=layer_id)
 versions = pytest.mark.parametrize("version", VERSIONS)

@@ -19,6 +19,9 @@ from support import (
 from DCLS import reference
 from DCLS.functional import construct_kernel
 
+#: It runs with torch expressions, too: see conftest.
+pytestmark = pytest.mark.any_backend
+
 SIZES = [
     (1,),
     (2,),
@@ -280,6 +283,7 @@ def test_bitwise_equal_for_any_number_of_threads(version, dtype):
             assert torch.equal(a, b)
 
 
+@pytest.mark.native
 def test_no_denormals_in_a_gaussian_kernel():
     """They would slow down every convolution with it."""
     problem = make_problem("gauss", (63, 63), lead=(8, 8), dtype=torch.float32)

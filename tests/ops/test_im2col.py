@@ -22,6 +22,9 @@ from torch.profiler import ProfilerActivity, profile
 from DCLS._native import pieces as _im2col_pieces
 from DCLS.functional import construct_kernel, im2col, im2col_conv
 
+#: It runs with torch expressions, too: see conftest.
+pytestmark = pytest.mark.any_backend
+
 #: Input, grid, stride, padding: rows shorter and longer than a vector, even grids, grids larger
 #: than the input, one pixel, strides larger than the grid, more padding than input.
 SHAPES = [
@@ -253,6 +256,7 @@ def test_position_far_outside_samples_nothing(version, device):
     assert all(value.isfinite().all() for value in got.values())
 
 
+@pytest.mark.native
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 def test_bitwise_equal_for_any_number_of_threads(version, dtype):
@@ -293,6 +297,7 @@ def test_gradients_can_be_left_out(version, device):
             tensor.requires_grad_()
 
 
+@pytest.mark.native
 def test_non_contiguous_tensors(device):
     problem = make_im2col("gauss", (9, 8), (5, 6), device=device)
     plain = results(problem.conv(), problem.tensors)

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def project_version() -> str:
-    found = re.search(r'^version = "(.*)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    found = re.search(r'"(.*)"$', (ROOT / "python" / "DCLS" / "_version.py").read_text().strip())
     assert found is not None
     return found[1]
 
@@ -53,7 +53,17 @@ def test_source_distribution_has_all_sources(tmp_path: Path) -> None:
     with tarfile.open(archive) as opened:
         names = {name.partition("/")[2] for name in opened.getnames()}
     listed = subprocess.run(
-        ["git", "ls-files", "CMakeLists.txt", "cmake", "include", "src", "python", "tests"],
+        [
+            "git",
+            "ls-files",
+            "CMakeLists.txt",
+            "build_backend",
+            "cmake",
+            "include",
+            "src",
+            "python",
+            "tests",
+        ],
         cwd=ROOT,
         check=True,
         capture_output=True,

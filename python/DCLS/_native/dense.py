@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from DCLS import _C
+from DCLS import _backend
 from DCLS._native import first_use
-from DCLS._spec import VERSIONS
+from DCLS._spec import DTYPES, VERSIONS
 
-#: Element types that the native library computes, with its numbers for them.
-DTYPES = {getattr(torch, info.name): index for index, info in enumerate(_C.dtypes())}
+if TYPE_CHECKING:
+    from DCLS import _C
+else:
+    _C = _backend.native
+
 _VERSION_INDEX = {version: index for index, version in enumerate(VERSIONS)}
 _CPU, _CUDA = 0, 1
 

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
-from DCLS import _C
-from DCLS._native.dense import _VERSION_INDEX, DTYPES, _address, _execution
+from DCLS import _backend
+from DCLS._native.dense import _VERSION_INDEX, _address, _execution
 from DCLS._native.pieces import Piece, cut
+from DCLS._spec import DTYPES
+
+if TYPE_CHECKING:
+    from DCLS import _C
+else:
+    _C = _backend.native
 
 #: Into how many parts a batch's sums for the gradients of positions are cut at most. A fixed
 #: number: with one that followed the threads, results would follow them, too.

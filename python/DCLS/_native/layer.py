@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
-from DCLS import _C
-from DCLS._native.dense import (
-    DTYPES,
-    _address,
-    _execution,
-    _problem,
-    memory_format,
-)
+from DCLS import _backend
+from DCLS._native.dense import _address, _execution, _problem, memory_format
+from DCLS._spec import DTYPES
+
+if TYPE_CHECKING:
+    from DCLS import _C
+else:
+    _C = _backend.native
 
 _FORWARD, _BACKWARD = 0, 1
 

@@ -11,7 +11,8 @@ from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd import forward_ad
 from torch.autograd.function import _SingleLevelFunction
 
-from DCLS._checks import check_memory
+from DCLS import _backend
+from DCLS._checks import check_memory, is_plain
 
 library = torch.library.Library("dcls", "DEF")
 
@@ -50,17 +51,20 @@ def register(
     *,
     kernel: Callable[..., Any],
     fake: Callable[..., Any],
+    expression: Callable[..., Any],
     vmap: Callable[..., Any],
     setup_context: Callable[..., None] | None = None,
     backward: Callable[..., Any] | None = None,
     jvp: Callable[[Sequence[Any], Sequence[Any]], Any] | None = None,
 ) -> Any:
-    """Implements a defined operator for CPU and CUDA.
+    """Implements a defined operator: by a kernel on native devices, by torch on others.
 
     Args:
         name: the operator, without the namespace.
         kernel: the implementation. It is called with arguments whose memory has been checked.
         fake: the same for tensors without data.
+        expression: the same by differentiable functions of torch, on any device; called as
+            ``kernel`` is.
         vmap: the batching rule, as ``torch.library.register_vmap`` takes it.
         setup_context: what to save for ``backward``.
         backward: the gradients of the arguments; None for an operator without derivatives.
@@ -74,11 +78,14 @@ def register(
     operator: Any = getattr(torch.ops.dcls, name)
     kernel = with_checked_memory(name, kernel)
     kernel, fake = (_checking_arguments(name, function) for function in (kernel, fake))
-    for key in ("CPU", "CUDA", *_OTHER_LAYOUTS):
+    by_torch = _checking_arguments(name, _by_torch(name, expression))
+    native = [key for key in ("CPU", "CUDA") if _backend.is_native(key.lower())]
+    for key in (*native, *_OTHER_LAYOUTS):
         library.impl(name, kernel, key)
+    library.impl(name, by_torch, "CompositeExplicitAutograd")
     torch.library.register_fake(qualified, fake, lib=library)
     torch.library.register_vmap(qualified, vmap, lib=library)
-    autograd = _autograd_kernel(name, operator.default, setup_context, backward, jvp)
+    autograd = _autograd_kernel(name, operator.default, by_torch, setup_context, backward, jvp)
     library.impl(name, autograd, "Autograd", with_keyset=True)
     return operator
 
@@ -101,9 +108,23 @@ def _checking_arguments(name: str, function: Callable[..., Any]) -> Callable[...
     return call
 
 
+def _by_torch(name: str, expression: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns what computes an operator where there is no native kernel."""
+    checked = with_checked_memory(name, expression)
+
+    def compute(*args: Any) -> Any:
+        _backend.report(args[0].device.type)
+        # Tensors that a compiler or a transform made up have no memory.
+        real = all(is_plain(arg) for arg in args if isinstance(arg, Tensor))
+        return (checked if real else expression)(*args)
+
+    return compute
+
+
 def _autograd_kernel(
     name: str,
     operator: Any,
+    by_torch: Callable[..., Any],
     setup_context: Callable[..., None] | None,
     backward: Callable[..., Any] | None,
     jvp: Callable[[Sequence[Any], Sequence[Any]], Any] | None,
@@ -118,8 +139,14 @@ def _autograd_kernel(
         with torch._C._AutoDispatchBelowAutograd():
             return operator.redispatch(keyset & torch._C._after_autograd_keyset, *args)
 
+    def is_foreign(args: Sequence[Any]) -> bool:
+        first = args[0]  # the first argument of each operator is a tensor
+        return isinstance(first, Tensor) and not _backend.is_native(first.device.type)
+
     if setup_context is None or backward is None or jvp is None:
-        return lambda keyset, *args: below_autograd(keyset, args)
+        return lambda keyset, *args: (
+            by_torch(*args) if is_foreign(args) else below_autograd(keyset, args)
+        )
 
     # Behind the operator's arguments, a Function takes how to call the operator.
     def forward(ctx: Any, *args_and_call: Any) -> Any:
@@ -162,6 +189,8 @@ def _autograd_kernel(
     )
 
     def kernel(keyset: Any, *args: Any) -> Any:
+        if is_foreign(args):
+            return by_torch(*args)  # torch differentiates what it is made of
         grad = torch.is_grad_enabled()
         # A compiled graph enters forward mode by torch.func's stack, without the other mark.
         nested = torch._C._functorch.peek_interpreter_stack() is not None

@@ -17,6 +17,7 @@ from DCLS._checks import (
     check_widths,
 )
 from DCLS._native import dense as _kernels
+from DCLS._ops import _expressions
 from DCLS._ops._batching import Batching, batching_rule
 from DCLS._ops._library import library, register
 from DCLS._ops._transforms import (
@@ -204,6 +205,27 @@ def _support_fake(
     return P.new_empty((*P.shape[1:-1], *dilated_kernel_size), dtype=torch.bool)
 
 
+def _construct_by_torch(weight: Tensor, *rest: Any) -> Tensor:
+    _check_construct(weight, *rest)
+    return _expressions.construct_kernel(weight, *rest)
+
+
+def _construct_backward_by_torch(
+    grad_kernel: Tensor, weight: Tensor, *rest: Any
+) -> tuple[Tensor, ...]:
+    _check_construct(weight, *rest[:-1])
+    _check_backward(grad_kernel, weight, rest[2])
+    gradients: tuple[Tensor, ...] = gradients_of(_expressions.construct_kernel, 3)(
+        grad_kernel, weight, *rest
+    )
+    return gradients
+
+
+def _support_by_torch(*args: Any) -> Tensor:
+    _check_support(*args)
+    return _expressions.construct_support(*args)
+
+
 # ---------------------------------------------------------------------------------------- autograd
 
 
@@ -253,6 +275,7 @@ register(
     "construct_kernel",
     kernel=_construct,
     fake=_construct_fake,
+    expression=_construct_by_torch,
     vmap=batching_rule(construct_kernel, Batching((0, 1, 1), (0,), merged=False)),
     setup_context=_setup_context,
     backward=_backward,
@@ -262,6 +285,7 @@ register(
     "construct_kernel_backward",
     kernel=_construct_backward,
     fake=_construct_backward_fake,
+    expression=_construct_backward_by_torch,
     vmap=batching_rule(
         construct_kernel_backward, Batching((0, 0, 1, 1), (0, 1, 1), (1, 2, 3), merged=False)
     ),
@@ -271,6 +295,7 @@ register(
     "construct_support",
     kernel=_support,
     fake=_support_fake,
+    expression=_support_by_torch,
     vmap=batching_rule(construct_support, Batching((1, 1), (0,), merged=False)),
 )
 register_autocast("construct_kernel", full=(0, 1, 2))

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from DCLS._checks import MAX_AXIS_SIZE, check_device, check_dtype, check_like
 from DCLS._native import dense as _kernels
+from DCLS._ops import _expressions
 from DCLS._ops._batching import Batching, batching_rule
 from DCLS._ops._library import library, register
-from DCLS._ops._transforms import register_autocast
+from DCLS._ops._transforms import gradients_of, register_autocast
 
 __all__ = ["direct_conv", "direct_conv_backward"]
 
@@ -173,6 +174,28 @@ def _conv_backward_fake(
     )
 
 
+def _conv_by_torch(*args: Any) -> Tensor:
+    _check_conv(*args)
+    return _expressions.direct_conv(*args)
+
+
+def _conv_backward_by_torch(
+    grad_output: Tensor, input: Tensor, kernel: Tensor, support: Tensor | None, *rest: Any
+) -> tuple[Tensor, ...]:
+    *geometry, mask = rest
+    _check_backward(grad_output, input, kernel, support, *geometry)
+
+    def convolve(input: Tensor, kernel: Tensor) -> Tensor:
+        return _expressions.direct_conv(input, kernel, None, support, *geometry)
+
+    of_both = gradients_of(convolve, 2)(grad_output, input, kernel, mask[:2])
+    axes = (0, *range(2, input.ndim))
+    grad_bias = grad_output.sum(axes) if mask[2] else kernel.new_empty(0)
+    if mask[1] and support is not None:
+        of_both = (of_both[0], torch.where(support, of_both[1], 0))
+    return (*of_both, grad_bias)
+
+
 # ---------------------------------------------------------------------------------------- autograd
 
 
@@ -312,6 +335,7 @@ register(
     "direct_conv",
     kernel=_conv,
     fake=_conv_fake,
+    expression=_conv_by_torch,
     vmap=batching_rule(direct_conv, Batching((1, 0, 0, 0), (1,), groups=7, items=(0,))),
     setup_context=_setup_context,
     backward=_backward,
@@ -321,6 +345,7 @@ register(
     "direct_conv_backward",
     kernel=_conv_backward,
     fake=_conv_backward_fake,
+    expression=_conv_backward_by_torch,
     vmap=batching_rule(
         direct_conv_backward,
         Batching((1, 1, 0, 0), (1, 0, 0), (1, 2, None), groups=7, items=(0, 1)),

@@ -18,6 +18,7 @@ from DCLS._checks import (
     check_widths,
 )
 from DCLS._native import im2col as _im2col_kernels
+from DCLS._ops import _expressions
 from DCLS._ops._batching import Batching, batching_rule
 from DCLS._ops._library import library as _library
 from DCLS._ops._library import register
@@ -170,6 +171,18 @@ def _im2col_backward_fake(
     )
 
 
+def _im2col_by_torch(input: Tensor, P: Tensor, SIG: Tensor | None, *rest: Any) -> Tensor:
+    check_spec(input, P, SIG, *rest)
+    return _expressions.im2col(input, P, SIG, *rest)
+
+
+def _im2col_backward_by_torch(grad_columns: Tensor, *args: Any) -> tuple[Tensor, ...]:
+    input, P, SIG, *spec, _ = args
+    _checked(grad_columns, input, P, SIG, spec)
+    gradients: tuple[Tensor, ...] = gradients_of(_expressions.im2col, 3)(grad_columns, *args)
+    return gradients
+
+
 # ---------------------------------------------------------------------------------------- autograd
 
 
@@ -219,6 +232,7 @@ register(
     "im2col",
     kernel=_im2col,
     fake=_im2col_fake,
+    expression=_im2col_by_torch,
     vmap=batching_rule(im2col, Batching((1, 1, 1), (1,), items=(0,))),
     setup_context=_setup_context,
     backward=_backward,
@@ -228,6 +242,7 @@ register(
     "im2col_backward",
     kernel=_im2col_backward,
     fake=_im2col_backward_fake,
+    expression=_im2col_backward_by_torch,
     vmap=batching_rule(im2col_backward, Batching((1, 1, 1, 1), (1, 1, 1), (1, 2, 3), items=(0, 1))),
     **derivatives_by(gradients_of(_wide, 3)),
 )

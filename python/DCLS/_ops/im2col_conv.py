@@ -11,6 +11,7 @@ from torch import Tensor
 from DCLS import reference
 from DCLS._checks import check_like
 from DCLS._native import im2col as _im2col_kernels
+from DCLS._ops import _expressions
 from DCLS._ops._batching import Batching, batching_rule
 from DCLS._ops._library import library as _library
 from DCLS._ops._library import register
@@ -148,6 +149,26 @@ def _im2col_conv_backward_fake(
     )
 
 
+def _im2col_conv_by_torch(
+    input: Tensor, weight: Tensor, bias: Tensor | None, P: Tensor, SIG: Tensor | None, *rest: Any
+) -> Tensor:
+    _checked(input, weight, bias, P, SIG, rest)
+    return _expressions.im2col_conv(input, weight, bias, P, SIG, *rest[:-1])
+
+
+def _im2col_conv_backward_by_torch(grad_output: Tensor, *args: Any) -> tuple[Tensor, ...]:
+    input, weight, P, SIG, *rest, mask = args
+    _checked_backward(grad_output, input, weight, P, SIG, rest)
+
+    def convolve(input: Tensor, weight: Tensor, P: Tensor, SIG: Tensor | None) -> Tensor:
+        return _expressions.im2col_conv(input, weight, None, P, SIG, *rest[:-1])
+
+    gradients: tuple[Tensor, ...] = gradients_of(convolve, 4)(
+        grad_output, input, weight, P, SIG, mask
+    )
+    return gradients
+
+
 # ---------------------------------------------------------------------------------------- autograd
 
 
@@ -213,6 +234,7 @@ register(
     "im2col_conv",
     kernel=_im2col_conv,
     fake=_im2col_conv_fake,
+    expression=_im2col_conv_by_torch,
     vmap=batching_rule(im2col_conv, Batching((1, 0, 0, 1, 1), (1,), groups=10, items=(0,))),
     setup_context=_setup_context,
     backward=_backward,
@@ -222,6 +244,7 @@ register(
     "im2col_conv_backward",
     kernel=_im2col_conv_backward,
     fake=_im2col_conv_backward_fake,
+    expression=_im2col_conv_backward_by_torch,
     vmap=batching_rule(
         im2col_conv_backward,
         Batching((1, 1, 0, 1, 1), (1, 0, 1, 1), (1, 2, 3, 4), groups=10, items=(0, 1)),

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from DCLS._backend import is_native
 from DCLS._checks import check_like, is_plain
 from DCLS._native import layer as _native
 from DCLS._native.layer import Spec
@@ -213,6 +214,30 @@ def _gradients(
     return [grad if wanted else None for grad, wanted in zip(grads, mask, strict=True)]
 
 
+def _layer_by_torch(
+    input: Tensor, weight: Tensor, P: Tensor, SIG: Tensor | None, bias: Tensor | None, *rest: Any
+) -> tuple[Tensor, Tensor]:
+    check_layer(input, weight, P, SIG, bias, make_spec(rest[:-1]))
+    # Nothing is saved: autograd does that for itself.
+    return _separately(input, weight, P, SIG, bias, *rest), input.new_empty(0, dtype=torch.uint8)
+
+
+def _layer_backward_by_torch(
+    grad_output: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    P: Tensor,
+    SIG: Tensor | None,
+    saved: Tensor,  # noqa: ARG001
+    *rest: Any,
+) -> tuple[Tensor, ...]:
+    *numbers, _, mask = rest
+    spec = make_spec(numbers)
+    _check_backward(grad_output, input, weight, P, SIG, spec)
+    grads = _gradients(grad_output, input, weight, P, SIG, spec, mask)
+    return tuple(input.new_empty(0) if grad is None else grad for grad in grads)
+
+
 # ---------------------------------------------------------------------------------------- autograd
 
 
@@ -275,6 +300,7 @@ register(
     "layer",
     kernel=_layer,
     fake=_layer_fake,
+    expression=_layer_by_torch,
     vmap=one_by_one(_layer_op),
     setup_context=_setup_context,
     backward=_backward,
@@ -284,6 +310,7 @@ register(
     "layer_backward",
     kernel=_layer_backward,
     fake=_layer_backward_fake,
+    expression=_layer_backward_by_torch,
     vmap=_layer_backward_vmap,
     **derivatives_by(_plain_backward),
 )
@@ -319,9 +346,10 @@ def _is_watched(device: torch.device) -> bool:
 def layer(*args: Any) -> Tensor:
     """Calls ``dcls::layer``, or the separate operators.
 
-    Under torch.func, in forward mode, and on the meta device, which has no saved data to size.
+    Under torch.func, in forward mode, on the meta device, which has no saved data to size, and
+    where torch computes.
     """
-    if transforms_active() or args[0].is_meta:
+    if transforms_active() or args[0].is_meta or not is_native(args[0].device.type):
         return _separately(*args)
     output: Tensor
     tensors = [tensor for tensor in args[:_TENSORS] if tensor is not None]

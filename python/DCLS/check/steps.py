@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from DCLS import nn as layers
-from DCLS._native.dense import DTYPES
+from DCLS._spec import DTYPES
 from DCLS.tuning import ahead, measure
 from DCLS.tuning.decide import Limits
 

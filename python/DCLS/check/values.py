@@ -13,8 +13,7 @@ from torch import Tensor
 
 from DCLS import _ops, functional, reference
 from DCLS._checks import resolve_sigma_min
-from DCLS._native.dense import DTYPES
-from DCLS._spec import SIGMA_VERSIONS, VERSIONS
+from DCLS._spec import DTYPES, SIGMA_VERSIONS, VERSIONS
 
 #: Norm of an error, over that of the right result. What rounding explains is several times smaller.
 TOLERANCES: Final = {

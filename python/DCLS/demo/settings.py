@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import torch
 
-from DCLS import _C
+from DCLS import _backend
 from DCLS._spec import SIGMA_VERSIONS, VERSIONS
 from DCLS._types import Version
 from DCLS.nn.initial import NAMES, InitPositions
@@ -112,7 +112,9 @@ def cuda_problem() -> str:
         if torch.version.cuda is None:
             return "this torch is built without CUDA"
         return "torch finds no CUDA device"
-    status = _C.cuda_status()
+    if not _backend.is_native("cuda"):
+        return ""  # torch expressions compute there
+    status = _backend.native.cuda_status()
     return "" if status["available"] else f"DCLS cannot use CUDA: {status['reason']}"
 
 

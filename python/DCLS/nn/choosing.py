@@ -16,6 +16,7 @@ from DCLS._native.dense import is_channels_last
 from DCLS._spec import SIGMA_VERSIONS
 from DCLS.method import (
     Choice,
+    asked,
     choose,
     convolution_dtype,
     expected_cells,
@@ -143,7 +144,7 @@ class _ChoosesMethod(_TellsItsGrid):
             # Torch's convolution refuses the one, and drops the output's channels with the other.
             return Choice("direct", "the layer has no channels on one side", "default")
         if self.method != "auto":
-            return Choice(self.method, f"the layer's method is {self.method!r}", "asked")
+            return asked(self.method, x.device.type)
         if x.layout != torch.strided or x.is_nested or x.is_quantized:
             # Torch's convolution takes some of these, and says which it does not.
             return Choice("conv", "the input is not a dense tensor", "default")

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn import Parameter
 
-from DCLS import _C
+from DCLS import _backend
+from DCLS._version import __version__
 from DCLS.method import is_tracing
 
 
@@ -55,20 +56,20 @@ def may_round_float32(device_type: str) -> bool:
 @functools.cache
 def machine(device: torch.device) -> dict[str, Any]:
     """Returns what a device is, and the versions of what runs on it, as JSON can hold them."""
-    found: dict[str, Any] = {"torch": torch.__version__, "DCLS": _C.__version__}
+    found: dict[str, Any] = {"torch": torch.__version__, "DCLS": __version__}
     if device.type == "cuda":
         found |= {
             "device": torch.cuda.get_device_name(device),
             "capability": list(torch.cuda.get_device_capability(device)),
             "cuda": torch.version.cuda or torch.version.hip or "",
             "cudnn": torch.backends.cudnn.version(),
-            "driver": _C.cuda_status()["driver"],
+            "driver": _backend.native.cuda_status()["driver"] if _backend.native else "",
         }
     else:
         found |= {
             "device": _processor() if device.type == "cpu" else device.type,
             "capability": torch.backends.cpu.get_cpu_capability(),
-            "simd": _C.build_info()["simd"],
+            "simd": _backend.native.build_info()["simd"] if _backend.native else "",
         }
     return found
 

@@ -1,0 +1,196 @@
+"""The operators as expressions of torch, for where there are no native kernels.
+
+Torch differentiates them itself, in both modes and to any order. Taps are evaluated by axis, so
+that nothing here holds a grid for each element.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from DCLS import reference
+from DCLS._spec import NORM_EPS, NORMALISED
+
+#: Taps of a gaussian below this part of the largest one do not mark a cell, as in the library.
+_NEGLIGIBLE = {torch.float32: math.exp(-23), torch.float64: math.exp(-45)}
+
+_CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+
+
+def _wide(tensor: Tensor | None) -> Any:
+    """16 bits are computed in float32, as everywhere."""
+    return None if tensor is None else tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def _zeros(shape: Sequence[int], *sources: Tensor | None) -> Tensor:
+    """Zeros where nothing is computed, which autograd takes as results of ``sources``."""
+    given = [tensor for tensor in sources if tensor is not None]
+    nothing = [tensor.reshape(-1)[:0].sum().to(given[0].dtype) for tensor in given]
+    return given[0].new_zeros(shape) + sum(nothing)
+
+
+def _taps(
+    P: Tensor, SIG: Tensor | None, size: Sequence[int], version: str, sigma_min: float
+) -> list[Tensor]:
+    """The taps of all axes, each of shape ``(*P.shape[1:], size)``."""
+    smallest = None if SIG is None else sigma_min
+    # A position that is not finite on one axis poisons the element on all of them.
+    P = P * (1 + (P - P).detach().sum(0))
+    return [
+        reference.taps(P[d], None if SIG is None else SIG[d], length, version, smallest)
+        for d, length in enumerate(size)
+    ]
+
+
+def _norm(taps: Sequence[Tensor]) -> Tensor:
+    """What a normalised element is divided by."""
+    total = taps[0].sum(-1)
+    for of_axis in taps[1:]:
+        total = total * of_axis.sum(-1)
+    return total + NORM_EPS
+
+
+def construct_kernel(
+    weight: Tensor,
+    P: Tensor,
+    SIG: Tensor | None,
+    size: Sequence[int],
+    version: str,
+    sigma_min: float,
+) -> Tensor:
+    """``dcls::construct_kernel``."""
+    with torch._C._DisableAutocast():
+        taps = _taps(_wide(P), _wide(SIG), size, version, sigma_min)
+        scale = _wide(weight)
+        if version in NORMALISED:
+            scale = scale / _norm(taps)
+        *others, last = taps
+        rows = scale.unsqueeze(-1)
+        for of_axis in others:
+            rows = (rows.unsqueeze(-1) * of_axis.unsqueeze(-2)).flatten(-2)
+        kernel: Tensor = rows.transpose(-1, -2) @ last
+        return kernel.reshape(*weight.shape[:-1], *size).to(weight.dtype)
+
+
+@torch.no_grad()
+def construct_support(
+    P: Tensor, SIG: Tensor | None, size: Sequence[int], version: str, sigma_min: float
+) -> Tensor:
+    """``dcls::construct_support``."""
+    P, SIG = _wide(P), _wide(SIG)
+    marks = []
+    for d, taps in enumerate(_taps(P, SIG, size, version, sigma_min)):
+        if version == "v0":  # a tap of zero has a derivative
+            low = P[d].floor().unsqueeze(-1)
+            x = torch.arange(size[d], dtype=P.dtype, device=P.device) - size[d] // 2
+            far = (x < low) | (x > low + 1)
+        elif version == "gauss":
+            far = taps < _NEGLIGIBLE[P.dtype] * taps.amax(-1, keepdim=True)
+        else:
+            far = taps == 0
+        marks.append((~far).to(P.dtype))
+    *others, last = marks
+    rows = torch.ones_like(P[0]).unsqueeze(-1)
+    for of_axis in others:
+        rows = (rows.unsqueeze(-1) * of_axis.unsqueeze(-2)).flatten(-2)
+    with torch._C._DisableAutocast():
+        touched = rows.transpose(-1, -2) @ last
+    return (touched > 0).reshape(*P.shape[1:-1], *size)
+
+
+def direct_conv(
+    input: Tensor,
+    kernel: Tensor,
+    bias: Tensor | None,
+    support: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> Tensor:
+    """``dcls::direct_conv``."""
+    if support is not None:
+        # The others count as constants in all derivatives.
+        kernel = torch.where(support, kernel, kernel.detach())
+    convolution = _CONV[input.ndim - 2]
+    geometry = tuple(stride), tuple(padding), tuple(dilation), groups
+    output: Tensor
+    if input.numel() and kernel.numel():
+        output = convolution(input, kernel, bias, *geometry)
+        return output
+    # Torch refuses some of these, or drops channels of the output.
+    out = [
+        (input.shape[2 + d] + 2 * padding[d] - dilation[d] * (kernel.shape[2 + d] - 1) - 1)
+        // stride[d]
+        + 1
+        for d in range(input.ndim - 2)
+    ]
+    output = _zeros((input.shape[0], kernel.shape[0], *out), input, kernel, bias)
+    return output if bias is None else output + bias.reshape(-1, *[1] * len(out))
+
+
+def im2col(
+    input: Tensor,
+    P: Tensor,
+    SIG: Tensor | None,
+    size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    version: str,
+    sigma_min: float,
+) -> Tensor:
+    """``dcls::im2col``: a convolution along one axis after the other."""
+    channels, elements = P.shape[1:]
+    ndim = len(size)
+    if not (input.shape[0] and channels and elements):
+        out = [
+            (input.shape[2 + d] + padding[2 * d] + padding[2 * d + 1] - size[d]) // stride[d] + 1
+            for d in range(ndim)
+        ]
+        return _zeros((input.shape[0], channels, elements, *out), input, P, SIG)
+    with torch._C._DisableAutocast():
+        taps = _taps(_wide(P), _wide(SIG), size, version, sigma_min)
+        norm = _norm(taps) if version in NORMALISED else None
+        pairs = [padding[i : i + 2] for i in range(0, len(padding), 2)]
+        x = F.pad(_wide(input), [side for pair in reversed(pairs) for side in pair])
+        groups = channels
+        for d, of_axis in enumerate(taps):
+            along = [size[d] if e == d else 1 for e in range(ndim)]
+            step = [stride[d] if e == d else 1 for e in range(ndim)]
+            kernels = of_axis.to(x.dtype).reshape(channels * elements, 1, *along)
+            x = _CONV[ndim](x, kernels, None, tuple(step), groups=groups)
+            groups = channels * elements
+        columns = x.reshape(input.shape[0], channels, elements, *x.shape[2:])
+        if norm is not None:
+            columns = columns / norm.reshape(channels, elements, *[1] * ndim).to(x.dtype)
+        return columns.to(input.dtype)
+
+
+def im2col_conv(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    P: Tensor,
+    SIG: Tensor | None,
+    size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    version: str,
+    sigma_min: float,
+    groups: int,
+) -> Tensor:
+    """``dcls::im2col_conv``: the columns and a product. It holds all columns at once."""
+    columns = im2col(input, P, SIG, size, stride, padding, version, sigma_min)
+    batch, channels, elements, *out = columns.shape
+    of_group = channels // groups * elements
+    columns = columns.reshape(batch, groups, of_group, math.prod(out))
+    matrices = weight.reshape(groups, weight.shape[0] // groups, of_group)
+    with torch._C._DisableAutocast():
+        output = (matrices @ columns).reshape(batch, weight.shape[0], *out)
+    return output if bias is None else output + bias.reshape(-1, *[1] * len(out))

@@ -1,0 +1,135 @@
+"""The build backend: pure wheels where nothing can be compiled, and PyPI's compiler for CUDA."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FILE = ROOT / "build_backend" / "dcls_build.py"
+
+pytestmark = pytest.mark.skipif(not FILE.is_file(), reason="takes a source tree")
+
+
+@pytest.fixture
+def backend() -> ModuleType:
+    pytest.importorskip("scikit_build_core")
+    spec = importlib.util.spec_from_file_location("dcls_build", FILE)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_compiler_is_looked_for(
+    backend: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert backend.find_compiler() is None
+    compiler = tmp_path / "clang++"
+    compiler.write_text("#!/bin/sh\n")
+    compiler.chmod(0o755)
+    assert backend.find_compiler() == str(compiler)
+    monkeypatch.setenv("CXX", "/no/such/compiler -O2")
+    assert backend.find_compiler() is None
+    monkeypatch.setenv("CXX", f"{compiler} -O2")
+    assert backend.find_compiler() == str(compiler)
+
+
+def test_without_one_the_wheel_is_pure_and_that_is_said(
+    backend: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(backend, "find_compiler", lambda: None)
+    assert backend._adapted(None)["wheel.cmake"] == "false"
+    assert "no C++ compiler was found" in capsys.readouterr().err
+    assert backend._adapted({"wheel.cmake": "true"}) == {"wheel.cmake": "true"}
+    monkeypatch.setattr(backend, "find_compiler", lambda: "/usr/bin/c++")
+    assert backend._adapted({"a": "b"}) == {"a": "b"}
+    assert capsys.readouterr().err == ""
+
+
+def test_the_compiler_for_cuda_is_asked_for(
+    backend: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DCLS_NVCC", raising=False)
+    usual = backend.get_requires_for_build_wheel()
+    monkeypatch.setenv("DCLS_NVCC", "pypi")
+    more = backend.get_requires_for_build_wheel()
+    assert more[: len(usual)] == usual
+    names = {name.partition("==")[0] for name in more[len(usual) :]}
+    assert names == {
+        "nvidia-cuda-nvcc",
+        "nvidia-cuda-crt",
+        "nvidia-cuda-runtime",
+        "nvidia-cuda-cccl",
+        "nvidia-nvvm",
+    }
+    monkeypatch.setenv("DCLS_NVCC", "conda")
+    with pytest.raises(ValueError, match="DCLS_NVCC must be pypi or empty, got 'conda'"):
+        backend.get_requires_for_build_wheel()
+
+
+def test_the_packages_stay_as_they_are(backend: ModuleType, tmp_path: Path) -> None:
+    packages = tmp_path / "nvidia" / "cu13"
+    files = ("bin/nvcc", "nvvm/bin/cicc", "lib/libcudart.so.13", "include/cuda_runtime.h")
+    for name in files:
+        file = packages / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(name)
+    before = sorted(path for path in packages.rglob("*"))
+    nvcc = backend.toolkit(packages, tmp_path / "cuda")
+    toolkit = tmp_path / "cuda"
+    assert nvcc == toolkit / "bin" / "nvcc"
+    assert os.access(nvcc, os.X_OK)
+    assert (toolkit / "lib64" / "libcudart.so").read_text() == "lib/libcudart.so.13"
+    assert (toolkit / "include" / "cuda_runtime.h").is_file()
+    assert sorted(path for path in packages.rglob("*")) == before
+
+
+@pytest.mark.packaging
+def test_a_pure_wheel_works(tmp_path: Path) -> None:
+    """With every C++ compiler hidden; beside nothing but torch."""
+    pytest.importorskip("scikit_build_core")
+    pip = [sys.executable, "-m", "pip", "--quiet"]
+    environment = {**os.environ, "CXX": "/no/such/compiler", "OMP_NUM_THREADS": "1"}
+    subprocess.run(
+        [*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", str(tmp_path), str(ROOT)],
+        check=True,
+        env=environment,
+        timeout=300,
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    assert wheel.name.endswith("-py3-none-any.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert not [name for name in names if name.endswith((".so", ".dylib", ".pyd"))]
+    site = tmp_path / "site"
+    subprocess.run([*pip, "install", "--no-deps", "--target", str(site), str(wheel)], check=True)
+    script = (
+        "import torch, DCLS\n"
+        "layer = DCLS.Dcls2d(4, 4, 3, dilated_kernel_size=7, padding=3)\n"
+        "layer(torch.ones(1, 4, 9, 9)).sum().backward()\n"
+        "print(DCLS.__file__, DCLS.__version__)\n"
+        "from DCLS import info\n"
+        "print(info.render(info.collect()))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env={**environment, "PYTHONPATH": str(site)},
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"{site}/DCLS/__init__.py ")
+    assert "torch expressions compute on all devices: this copy of DCLS has no" in done.stdout
