@@ -198,7 +198,7 @@ class Construct:
             "P": [placed(axis[1], d) for d, axis in enumerate(axes)],
             "SIG": [placed(axis[2], d) for d, axis in enumerate(axes) if axis[2] is not None],
         }
-        self.normalised = reference._VERSIONS[version].normalised
+        self.normalised = version in _spec.NORMALISED
         given = exact(weight).rounded(weight_units)
         self.weight = given.on(lambda t: t.reshape(*t.shape, *[1] * D))
         self.sign = None if SIG is None else SIG.double().sign()
