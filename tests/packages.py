@@ -13,7 +13,9 @@ import torch
 #: The extra of this package that brings it.
 _EXTRAS = {
     "accelerate": "trainers",
+    "h5py": "examples",
     "lightning": "trainers",
+    "PIL.Image": "timm",
     "matplotlib": "plot",
     "nir": "nir",
     "nirtorch": "spiking",
