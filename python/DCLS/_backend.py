@@ -1,8 +1,8 @@
 """What computes: the native library on its devices, torch expressions everywhere else.
 
 The native library has kernels for CPUs and for GPUs of NVIDIA. Expressions of torch compute on any
-other device (``mps``, ``xpu``, ROCm's ``cuda``, a ``PrivateUse1`` backend), and on all where
-the library is missing, cannot be loaded or is not wanted.
+other device (``mps``, ``xpu``, ROCm's ``cuda``, a ``PrivateUse1`` backend). They compute on all
+devices where the library is missing, cannot be loaded or is not wanted.
 
 The environment variable ``DCLS_BACKEND`` chooses, before the import: ``auto`` (default), ``native``
 (an ImportError where the library cannot be loaded) or ``torch`` (no native library).
@@ -42,8 +42,7 @@ def _load() -> tuple[Any, str]:
         return None, f"the native library cannot be loaded: {error}"
 
 
-#: The native library, or None; and why there is none, empty where there is one. The type serves the
-#: modules that are only called where there is a library.
+#: The native library, or None; and why there is none, empty where there is one.
 native: Any
 native, missing = _load()
 

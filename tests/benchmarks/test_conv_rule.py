@@ -116,5 +116,7 @@ def test_both_methods_are_timed_on_a_gpu(name: str, monkeypatch: pytest.MonkeyPa
     program = load(benchmark.path.stem, monkeypatch)
     for arguments in benchmark.gpu_runs.values():
         options = program.make_parser().parse_args(["--device", "cuda", *arguments])
-        assert name == "rule" or {"direct", "conv"} <= set(options.methods)
+        # FFTs run beside torch's convolution alone: their package may be missing.
+        assert name == "rule" or {"conv", "fft"} & set(options.methods)
+        assert name == "rule" or "fft" in options.methods or "direct" in options.methods
     assert benchmark.gpu_runs
