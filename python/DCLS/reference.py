@@ -28,6 +28,14 @@ def _v0(x: Tensor, p: Tensor) -> Tensor:
     return torch.where(x == low, 1 - fraction, torch.where(x == low + 1, fraction, outside))
 
 
+def _gauss(x: Tensor, p: Tensor, sigma: Tensor) -> Tensor:
+    delta = x - p
+    # Beyond 100 widths exp gives 0 in every dtype, while squares and derivatives may overflow.
+    far = delta.abs() > 100 * sigma
+    near = torch.where(far, 0, delta)
+    return torch.where(far, 0, (-0.5 * (near / sigma) ** 2).exp())
+
+
 def _spline(x: Tensor, p: Tensor) -> Tensor:
     delta = x - p
     a = delta.abs()
@@ -42,8 +50,7 @@ _VERSIONS: Final[dict[str, Callable[..., Tensor]]] = {
     "v0": _v0,
     "v1": lambda x, p: (1 - (x - p).abs()).relu(),
     "max": lambda x, p, sigma: (sigma - (x - p).abs()).relu(),
-    # Beyond 100 widths exp gives 0 in every dtype, while the square may overflow.
-    "gauss": lambda x, p, sigma: (-0.5 * ((x - p) / sigma).clamp(-100, 100) ** 2).exp(),
+    "gauss": _gauss,
     "spline": _spline,
 }
 
