@@ -81,7 +81,7 @@ def construct_kernel(
     rounding of the others. The kernel has no subnormal numbers.
 
     Differentiable in ``weight``, ``P`` and ``SIG``, twice, and in forward mode (second and forward
-    derivatives come from the plain torch reference and cost accordingly). At the kinks the
+    derivatives come from torch expressions and cost accordingly). At the kinks the
     derivative by a position is right-sided for ``v0`` and zero for ``v1`` and ``max``; that of
     ``abs(SIG)`` at 0 is zero. Under autocast it computes in float32.
 
@@ -278,7 +278,7 @@ def im2col(
     computes it piece by piece, without holding all columns.
 
     Differentiable in ``input``, ``P`` and ``SIG``, twice, and in forward mode (second and forward
-    derivatives come from the plain torch reference and cost accordingly). Under autocast ``input``
+    derivatives come from torch expressions and cost accordingly). Under autocast ``input``
     becomes autocast's dtype and ``P`` and ``SIG`` become float32.
 
     Args:

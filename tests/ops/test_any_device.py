@@ -95,12 +95,12 @@ def test_im2col_is_that_of_the_library(version: str, size: tuple[int, ...]) -> N
     got = with_gradients(columns(_expressions.im2col), x, *positions)
     assert_equal(got, with_gradients(columns(torch.ops.dcls.im2col), x, *positions))
 
-    def conv(op, *more):
-        return lambda x, w, b, P, SIG=None: op(x, w, b, P, SIG, *spec, 2, *more)
+    def conv(op):
+        return lambda x, w, b, P, SIG=None: op(x, w, b, P, SIG, *spec, 2, 1 << 20)
 
     tensors = (x, weight, weight[:, 0, 0], *positions)
     got = with_gradients(conv(_expressions.im2col_conv), *tensors)
-    assert_equal(got, with_gradients(conv(torch.ops.dcls.im2col_conv, 1 << 20), *tensors))
+    assert_equal(got, with_gradients(conv(torch.ops.dcls.im2col_conv), *tensors))
 
 
 def test_cells_outside_of_the_support_are_constants() -> None:
@@ -142,17 +142,14 @@ def test_nothing_to_compute(op: str) -> None:
         tensors, rest = {
             "construct_kernel": ((weight, weight.unsqueeze(0) * 0), ([5], "v1", 0.0)),
             "im2col": ((x, P), spec),
-            "im2col_conv": ((x, weight, weight.new_ones(4), P), (*spec, 1)),
+            "im2col_conv": ((x, weight, weight.new_ones(4), P), (*spec, 1, 1 << 20)),
             "direct_conv": ((x, weight.new_ones(4, channels, 5)), ([1], [2], [1], 1)),
         }[op]
         none = [None, None] if op == "direct_conv" else [None]
         found = []
-        for function, more in (
-            (getattr(_expressions, op), []),
-            (getattr(torch.ops.dcls, op), [1 << 20] if op == "im2col_conv" else []),
-        ):
+        for function in (getattr(_expressions, op), getattr(torch.ops.dcls, op)):
             leaves = [t.detach().requires_grad_() for t in tensors]
-            result = function(*leaves, *none, *rest, *more)
+            result = function(*leaves, *none, *rest)
             found.append([result, *torch.autograd.grad(result.sum(), leaves)])
         assert_equal(*found)
 

@@ -35,6 +35,14 @@ def _zeros(shape: Sequence[int], *sources: Tensor | None) -> Tensor:
     return given[0].new_zeros(shape) + sum(nothing)
 
 
+def _output_size(
+    input: Tensor, span: Sequence[int], stride: Sequence[int], zeros: Sequence[int]
+) -> list[int]:
+    """Points of the output on each axis; ``zeros`` is the padding of both sides together."""
+    axes = zip(input.shape[2:], span, stride, zeros, strict=True)
+    return [(length + both - reach) // step + 1 for length, reach, step, both in axes]
+
+
 def _taps(
     P: Tensor, SIG: Tensor | None, size: Sequence[int], version: str, sigma_min: float
 ) -> list[Tensor]:
@@ -125,13 +133,9 @@ def direct_conv(
         output = convolution(input, kernel, bias, *geometry)
         return output
     # Torch refuses some of these, or drops channels of the output.
-    out = [
-        (input.shape[2 + d] + 2 * padding[d] - dilation[d] * (kernel.shape[2 + d] - 1) - 1)
-        // stride[d]
-        + 1
-        for d in range(input.ndim - 2)
-    ]
-    output = _zeros((input.shape[0], kernel.shape[0], *out), input, kernel, bias)
+    span = [d * (points - 1) + 1 for d, points in zip(dilation, kernel.shape[2:], strict=True)]
+    out = _output_size(input, span, stride, [2 * before for before in padding])
+    output = _zeros((input.shape[0], kernel.shape[0], *out), input, kernel)
     return output if bias is None else output + bias.reshape(-1, *[1] * len(out))
 
 
@@ -148,16 +152,14 @@ def im2col(
     """``dcls::im2col``: a convolution along one axis after the other."""
     channels, elements = P.shape[1:]
     ndim = len(size)
+    pairs = [padding[i : i + 2] for i in range(0, len(padding), 2)]
     if not (input.shape[0] and channels and elements):
-        out = [
-            (input.shape[2 + d] + padding[2 * d] + padding[2 * d + 1] - size[d]) // stride[d] + 1
-            for d in range(ndim)
-        ]
+        both = [before + behind for before, behind in pairs]
+        out = _output_size(input, size, stride, both)
         return _zeros((input.shape[0], channels, elements, *out), input, P, SIG)
     with torch._C._DisableAutocast():
         taps = _taps(_wide(P), _wide(SIG), size, version, sigma_min)
         norm = _norm(taps) if version in NORMALISED else None
-        pairs = [padding[i : i + 2] for i in range(0, len(padding), 2)]
         x = F.pad(_wide(input), [side for pair in reversed(pairs) for side in pair])
         groups = channels
         for d, of_axis in enumerate(taps):
@@ -173,20 +175,11 @@ def im2col(
 
 
 def im2col_conv(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    P: Tensor,
-    SIG: Tensor | None,
-    size: Sequence[int],
-    stride: Sequence[int],
-    padding: Sequence[int],
-    version: str,
-    sigma_min: float,
-    groups: int,
+    input: Tensor, weight: Tensor, bias: Tensor | None, P: Tensor, SIG: Tensor | None, *rest: Any
 ) -> Tensor:
     """``dcls::im2col_conv``: the columns and a product. It holds all columns at once."""
-    columns = im2col(input, P, SIG, size, stride, padding, version, sigma_min)
+    *spec, groups, _workspace = rest
+    columns = im2col(input, P, SIG, *spec)
     batch, channels, elements, *out = columns.shape
     of_group = channels // groups * elements
     columns = columns.reshape(batch, groups, of_group, math.prod(out))

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from DCLS import reference
 from DCLS._checks import (
     MAX_AXIS_SIZE,
     check_dtype,
@@ -243,25 +242,7 @@ def _backward(ctx: Any, grad_kernel: Tensor) -> tuple[Tensor | None, ...]:
     return (*wanted, None, None, None)
 
 
-def _plain(
-    weight: Tensor,
-    P: Tensor,
-    SIG: Tensor | None,
-    size: Sequence[int],
-    version: str,
-    sigma_min: float,
-) -> Tensor:
-    return reference.construct_kernel(
-        weight,
-        P,
-        SIG,
-        dilated_kernel_size=size,
-        version=version,
-        sigma_min=None if SIG is None else sigma_min,
-    )
-
-
-_wide = computed_wide(_plain)
+_wide = computed_wide(_expressions.construct_kernel)
 
 # ------------------------------------------------------------------------------------ registration
 

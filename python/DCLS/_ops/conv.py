@@ -191,8 +191,6 @@ def _conv_backward_by_torch(
     of_both = gradients_of(convolve, 2)(grad_output, input, kernel, mask[:2])
     axes = (0, *range(2, input.ndim))
     grad_bias = grad_output.sum(axes) if mask[2] else kernel.new_empty(0)
-    if mask[1] and support is not None:
-        of_both = (of_both[0], torch.where(support, of_both[1], 0))
     return (*of_both, grad_bias)
 
 

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from DCLS import reference
 from DCLS._checks import (
     MAX_AXIS_SIZE,
     check_device,
@@ -198,29 +197,7 @@ def _backward(ctx: Any, grad_columns: Tensor) -> tuple[Tensor | None, ...]:
     return (*wanted, *(None for _ in ctx.rest))
 
 
-def _plain(
-    input: Tensor,
-    P: Tensor,
-    SIG: Tensor | None,
-    size: Sequence[int],
-    stride: Sequence[int],
-    padding: Sequence[int],
-    version: str,
-    sigma_min: float,
-) -> Tensor:
-    return reference.im2col(
-        input,
-        P,
-        SIG,
-        dilated_kernel_size=size,
-        stride=stride,
-        padding=padding,
-        version=version,
-        sigma_min=None if SIG is None else sigma_min,
-    )
-
-
-_wide = computed_wide(_plain)
+_wide = computed_wide(_expressions.im2col)
 
 # ------------------------------------------------------------------------------------ registration
 

@@ -153,7 +153,7 @@ def _im2col_conv_by_torch(
     input: Tensor, weight: Tensor, bias: Tensor | None, P: Tensor, SIG: Tensor | None, *rest: Any
 ) -> Tensor:
     _checked(input, weight, bias, P, SIG, rest)
-    return _expressions.im2col_conv(input, weight, bias, P, SIG, *rest[:-1])
+    return _expressions.im2col_conv(input, weight, bias, P, SIG, *rest)
 
 
 def _im2col_conv_backward_by_torch(grad_output: Tensor, *args: Any) -> tuple[Tensor, ...]:
@@ -161,7 +161,7 @@ def _im2col_conv_backward_by_torch(grad_output: Tensor, *args: Any) -> tuple[Ten
     _checked_backward(grad_output, input, weight, P, SIG, rest)
 
     def convolve(input: Tensor, weight: Tensor, P: Tensor, SIG: Tensor | None) -> Tensor:
-        return _expressions.im2col_conv(input, weight, None, P, SIG, *rest[:-1])
+        return _expressions.im2col_conv(input, weight, None, P, SIG, *rest)
 
     gradients: tuple[Tensor, ...] = gradients_of(convolve, 4)(
         grad_output, input, weight, P, SIG, mask
