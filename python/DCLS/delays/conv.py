@@ -102,9 +102,8 @@ class _DelayConv(_DelayLayer, _DclsN_Md):
         given = padding if not isinstance(padding, str) else _checks.padding_name(padding, steps)
         sides = _checks.padding_sides(_checks.padding(given, steps), points, steps)
         longest = _checks.integer("max_delay", max_delay, 0, _checks.MAX_AXIS_SIZE - 1)
-        around = (
-            (longest, 0) if _checks.flag("causal", causal) else (longest // 2, -(-longest // 2))
-        )
+        along_time = "causal" if _checks.flag("causal", causal) else "same"
+        (around,) = _checks.padding_sides(along_time, [longest + 1], [1], time_axis=0)
         self._set_up_delays(
             max_delay, count, layout, causal, init_delays, init_width, version,
             in_channels=positive("in_channels", in_channels),

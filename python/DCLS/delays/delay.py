@@ -12,7 +12,7 @@ from torch.fx import Proxy
 from DCLS import _checks
 from DCLS._types import Device, Method, Version
 from DCLS.delays._base import InitDelays, _DelayLayer, positive
-from DCLS.delays.step import Taps
+from DCLS.delays.step import Taps, of_channels
 from DCLS.nn.builders import ConstructKernel1d
 from DCLS.nn.editing import edit, on_whole
 from DCLS.nn.initial import initial_width
@@ -141,13 +141,13 @@ class Delay(_DelayLayer, _DclsNd):
     def _dense_kernel(self, weight: Tensor, P: Tensor, SIG: Tensor | None) -> Tensor:
         # In a forward pass they have this shape already.
         if not isinstance(P, Proxy) and P.ndim == self.P.ndim:
-            P, SIG = _of_channels(P, SIG)
+            P, SIG = of_channels(P, SIG)
         return super()._dense_kernel(weight, P, SIG)
 
     def _conv_forward(
         self, input: Tensor, weight: Tensor, bias: Tensor | None, P: Tensor, SIG: Tensor | None
     ) -> Tensor:
-        return super()._conv_forward(input, weight, bias, *_of_channels(P, SIG))
+        return super()._conv_forward(input, weight, bias, *of_channels(P, SIG))
 
     def _state_shape(self, batch: int, space: Sequence[int] = ()) -> tuple[int, ...]:  # noqa: ARG002
         return (self.max_delay, self.in_channels, batch)
@@ -161,8 +161,3 @@ class Delay(_DelayLayer, _DclsNd):
         yield from self._describe_delays()
         if not self.learn_delay:
             yield "learn_delay=False"
-
-
-def _of_channels(P: Tensor, SIG: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Returns the rows in the shape of ``weight``."""
-    return P.unsqueeze(-1), None if SIG is None else SIG.unsqueeze(-1)

@@ -51,7 +51,7 @@ def to_arrays(layer: DelayLinear | Delay) -> Connections:
 
     Returns:
         ``(pre, post, weight, delay)``, ordered by ``post``, then ``pre``: ``out_features *
-        in_features * count`` entries, without those of the mask.
+        in_features * count`` entries, fewer with a mask.
 
     Raises:
         TypeError: ``layer`` is another module.

@@ -13,7 +13,7 @@ from torch.fx import Proxy
 from DCLS import _checks
 from DCLS._types import Device, Method, Version
 from DCLS.delays._base import InitDelays, _DelayLayer, positive
-from DCLS.delays.step import Matrix, Taps, bags
+from DCLS.delays.step import Matrix, Taps, bags, of_channels
 from DCLS.functional import construct_kernel, direct_conv, im2col_conv
 from DCLS.method import Choice, choose, convolution_dtype
 from DCLS.nn.builders import ConstructKernel1d
@@ -122,7 +122,7 @@ class DelayLinear(_DelayLayer, _DclsNd):
             out_channels=outputs, bias=bias, method=method, device=device, dtype=dtype,
         )  # fmt: skip
         if self.sharing != "axonal":
-            # Of ``dendritic``: the delays of each output, of which it sums ``count``.
+            # ``dendritic``: each output sums ``count`` channels, and each of these has a delay.
             sizes = (outputs, inputs, 1, count) if self._is_synaptic else (
                 outputs, outputs * count, outputs, 1)  # fmt: skip
             self.DCK = ConstructKernel1d(*sizes, self.dilated_kernel_size, version)
@@ -226,9 +226,7 @@ class DelayLinear(_DelayLayer, _DclsNd):
 
     def _output_kernel(self, P: Tensor, SIG: Tensor | None) -> Tensor:
         """Builds the kernel of the delays of each output, ``(out_features, count, S)``."""
-        kernel: Tensor = self.DCK(torch.ones_like(P[0]).unsqueeze(-1), *(
-            None if t is None else t.unsqueeze(-1) for t in (P, SIG)
-        ))  # fmt: skip
+        kernel: Tensor = self.DCK(torch.ones_like(P[0]).unsqueeze(-1), *of_channels(P, SIG))
         return kernel
 
     def _state_shape(self, batch: int, space: Sequence[int] = ()) -> tuple[int, ...]:  # noqa: ARG002

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from DCLS._checks import check_tensors, integer
 from DCLS._spec import SIGMA_VERSIONS
+from DCLS.delays._layout import time_axis
 from DCLS.functional import construct_kernel
 from DCLS.method import is_tracing, may_read
 from DCLS.nn.base import _DclsModule
@@ -211,7 +212,7 @@ class StepForm(_DclsModule):
             raise ValueError("causal must be True for steps: this layer sees later inputs")
 
     def _taps_now(self) -> Taps:
-        """Returns the taps, perhaps those of the last step."""
+        """Returns the taps. Where nothing has changed, they are kept from the last step."""
         SIG = self.SIG if self.version in SIGMA_VERSIONS else None
         tensors = [t for t in (self._used_weight(), self.P, SIG) if t is not None]
         frozen = self._kernel_cache is not None
@@ -256,12 +257,16 @@ class StepForm(_DclsModule):
             return Jumps((delays * channels + rows).flatten(), self._gain())
         lines = construct_kernel(
             torch.ones_like(P[0]).unsqueeze(-1),
-            P.unsqueeze(-1),
-            None if SIG is None else SIG.unsqueeze(-1),
+            *of_channels(P, SIG),
             dilated_kernel_size=size,
             version=self.version,
         )
         return Lines(lines.flip(-1).movedim(-1, 0))
+
+
+def of_channels(P: Tensor, SIG: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Gives rows ``(1, channels, count)`` the shape of kernels that read one channel each."""
+    return P.unsqueeze(-1), None if SIG is None else SIG.unsqueeze(-1)
 
 
 def check_state(state: Tensor, shape: tuple[int, ...]) -> None:
@@ -321,8 +326,6 @@ def unroll(
         ...     return torch.tanh(membrane), membrane
         >>> outputs, carry = unroll(cell, layer, torch.randn(100, 8, 32))
     """
-    from DCLS.delays._layout import time_axis
-
     if not callable(cell):
         raise TypeError(f"cell must be a function, got {type(cell).__name__}")
     layout: Any = getattr(layer, "layout", None)
