@@ -87,6 +87,19 @@ def problem() -> tuple[Tensor, Tensor]:
     return x, torch.randn(STEPS, BATCH, CHANNELS, generator=generator)
 
 
+def as_rows(timings: dict[str, Any], base: str, label: str, **more: Any) -> list[Row]:
+    """Returns a row for each way, with how many times longer than ``base`` it takes."""
+    return [
+        {
+            **more,
+            "way": name,
+            "ms": harness.milliseconds(seconds),
+            label: harness.ratio(seconds, timings[base]),
+        }
+        for name, seconds in timings.items()
+    ]
+
+
 def schedule(options: argparse.Namespace) -> list[Row]:
     """Measures the widths of the schedule."""
     torch.manual_seed(0)
@@ -112,7 +125,7 @@ def schedule(options: argparse.Namespace) -> list[Row]:
         timings = harness.time_steps(
             {name: training(layer, x, grad) for name, layer in layers.items()}, options
         )
-        chosen = layers[OURS].explain(x).method  # type: ignore[operator]
+        chosen = layers[OURS].explain(x).method  # type: ignore[operator]  # it has one
         row: Row = {"part": "schedule", "width": width, "method": chosen}
         row["ms"] = harness.milliseconds(timings[OURS])
         row["over torch"] = harness.ratio(timings[OURS], timings[TORCH])
@@ -144,16 +157,7 @@ def sharing(options: argparse.Namespace) -> list[Row]:
                 set_width(module, width)
         steps = {name: training(layer, x, grad) for name, layer in layers.items()}
         timings = harness.time_steps(steps, options)
-        rows += [
-            {
-                "part": "sharing",
-                "way": name,
-                "width": width,
-                "ms": harness.milliseconds(seconds),
-                "over synaptic": harness.ratio(seconds, timings["synaptic"]),
-            }
-            for name, seconds in timings.items()
-        ]
+        rows += as_rows(timings, "synaptic", "over synaptic", part="sharing", width=width)
     return rows
 
 
@@ -161,7 +165,7 @@ def step(options: argparse.Namespace) -> list[Row]:
     """Measures one step without gradients."""
     torch.manual_seed(0)
     kinds: dict[str, DelayLinear] = {
-        name: DelayLinear(CHANNELS, CHANNELS, MAX_DELAY, sharing=name)  # type: ignore[arg-type]
+        name: DelayLinear(CHANNELS, CHANNELS, MAX_DELAY, sharing=name)  # type: ignore[arg-type]  # names
         for name in ("synaptic", "axonal", "dendritic")
     }
     rows = []
@@ -180,16 +184,7 @@ def step(options: argparse.Namespace) -> list[Row]:
                 )
                 steps[f"{name}, {delays}"] = _without_gradients(one.step, x, state)
         timings = harness.time_steps(steps, options)
-        rows += [
-            {
-                "part": "step",
-                "way": name,
-                "batch": batch,
-                "ms": harness.milliseconds(seconds),
-                "over nn.Linear": harness.ratio(seconds, timings["linear"]),
-            }
-            for name, seconds in timings.items()
-        ]
+        rows += as_rows(timings, "linear", "over nn.Linear", part="step", batch=batch)
     return rows
 
 
