@@ -40,9 +40,9 @@ def devices() -> dict[str, Any]:
     It initialises CUDA in this process, and processes that are forked from it later cannot use
     CUDA then.
     """
-    cuda: dict[str, Any] = {"available": False, "driver": "", "devices": []}
-    cuda["reason"] = _backend.missing
-    if _backend.native is not None:
+    if _backend.native is None:
+        cuda = {"available": False, "driver": "", "reason": _backend.missing, "devices": []}
+    else:
         cuda = dict(_backend.native.cuda_status())
     return {"torch": _torch_info(), "cuda": cuda}
 

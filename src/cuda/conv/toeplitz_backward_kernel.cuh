@@ -157,7 +157,7 @@ __global__ void __launch_bounds__(kToeplitzThreads, 2)
       const ToeplitzPlace at(plan, place.channel / plan.slots, tile);
       const int begin = first_block(plan, at.x), end = end_block(plan, at.x);
       __syncthreads();  // the last tile, or the last sums, have been read
-      // Whole planes lie where those of the last tile did, among the same zeros.
+      // Whole planes overwrite the planes of the last tile: the zeros around them stay.
       const bool whole = plan.tiles_y * plan.tiles_x == 1 && at.image + plan.planes <= plan.batch;
       if (tile == place.tile || !whole) {
         clear_shared(shared, plan.slots * (plan.slot_pitch + plan.target_slot) * 2);

@@ -12,8 +12,8 @@
 
 namespace dcls::cuda {
 
-/// A tile of the images of a tensor, `planes` from image `image` on, for `slots` channels. Its rows
-/// and columns are those of the plane from (y, x) on; some may be outside.
+/// A tile of the images of a tensor, `planes` from image `image` on, for `slots` channels. In each
+/// plane it starts at the point (y, x). Some of its rows and columns may lie outside the plane.
 struct ToeplitzTile {
   std::int32_t height, width;  ///< of the tensor's planes
   std::int32_t image, y, x;    ///< of the first value
