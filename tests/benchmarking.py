@@ -11,6 +11,19 @@ import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
+#: Stands in for the modules of DCLS 0.1.1: our layers, and how far off their output is.
+LAYERS = """
+import DCLS
+
+class Dcls1d(DCLS.Dcls1d):
+    def forward(self, x):
+        return {factor} * super().forward(x)
+
+class Dcls2d(DCLS.Dcls2d):
+    def forward(self, x):
+        return {factor} * super().forward(x)
+"""
+
 
 def load(name: str, monkeypatch: pytest.MonkeyPatch, folder: Path = BENCHMARKS) -> ModuleType:
     monkeypatch.syspath_prepend(str(folder))

@@ -11,6 +11,7 @@ from torch import Tensor
 from DCLS import reference
 from DCLS._checks import check_like
 from DCLS._native import im2col as _im2col_kernels
+from DCLS._native import im2col_conv as _kernels
 from DCLS._ops import _expressions
 from DCLS._ops._batching import Batching, batching_rule
 from DCLS._ops._library import library as _library
@@ -103,7 +104,7 @@ def _im2col_conv(
     input: Tensor, weight: Tensor, bias: Tensor | None, P: Tensor, SIG: Tensor | None, *rest: Any
 ) -> Tensor:
     checked = _checked(input, weight, bias, P, SIG, rest)
-    return _im2col_kernels.im2col_conv(input, weight, bias, P, SIG, *checked)
+    return _kernels.im2col_conv(input, weight, bias, P, SIG, *checked)
 
 
 def _im2col_conv_fake(
@@ -132,7 +133,7 @@ def _im2col_conv_backward(
 ) -> tuple[Tensor, ...]:
     *rest_, mask = rest
     checked = _checked_backward(grad_output, input, weight, P, SIG, rest_)
-    grads = _im2col_kernels.im2col_conv_backward(
+    grads = _kernels.im2col_conv_backward(
         grad_output, input, weight, P, SIG, *checked, output_mask=mask
     )
     return tuple(input.new_empty(0) if grad is None else grad for grad in grads)
