@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 import torch.nn.functional as F
+from support import SIGMA_VERSIONS, VERSIONS
 from torch import Tensor
 
 from DCLS.functional import construct_support, direct_conv, im2col, im2col_conv
@@ -171,6 +172,32 @@ def test_im2col_reaches_the_points_of_its_elements(dtype, size, grid, stride, va
     there = torch.zeros(2, 3, dtype=torch.bool, device=device)
     there[1, 2] = True
     assert torch.equal(~by_P.isfinite().all(0), there)
+
+
+@pytest.mark.parametrize(
+    ("version", "name"),
+    [(v, "P") for v in VERSIONS] + [(v, "SIG") for v in SIGMA_VERSIONS],
+)
+@pytest.mark.parametrize(("size", "grid"), [((40,), (9,)), ((9, 21), (4, 5))], ids=str)
+def test_an_element_of_im2col_that_is_nan(size, grid, version, name, device):
+    ndim, generator = len(size), torch.Generator().manual_seed(6)
+    P = ((torch.rand(ndim, 2, 3, generator=generator) - 0.5) * 2).to(device)
+    SIG = torch.full_like(P, 0.7) if version in SIGMA_VERSIONS else None
+    of = {"P": P, "SIG": SIG}
+    of[name][-1, 0, 1] = NAN  # on one axis of one element
+    learned = [t.requires_grad_() for t in of.values() if t is not None]
+    x = torch.ones(2, 2, *size, device=device, requires_grad=True)
+    columns = im2col(x, P, SIG, dilated_kernel_size=grid, padding=4, version=version)
+    here = torch.zeros(2, 3, dtype=torch.bool, device=device)
+    here[0, 1] = True
+    assert torch.equal(columns.isnan().flatten(3).all(-1), here.expand(2, 2, 3))
+    assert torch.equal(columns.isnan().flatten(3).any(-1), here.expand(2, 2, 3))
+    by_x, *grads = torch.autograd.grad(columns, (x, *learned), torch.ones_like(columns))
+    assert by_x[:, 0].isnan().all()
+    assert by_x[:, 1].isfinite().all()
+    for grad in grads:
+        assert torch.equal(grad.isnan().all(0), here)
+        assert torch.equal(grad.isnan().any(0), here)
 
 
 def test_im2col_conv_mixes_no_outputs(device):
