@@ -11,18 +11,14 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from scikit_build_core import build as _build
-from scikit_build_core.build import (
-    build_sdist,
-    get_requires_for_build_editable,
-    get_requires_for_build_sdist,
-    prepare_metadata_for_build_editable,
-)
+from scikit_build_core.build import build_sdist, get_requires_for_build_sdist
 
 __all__ = [
     "build_editable",
@@ -37,9 +33,11 @@ __all__ = [
 
 Settings = Mapping[str, Any]
 
-#: Of one release: nvcc, its headers, the runtime, and what turns PTX's source into PTX.
-_RELEASE = "13.0.*"
-_PACKAGES = ("nvcc", "crt", "runtime", "cccl")
+#: Of one release: nvcc, its headers, the runtime, and nvvm, which makes PTX.
+_REQUIRED = [
+    f"nvidia-{name}==13.0.*"
+    for name in ("cuda-nvcc", "cuda-crt", "cuda-runtime", "cuda-cccl", "nvvm")
+]
 
 
 def find_compiler() -> str | None:
@@ -68,6 +66,8 @@ def _adapted(settings: Settings | None) -> dict[str, Any]:
         os.environ.keys() & {"SKBUILD_WHEEL_CMAKE"}
     )
     if not given & {"wheel.cmake", "SKBUILD_WHEEL_CMAKE"} and find_compiler() is None:
+        if wants_pypi_nvcc():
+            raise RuntimeError("DCLS_NVCC=pypi needs a C++ compiler, and none was found")
         sys.stderr.write(
             "DCLS: no C++ compiler was found. This builds the pure wheel: torch expressions "
             "compute, on every device, slower than the native library.\n"
@@ -78,12 +78,18 @@ def _adapted(settings: Settings | None) -> dict[str, Any]:
     return adapted
 
 
+def _with_nvcc(found: list[str]) -> list[str]:
+    return [*found, *_REQUIRED] if wants_pypi_nvcc() else found
+
+
 def get_requires_for_build_wheel(config_settings: Settings | None = None) -> list[str]:
     """As PEP 517 has it."""
-    more = [f"nvidia-cuda-{name}=={_RELEASE}" for name in _PACKAGES]
-    more.append(f"nvidia-nvvm=={_RELEASE}")
-    found: list[str] = _build.get_requires_for_build_wheel(_adapted(config_settings))
-    return [*found, *more] if wants_pypi_nvcc() else found
+    return _with_nvcc(_build.get_requires_for_build_wheel(_adapted(config_settings)))
+
+
+def get_requires_for_build_editable(config_settings: Settings | None = None) -> list[str]:
+    """As PEP 660 has it."""
+    return _with_nvcc(_build.get_requires_for_build_editable(_adapted(config_settings)))
 
 
 def toolkit(packages: Path, folder: Path) -> Path:
@@ -111,8 +117,11 @@ def toolkit(packages: Path, folder: Path) -> Path:
             plain.symlink_to(versioned.name)
     nvcc = folder / "bin" / "nvcc"
     for program in (*nvcc.parent.iterdir(), *(folder / "nvvm" / "bin").glob("*")):
-        if program.is_file():
-            program.chmod(program.stat().st_mode | 0o111)
+        if program.is_file() and not os.access(program, os.X_OK):
+            # A copy: the mode of a link would be that of the package, too.
+            copied = shutil.copy2(program, folder / "program")
+            os.chmod(copied, 0o755)
+            os.replace(copied, program)
     return nvcc
 
 
@@ -122,7 +131,25 @@ def _packages() -> Path:
     for place in places:
         if (place / "cu13" / "bin" / "nvcc").is_file():
             return place / "cu13"
-    raise RuntimeError("DCLS_NVCC=pypi, but nvidia-cuda-nvcc is not in the build environment")
+    raise RuntimeError(
+        "DCLS_NVCC=pypi, but nvidia-cuda-nvcc is not in the build environment. Without build "
+        f"isolation, install it first: pip install {' '.join(_REQUIRED)}"
+    )
+
+
+@contextmanager
+def _prepared(config_settings: Settings | None) -> Iterator[dict[str, Any]]:
+    """The settings of a build, and a toolkit of PyPI's packages for as long as it takes."""
+    settings = _adapted(config_settings)
+    if not wants_pypi_nvcc():
+        yield settings
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        nvcc = toolkit(_packages(), Path(folder) / "cuda")
+        os.environ["CUDACXX"] = str(nvcc)
+        settings.setdefault("cmake.define.DCLS_CUDA", "ON")
+        settings.setdefault("cmake.define.CUDAToolkit_ROOT", str(nvcc.parent.parent))
+        yield settings
 
 
 def build_wheel(
@@ -131,14 +158,7 @@ def build_wheel(
     metadata_directory: str | None = None,
 ) -> str:
     """As PEP 517 has it."""
-    settings = _adapted(config_settings)
-    if not wants_pypi_nvcc():
-        return _build.build_wheel(wheel_directory, settings, metadata_directory)
-    with tempfile.TemporaryDirectory() as folder:
-        nvcc = toolkit(_packages(), Path(folder) / "cuda")
-        os.environ["CUDACXX"] = str(nvcc)
-        settings.setdefault("cmake.define.DCLS_CUDA", "ON")
-        settings.setdefault("cmake.define.CUDAToolkit_ROOT", str(nvcc.parent.parent))
+    with _prepared(config_settings) as settings:
         return _build.build_wheel(wheel_directory, settings, metadata_directory)
 
 
@@ -148,7 +168,8 @@ def build_editable(
     metadata_directory: str | None = None,
 ) -> str:
     """As PEP 660 has it."""
-    return _build.build_editable(wheel_directory, _adapted(config_settings), metadata_directory)
+    with _prepared(config_settings) as settings:
+        return _build.build_editable(wheel_directory, settings, metadata_directory)
 
 
 def prepare_metadata_for_build_wheel(
@@ -156,3 +177,10 @@ def prepare_metadata_for_build_wheel(
 ) -> str:
     """As PEP 517 has it."""
     return _build.prepare_metadata_for_build_wheel(metadata_directory, _adapted(config_settings))
+
+
+def prepare_metadata_for_build_editable(
+    metadata_directory: str, config_settings: Settings | None = None
+) -> str:
+    """As PEP 660 has it."""
+    return _build.prepare_metadata_for_build_editable(metadata_directory, _adapted(config_settings))

@@ -57,13 +57,15 @@ def test_without_one_the_wheel_is_pure_and_that_is_said(
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize("kind", ["wheel", "editable"])
 def test_the_compiler_for_cuda_is_asked_for(
-    backend: ModuleType, monkeypatch: pytest.MonkeyPatch
+    backend: ModuleType, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
+    requires = getattr(backend, f"get_requires_for_build_{kind}")
     monkeypatch.delenv("DCLS_NVCC", raising=False)
-    usual = backend.get_requires_for_build_wheel()
+    usual = requires()
     monkeypatch.setenv("DCLS_NVCC", "pypi")
-    more = backend.get_requires_for_build_wheel()
+    more = requires()
     assert more[: len(usual)] == usual
     names = {name.partition("==")[0] for name in more[len(usual) :]}
     assert names == {
@@ -75,24 +77,71 @@ def test_the_compiler_for_cuda_is_asked_for(
     }
     monkeypatch.setenv("DCLS_NVCC", "conda")
     with pytest.raises(ValueError, match="DCLS_NVCC must be pypi or empty, got 'conda'"):
-        backend.get_requires_for_build_wheel()
+        requires()
 
 
-def test_the_packages_stay_as_they_are(backend: ModuleType, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["wheel", "editable"])
+def test_the_compiler_for_cuda_builds(
+    backend: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str
+) -> None:
+    """What CMake is told, and that the toolkit goes with the build."""
+    packages = fake_packages(tmp_path)
+    monkeypatch.setattr(backend, "_packages", lambda: packages)
+    monkeypatch.setattr(backend, "find_compiler", lambda: "/usr/bin/c++")
+    monkeypatch.setenv("DCLS_NVCC", "pypi")
+    monkeypatch.setenv("CUDACXX", "/usr/local/cuda/bin/nvcc")
+    seen: dict[str, str] = {}
+
+    def build(folder: str, settings: dict[str, str], metadata: str | None) -> str:
+        seen.update(settings, CUDACXX=os.environ["CUDACXX"])
+        assert os.access(os.environ["CUDACXX"], os.X_OK)
+        return "a.whl"
+
+    monkeypatch.setattr(backend._build, f"build_{kind}", build)
+    make = getattr(backend, f"build_{kind}")
+    assert make(str(tmp_path), {"cmake.define.DCLS_CUDA_ARCHITECTURES": "90-real"}) == "a.whl"
+    root = Path(seen["cmake.define.CUDAToolkit_ROOT"])
+    assert seen["CUDACXX"] == str(root / "bin" / "nvcc")
+    assert seen["cmake.define.DCLS_CUDA"] == "ON"
+    assert seen["cmake.define.DCLS_CUDA_ARCHITECTURES"] == "90-real"
+    assert not root.exists()
+
+
+def test_the_compiler_for_cuda_needs_what_is_missing(
+    backend: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DCLS_NVCC", "pypi")
+    monkeypatch.setattr(backend, "find_spec", lambda _name: None)
+    monkeypatch.setattr(backend, "find_compiler", lambda: "/usr/bin/c++")
+    with pytest.raises(RuntimeError, match=r"pip install nvidia-cuda-nvcc==13\.0\.\* "):
+        backend.build_editable("")
+    monkeypatch.delenv("SKBUILD_WHEEL_CMAKE", raising=False)
+    monkeypatch.setattr(backend, "find_compiler", lambda: None)
+    with pytest.raises(RuntimeError, match=r"needs a C\+\+ compiler"):
+        backend.build_wheel("")
+
+
+def fake_packages(tmp_path: Path) -> Path:
+    """A folder as PyPI's packages make it, in which no program may be run yet."""
     packages = tmp_path / "nvidia" / "cu13"
     files = ("bin/nvcc", "nvvm/bin/cicc", "lib/libcudart.so.13", "include/cuda_runtime.h")
     for name in files:
         file = packages / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(name)
-    before = sorted(path for path in packages.rglob("*"))
+    return packages
+
+
+def test_the_packages_stay_as_they_are(backend: ModuleType, tmp_path: Path) -> None:
+    packages = fake_packages(tmp_path)
+    before = sorted((path, path.stat().st_mode) for path in packages.rglob("*"))
     nvcc = backend.toolkit(packages, tmp_path / "cuda")
     toolkit = tmp_path / "cuda"
     assert nvcc == toolkit / "bin" / "nvcc"
     assert os.access(nvcc, os.X_OK)
     assert (toolkit / "lib64" / "libcudart.so").read_text() == "lib/libcudart.so.13"
     assert (toolkit / "include" / "cuda_runtime.h").is_file()
-    assert sorted(path for path in packages.rglob("*")) == before
+    assert sorted((path, path.stat().st_mode) for path in packages.rglob("*")) == before
 
 
 @pytest.mark.packaging
