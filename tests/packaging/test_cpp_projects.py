@@ -52,7 +52,7 @@ def test_cmake_finds_the_package_by_either_variable(tmp_path, variable):
 def find(tmp_path: Path, request: str) -> tuple[int, str]:
     """Configures a project of one find_package call."""
     (tmp_path / "CMakeLists.txt").write_text(
-        "cmake_minimum_required(VERSION 3.26)\n"
+        "cmake_minimum_required(VERSION 3.18)\n"
         f"project(consumer LANGUAGES NONE)\nfind_package(DCLS {request})\n"
         'message(STATUS "found=${DCLS_FOUND} version=${DCLS_VERSION}")\n'
     )
