@@ -14,7 +14,7 @@ from tools import run
 
 import DCLS
 from DCLS import _C
-from DCLS.cmake import config_dir, prefix
+from DCLS.cmake import config_dir, pkg_config_dir, prefix
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "cmake_project"
@@ -149,15 +149,98 @@ def test_cmake_project_from_source_takes_cuda_options(tmp_path):
 
 
 @pytest.mark.packaging
-def test_a_project_written_from_the_cpp_page_alone(tmp_path):
+@pytest.mark.parametrize("heading", ["Build and run it", "### pkg-config"])
+def test_a_project_written_from_the_cpp_page_alone(tmp_path, heading):
+    if heading == "### pkg-config" and shutil.which("pkg-config") is None:
+        pytest.skip("there is no pkg-config")
     page = (ROOT / "docs" / "cpp.md").read_text()
     for name, language in (("CMakeLists.txt", "cmake"), ("main.cpp", "cpp")):
         block = re.search(rf"`{re.escape(name)}`:\n\n```{language}\n(.*?)```", page, re.DOTALL)
         assert block is not None
         (tmp_path / name).write_text(block[1])
-    commands = re.search(r"Build and run it.*?```sh\n(.*?)```", page, re.DOTALL)
+    commands = re.search(rf"^{heading}.*?```sh\n(.*?)```", page, re.DOTALL | re.MULTILINE)
     assert commands is not None
     output = run("sh", "-ec", commands[1], cwd=tmp_path)
-    promised = re.search(r"^It prints `(.*)`\.$", page, re.MULTILINE)
+    promised = re.search(r"^It prints\n\n```text\n(.*?)```", page, re.DOTALL | re.MULTILINE)
     assert promised is not None
-    assert output.endswith(f"{promised[1]}\n")
+    assert output.endswith(promised[1])
+
+
+def test_the_pkg_config_file_can_be_moved():
+    """By reading it: each path starts at the file."""
+    text = (pkg_config_dir() / "dcls.pc").read_text()
+    paths = dict(re.findall(r"^(\w+)=\$\{pcfiledir\}/(.*)$", text, re.MULTILINE))
+    assert (pkg_config_dir() / paths["libdir"] / "libdcls.so").is_file()
+    assert (pkg_config_dir() / paths["includedir"] / "dcls" / "tensor.hpp").is_file()
+    assert f"Version: {DCLS.__version__}\n" in text
+    assert str(prefix()) not in text
+
+
+def cmakes() -> list[str]:
+    """Returns the cmake programs at hand: on the PATH, and in the folders of DCLS_TEST_CMAKES."""
+    folders = [str(Path(sys.executable).parent)]
+    for variable in ("PATH", "DCLS_TEST_CMAKES"):
+        folders += os.environ.get(variable, "").split(os.pathsep)
+    programs = dict.fromkeys(os.path.realpath(Path(f) / "cmake") for f in folders if f)
+    return [program for program in programs if os.access(program, os.X_OK)]
+
+
+@pytest.mark.packaging
+@pytest.mark.parametrize("cmake", cmakes())
+def test_the_example_with_each_cmake_at_hand(tmp_path, cmake):
+    version = re.search(r"version (\d+)\.(\d+)", run(cmake, "--version"))
+    assert version is not None
+    if (int(version[1]), int(version[2])) < (3, 18):
+        pytest.skip("older than what the example asks for")
+    run(cmake, "-S", EXAMPLE, "-B", tmp_path / "found", "-G", "Ninja", f"-DDCLS_DIR={config_dir()}")
+    run(cmake, "--build", tmp_path / "found")
+    assert "ok" in run(tmp_path / "found" / "dcls_example")
+    options = ("-DDCLS_FROM=add_subdirectory", "-DDCLS_CUDA=OFF", "-DDCLS_INSTALL=ON")
+    output = run(cmake, "-S", EXAMPLE, "-B", tmp_path / "part", "-G", "Ninja", *options)
+    assert "DCLS with CUDA: OFF" in output
+
+
+def test_all_projects_ask_for_one_cmake():
+    files = (
+        ROOT / "CMakeLists.txt",
+        EXAMPLE / "CMakeLists.txt",
+        EXAMPLE.parent / "downstream_package" / "CMakeLists.txt",
+        ROOT / "docs" / "cpp.md",
+    )
+    minimum = r"cmake_minimum_required\(VERSION ([\d.]+?)(?:\.\.\.[\d.]+)?\)"
+    assert {v for f in files for v in re.findall(minimum, f.read_text())} == {"3.18"}
+    assert "with CMake 3.18 or newer" in files[-1].read_text()
+
+
+@pytest.mark.packaging
+def test_a_project_on_a_cuda_build_needs_no_nvcc(tmp_path):
+    """The config of a CUDA build, with an nvcc in all places that notes each call and fails."""
+    package = tmp_path / "DCLS"
+    shutil.copytree(prefix(), package, ignore=shutil.ignore_patterns("*.py", "_C*"))
+    config = package / "share" / "cmake" / "DCLS" / "DCLSConfig.cmake"
+    says = re.sub(r"set\(DCLS_HAS_CUDA \w+\)", "set(DCLS_HAS_CUDA ON)", config.read_text())
+    assert "set(DCLS_HAS_CUDA ON)" in says
+    config.write_text(says)
+    nvcc = tmp_path / "bin" / "nvcc"
+    nvcc.parent.mkdir()
+    nvcc.write_text(f"#!/bin/sh\ntouch {tmp_path / 'called'}\nexit 1\n")
+    nvcc.chmod(0o755)
+    (tmp_path / "CMakeLists.txt").write_text(
+        "cmake_minimum_required(VERSION 3.18)\nproject(consumer LANGUAGES CXX)\n"
+        "find_package(DCLS 1 REQUIRED COMPONENTS CUDA)\nadd_executable(consumer main.cpp)\n"
+        "target_link_libraries(consumer PRIVATE DCLS::dcls)\n"
+    )
+    (tmp_path / "main.cpp").write_text(
+        "#include <dcls/runtime.hpp>\n#include <dcls/tensor.hpp>\n"
+        "int main() {\n"
+        "  dcls::cuda_status();\n"
+        "  return dcls::default_sigma_min(dcls::Version::kGauss) > 0 ? 0 : 1;\n}\n"
+    )
+    path = f"{nvcc.parent}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    for command in (
+        ("-S", tmp_path, "-B", tmp_path / "build", "-G", "Ninja", f"-DDCLS_DIR={config.parent}"),
+        ("--build", tmp_path / "build"),
+    ):
+        run("cmake", *command, PATH=path, CUDACXX=str(nvcc))
+    run(tmp_path / "build" / "consumer", PATH=path)
+    assert not (tmp_path / "called").exists()
