@@ -20,3 +20,14 @@ write_basic_package_version_file("${PROJECT_BINARY_DIR}/DCLSConfigVersion.cmake"
                                  COMPATIBILITY SameMajorVersion)
 install(FILES "${PROJECT_BINARY_DIR}/DCLSConfig.cmake" "${PROJECT_BINARY_DIR}/DCLSConfigVersion.cmake"
         DESTINATION "${_config_dir}")
+
+# The same for pkg-config.
+set(_pkgconfig_dir "${CMAKE_INSTALL_DATADIR}/pkgconfig")
+foreach(_kind libdir includedir)
+  string(TOUPPER ${_kind} _name)
+  get_filename_component(_from "${_pkgconfig_dir}" ABSOLUTE BASE_DIR "${CMAKE_INSTALL_PREFIX}")
+  get_filename_component(_to "${CMAKE_INSTALL_${_name}}" ABSOLUTE BASE_DIR "${CMAKE_INSTALL_PREFIX}")
+  file(RELATIVE_PATH _${_kind} "${_from}" "${_to}")
+endforeach()
+configure_file("${CMAKE_CURRENT_LIST_DIR}/dcls.pc.in" "${PROJECT_BINARY_DIR}/dcls.pc" @ONLY)
+install(FILES "${PROJECT_BINARY_DIR}/dcls.pc" DESTINATION "${_pkgconfig_dir}")

@@ -22,6 +22,7 @@ SUPPORT_FILES = (
     "share/cmake/DCLS/DCLSConfig.cmake",
     "share/cmake/DCLS/DCLSConfigVersion.cmake",
     "share/cmake/DCLS/DCLSTargets.cmake",
+    "share/pkgconfig/dcls.pc",
     "py.typed",
 )
 

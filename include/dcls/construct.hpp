@@ -27,7 +27,8 @@ struct ConstructArgs {
   std::int64_t size[kMaxDims] = {1, 1, 1};  ///< grid points per axis; the first ndim count
   std::int64_t rows = 0;                    ///< number of dense kernels
   std::int64_t elements = 0;                ///< kernel elements (K) in each of them
-  double sigma_min = 0.0;  ///< added to |sigma|; finite and > 0 if there are widths
+  /// Added to |sigma|; finite and > 0 if there are widths. The default is that of the version.
+  double sigma_min = kDefaultSigmaMin;
   /// The row of `position` and `sigma` that belongs to each axis: a permutation of 0 ... ndim - 1.
   int position_row[kMaxDims] = {0, 1, 2};
   const void* weight = nullptr;    ///< (rows, elements)

@@ -29,13 +29,14 @@ enum class Layout : int {
 /// products with float32 sums. Zero cells make no NaN there either: a value that came out NaN is
 /// computed again without them.
 ///
-/// output_size is free: positions past the usual
-/// (input_size + 2 padding - dilation (kernel_size - 1) - 1) / stride + 1 read zeros too, which
-/// serves asymmetric padding. Every tensor must stay below 2^63 bytes, at 8 a value.
+/// output_size must be that of output_size() below, unless any_output_size is set: positions past
+/// it read zeros too, which serves asymmetric padding. Every tensor must stay below 2^63 bytes, at
+/// 8 a value.
 struct ConvArgs {
   DType dtype = DType::kFloat32;
   Layout layout = Layout::kChannelsFirst;
   int ndim = 2;                   ///< number of spatial axes, 1 to 3; the first ndim entries count
+  bool any_output_size = false;   ///< whether output_size may be another than the usual one
   std::int64_t batch = 0;         ///< N
   std::int64_t in_channels = 0;   ///< I, a multiple of groups
   std::int64_t out_channels = 0;  ///< O, a multiple of groups
@@ -48,6 +49,14 @@ struct ConvArgs {
   std::int64_t padding[kMaxDims] = {0, 0, 0};
   std::int64_t dilation[kMaxDims] = {1, 1, 1};  ///< 1 to kMaxAxisSize
 };
+
+/// Points of the output on one axis, where padding is the same on both sides:
+/// floor((input_size + 2 padding - dilation (kernel_size - 1) - 1) / stride) + 1.
+/// @throws std::invalid_argument if an argument is out of the range that ConvArgs names, or if the
+///         kernel reaches further than the padded input.
+DCLS_API std::int64_t output_size(std::int64_t input_size, std::int64_t kernel_size,
+                                  std::int64_t stride = 1, std::int64_t padding = 0,
+                                  std::int64_t dilation = 1);
 
 /// The passes of a convolution.
 enum class ConvPass : int { kForward = 0, kBackwardInput = 1, kBackwardKernel = 2 };

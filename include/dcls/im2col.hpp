@@ -1,10 +1,14 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 
 #include "dcls/types.hpp"
 
 namespace dcls {
+
+/// A stride that stands for that of a dense tensor. No caller computes this number.
+inline constexpr std::int64_t kDenseStride = std::numeric_limits<std::int64_t>::min();
 
 /// Columns of a convolution that samples its input at real-valued offsets and builds no kernel:
 ///
@@ -16,26 +20,29 @@ namespace dcls {
 ///
 /// A part of the columns is a problem of its own: that of the outputs from r on, on axis d, has
 /// padding[d] - r * stride[d]; that of some of the input's points has an `input` further on, a
-/// smaller input_size and a correspondingly changed padding. Every tensor must stay below 2^63
-/// bytes, at 8 a value.
+/// smaller input_size and a correspondingly changed padding. Such a part sets any_output_size.
+/// Every tensor must stay below 2^63 bytes, at 8 a value.
 struct Im2colArgs {
   Version version = Version::kGauss;
   DType dtype = DType::kFloat32;  ///< of input, columns and their gradients
   int ndim = 2;                   ///< number of axes, 1 to 3
+  bool any_output_size = false;   ///< as in ConvArgs: a part of the columns needs it
   /// Grid points of the kernel, per axis: 1 to kMaxAxisSize.
   std::int64_t size[kMaxDims] = {1, 1, 1};
   std::int64_t stride[kMaxDims] = {1, 1, 1};  ///< input steps between outputs, 1 to 2^30
   /// Zeros before the input, up to 2^31; a negative number crops as many points.
   std::int64_t padding[kMaxDims] = {0, 0, 0};
   std::int64_t input_size[kMaxDims] = {1, 1, 1};   ///< points of the input, 0 to 2^30
-  std::int64_t output_size[kMaxDims] = {1, 1, 1};  ///< outputs, 1 to 2^30; outside is zero
+  std::int64_t output_size[kMaxDims] = {1, 1, 1};  ///< outputs, 1 to 2^30
   std::int64_t batch = 0;                          ///< items of `input`
   std::int64_t channels = 0;                       ///< of `input`
   std::int64_t elements = 0;                       ///< elements (K) of each channel
-  std::int64_t batch_stride = 0;  ///< values between two items of the batch of `input`, at least 0
-  std::int64_t channel_stride = 0;  ///< values between two channels of `input`, at least 0
-  double sigma_min = 0.0;           ///< added to |sigma|; finite and > 0 if there are widths
-  const void* input = nullptr;      ///< (batch, channels, input_size...); the last axes are dense
+  /// Values between two items of the batch of `input`, and between two channels: at least 0.
+  std::int64_t batch_stride = kDenseStride;
+  std::int64_t channel_stride = kDenseStride;
+  /// Added to |sigma|; finite and > 0 if there are widths. The default is that of the version.
+  double sigma_min = kDefaultSigmaMin;
+  const void* input = nullptr;  ///< (batch, channels, input_size...); the last axes are dense
   /// (ndim, channels, elements) in float32, or in float64 if `dtype` is; 0 is the grid's centre.
   const void* position = nullptr;
   const void* sigma = nullptr;  ///< as position; null if the version has no width
@@ -62,8 +69,8 @@ struct Im2colGrads {
   /// not finite make that of their channel NaN.
   void* input = nullptr;
   /// As those of Im2colArgs, of this `input`, but at least a plane: planes must not overlap.
-  std::int64_t batch_stride = 0;
-  std::int64_t channel_stride = 0;
+  std::int64_t batch_stride = kDenseStride;
+  std::int64_t channel_stride = kDenseStride;
   /// Sums from which im2col_finish makes the gradients of position and sigma: (parts, channels,
   /// elements, 1 + 2 * ndim), in the dtype of position. They are added to: zero before the first
   /// part of a problem. The items n, n + parts, n + 2 * parts, ... of a batch make part n, so that

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <stdexcept>
 #include <string>
 
@@ -39,6 +40,14 @@ enum class Version : int { DCLS_FOR_EACH_VERSION(DCLS_ENUMERATOR) };
 inline constexpr int kDTypeCount = 0 DCLS_FOR_EACH_DTYPE(DCLS_COUNT);
 inline constexpr int kVersionCount = 0 DCLS_FOR_EACH_VERSION(DCLS_COUNT);
 #undef DCLS_COUNT
+
+/// A sigma_min that stands for default_sigma_min() of the version. No caller computes this number.
+inline constexpr double kDefaultSigmaMin = std::numeric_limits<double>::lowest();
+
+/// What is added to |sigma| where the caller does not say, as in the Python package; 0 for a
+/// version without widths.
+/// @throws std::invalid_argument if there is no such version.
+DCLS_API double default_sigma_min(Version version);
 
 enum class DeviceType : int { kCpu = 0, kCuda = 1 };
 

@@ -77,6 +77,12 @@ def _make_parser() -> tuple[_Parser, argparse.ArgumentParser]:
         "that calls find_package(DCLS).",
         allow_abbrev=False,
     )
+    commands.add_parser(
+        "pkg-config-dir",
+        help="print the directory of dcls.pc",
+        description="Prints the directory of dcls.pc, for the PKG_CONFIG_PATH of pkg-config.",
+        allow_abbrev=False,
+    )
     return parser, demo
 
 
@@ -139,13 +145,13 @@ def _check(arguments: argparse.Namespace) -> int:
     return 0 if checked["verdict"] == "pass" else 1
 
 
-def _cmake_dir() -> int:
-    from DCLS.cmake import config_dir
+def _print_directory(command: str) -> int:
+    from DCLS.cmake import config_dir, pkg_config_dir
 
     try:
-        directory = config_dir()
+        directory = config_dir() if command == "cmake-dir" else pkg_config_dir()
     except FileNotFoundError as error:
-        sys.stderr.write(f"dcls cmake-dir: error: {error}\n")
+        sys.stderr.write(f"dcls {command}: error: {error}\n")
         return 1
     sys.stdout.write(f"{directory}\n")
     return 0
@@ -170,8 +176,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _info(arguments)
         if arguments.command == "check":
             return _check(arguments)
-        if arguments.command == "cmake-dir":
-            return _cmake_dir()
+        if arguments.command in ("cmake-dir", "pkg-config-dir"):
+            return _print_directory(arguments.command)
         return _demo(arguments, demo_parser)
     except (RuntimeError, ValueError) as error:
         # Those of torchrun, and DCLS_SIMD, for which the native library has no type of its own.

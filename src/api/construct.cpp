@@ -14,7 +14,21 @@
 
 namespace dcls {
 
-void api::check_construct(const ConstructArgs& args, const Execution& where, Weight weight) {
+double default_sigma_min(Version version) {
+  validate::check_enum("version", static_cast<int>(version), kVersionCount);
+  double width = 0;
+  interp::visit(version, [&](auto v) { width = interp::Interpolation<v.value>::kSmallestWidth; });
+  return width;
+}
+
+double api::checked_sigma_min(Version version, double sigma_min) {
+  if (sigma_min == kDefaultSigmaMin) return default_sigma_min(version);
+  validate::require(!interp::has_width(version) || (std::isfinite(sigma_min) && sigma_min > 0),
+                    "sigma_min must be finite and positive, got " + std::to_string(sigma_min));
+  return sigma_min;
+}
+
+ConstructArgs api::checked_construct(ConstructArgs args, const Execution& where, Weight weight) {
   using validate::require;
   validate::check_execution(where);
   validate::check_enum("dtype", static_cast<int>(args.dtype), kDTypeCount);
@@ -45,15 +59,15 @@ void api::check_construct(const ConstructArgs& args, const Execution& where, Wei
   require(!has_elements || args.position != nullptr, "position must not be null");
   if (interp::has_width(args.version)) {
     require(!has_elements || args.sigma != nullptr, "sigma must not be null for this version");
-    require(std::isfinite(args.sigma_min) && args.sigma_min > 0,
-            "sigma_min must be finite and positive, got " + std::to_string(args.sigma_min));
   } else {
     require(args.sigma == nullptr, "sigma must be null for a version without widths");
   }
+  args.sigma_min = checked_sigma_min(args.version, args.sigma_min);
+  return args;
 }
 
-void construct(const ConstructArgs& args, void* kernel, const Execution& where) {
-  api::check_construct(args, where);
+void construct(const ConstructArgs& given, void* kernel, const Execution& where) {
+  const ConstructArgs args = api::checked_construct(given, where);
   if (args.rows == 0) return;
   validate::require(kernel != nullptr, "kernel must not be null");
   if (where.device == DeviceType::kCuda) {
@@ -63,9 +77,9 @@ void construct(const ConstructArgs& args, void* kernel, const Execution& where) 
   }
 }
 
-void construct_backward(const ConstructArgs& args, const void* grad_kernel,
+void construct_backward(const ConstructArgs& given, const void* grad_kernel,
                         const ConstructGrads& grads, const Execution& where) {
-  api::check_construct(args, where);
+  const ConstructArgs args = api::checked_construct(given, where);
   validate::require(grads.sigma == nullptr || interp::has_width(args.version),
                     "grads.sigma must be null for a version without widths");
   if (args.rows == 0 || args.elements == 0) return;
@@ -78,8 +92,8 @@ void construct_backward(const ConstructArgs& args, const void* grad_kernel,
   }
 }
 
-void construct_support(const ConstructArgs& args, std::uint8_t* support, const Execution& where) {
-  api::check_construct(args, where, api::Weight::kNotRead);
+void construct_support(const ConstructArgs& given, std::uint8_t* support, const Execution& where) {
+  const ConstructArgs args = api::checked_construct(given, where, api::Weight::kNotRead);
   if (args.rows == 0) return;
   validate::require(support != nullptr, "support must not be null");
   if (where.device == DeviceType::kCuda) {

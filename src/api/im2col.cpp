@@ -2,11 +2,12 @@
 
 #include "dcls/im2col.hpp"
 
-#include <cmath>
 #include <limits>
 #include <string>
 
+#include "api/check_args.hpp"
 #include "core/checks.hpp"
+#include "core/conv_geometry.hpp"
 #include "cpu/cpu_backend.hpp"
 #include "cuda/cuda_backend.hpp"
 #include "interpolation/interpolation.hpp"
@@ -22,8 +23,9 @@ std::string item(const char* name, int d) {
   return std::string(name) + "[" + std::to_string(d) + "]";
 }
 
-/// What all calls need. im2col_finish has no input and no columns.
-void check_elements(const Im2colArgs& args, const Execution& where) {
+}  // namespace
+
+Im2colArgs api::checked_im2col_elements(Im2colArgs args, const Execution& where) {
   using validate::require;
   validate::check_execution(where);
   validate::check_enum("dtype", static_cast<int>(args.dtype), kDTypeCount);
@@ -45,11 +47,20 @@ void check_elements(const Im2colArgs& args, const Execution& where) {
   require(!has_elements || args.position != nullptr, "position must not be null");
   if (interp::has_width(args.version)) {
     require(!has_elements || args.sigma != nullptr, "sigma must not be null for this version");
-    require(std::isfinite(args.sigma_min) && args.sigma_min > 0,
-            "sigma_min must be finite and positive, got " + std::to_string(args.sigma_min));
   } else {
     require(args.sigma == nullptr, "sigma must be null for a version without widths");
   }
+  args.sigma_min = api::checked_sigma_min(args.version, args.sigma_min);
+  return args;
+}
+
+namespace {
+
+/// Puts the dense strides of planes of `plane` values where kDenseStride stands for them.
+void make_dense(std::int64_t plane, std::int64_t channels, std::int64_t& batch_stride,
+                std::int64_t& channel_stride) {
+  if (channel_stride == kDenseStride) channel_stride = plane;
+  if (batch_stride == kDenseStride) batch_stride = channels * plane;
 }
 
 void check_stride(const char* name, std::int64_t stride, std::int64_t count, std::int64_t least) {
@@ -57,8 +68,14 @@ void check_stride(const char* name, std::int64_t stride, std::int64_t count, std
   if (count > 1) validate::check_range(name, stride, least, kMost / 16 / count);
 }
 
-void check(const Im2colArgs& args, const Execution& where) {
-  check_elements(args, where);
+std::int64_t plane_of(const Im2colArgs& args) {
+  return geometry::product(args.input_size, args.ndim);
+}
+
+}  // namespace
+
+Im2colArgs api::checked_im2col(const Im2colArgs& given, const Execution& where) {
+  Im2colArgs args = api::checked_im2col_elements(given, where);
   validate::check_range("batch", args.batch, 0, kMost);
   validate::Product columns("the number of values of the columns");
   validate::Product plane("the number of values of the input");
@@ -68,15 +85,25 @@ void check(const Im2colArgs& args, const Execution& where) {
     validate::check_range(item("padding", d), args.padding[d], -kMostPlace * 2, kMostPlace * 2);
     validate::check_range(item("input_size", d), args.input_size[d], 0, kMostPlace);
     validate::check_range(item("output_size", d), args.output_size[d], 1, kMostPlace);
+    if (!args.any_output_size) {
+      const std::string axis = item("", d);
+      api::check_output_size(axis, args.output_size[d],
+                             api::usual_output_size("size", axis, args.input_size[d], args.size[d],
+                                                    args.stride[d], args.padding[d], 1));
+    }
     columns.times(args.output_size[d]);
     plane.times(args.input_size[d]);
   }
   plane.times(args.batch > 0 ? args.batch : 1)
       .times(args.channels > 0 ? args.channels : 1)
       .times(8);
+  make_dense(plane_of(args), args.channels, args.batch_stride, args.channel_stride);
   check_stride("batch_stride", args.batch_stride, args.batch, 0);
   check_stride("channel_stride", args.channel_stride, args.channels, 0);
+  return args;
 }
+
+namespace {
 
 void check_parts(const char* name, const Im2colArgs& args, std::int64_t parts) {
   validate::check_range(name, parts, 1, kMost);
@@ -106,39 +133,39 @@ void check_workspace(const Im2colArgs& args, const void* workspace, const Execut
 
 }  // namespace
 
-std::int64_t im2col_workspace(const Im2colArgs& args, const Execution& where) {
-  check_elements(args, where);
+std::int64_t im2col_workspace(const Im2colArgs& given, const Execution& where) {
+  const Im2colArgs args = api::checked_im2col_elements(given, where);
   return where.device == DeviceType::kCuda ? cuda::im2col_workspace(args) : 0;
 }
 
-void im2col(const Im2colArgs& args, void* columns, void* workspace, const Execution& where) {
-  check(args, where);
+void im2col(const Im2colArgs& given, void* columns, void* workspace, const Execution& where) {
+  Im2colArgs args = api::checked_im2col(given, where);
   if (is_empty(args)) return;
   validate::require(args.input != nullptr || !has_input(args), "input must not be null");
   validate::require(columns != nullptr, "columns must not be null");
   check_workspace(args, workspace, where);
-  Im2colArgs read = args;
   // Nothing is read of an input without points. Its planes must not be offsets of a null pointer.
-  if (!has_input(args)) read.batch_stride = read.channel_stride = 0;
+  if (!has_input(args)) args.batch_stride = args.channel_stride = 0;
   if (where.device == DeviceType::kCuda) {
-    cuda::im2col(read, columns, workspace, where);
+    cuda::im2col(args, columns, workspace, where);
   } else {
-    cpu::im2col(read, columns, where.num_threads);
+    cpu::im2col(args, columns, where.num_threads);
   }
 }
 
-void im2col_backward(const Im2colArgs& args, const void* grad_columns, const Im2colGrads& grads,
+void im2col_backward(const Im2colArgs& given, const void* grad_columns, const Im2colGrads& wanted,
                      void* workspace, const Execution& where) {
   using validate::require;
-  check(args, where);
+  const Im2colArgs args = api::checked_im2col(given, where);
+  Im2colGrads grads = wanted;
   require(!grads.sigma || interp::has_width(args.version),
           "grads.sigma must be false for a version without widths");
   check_parts("grads.parts", args, grads.parts);
   if (args.batch == 0 || args.channels == 0 || !has_input(args)) return;
   if (grads.input == nullptr && (grads.sums == nullptr || args.elements == 0)) return;
   if (grads.input != nullptr) {
-    std::int64_t plane = 1;
-    for (int d = 0; d < args.ndim; ++d) plane *= args.input_size[d];
+    const std::int64_t plane = plane_of(args);
+    make_dense(plane, args.channels, grads.batch_stride, grads.channel_stride);
     // A smaller stride would let planes overlap, which nobody could write deterministically.
     check_stride("grads.batch_stride", grads.batch_stride, args.batch, plane);
     check_stride("grads.channel_stride", grads.channel_stride, args.channels, plane);
@@ -153,10 +180,10 @@ void im2col_backward(const Im2colArgs& args, const void* grad_columns, const Im2
   }
 }
 
-void im2col_finish(const Im2colArgs& args, const void* sums, std::int64_t parts,
+void im2col_finish(const Im2colArgs& given, const void* sums, std::int64_t parts,
                    void* grad_position, void* grad_sigma, void* workspace, const Execution& where) {
   using validate::require;
-  check_elements(args, where);
+  const Im2colArgs args = api::checked_im2col_elements(given, where);
   require(grad_sigma == nullptr || interp::has_width(args.version),
           "grad_sigma must be null for a version without widths");
   check_parts("parts", args, parts);

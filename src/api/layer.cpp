@@ -12,14 +12,13 @@
 #include "interpolation/interpolation.hpp"
 
 namespace dcls {
-namespace {
 
-void check(const LayerArgs& args, const Execution& where) {
+LayerArgs api::checked_layer(LayerArgs args, const Execution& where) {
   using validate::require;
-  const ConstructArgs& construct = args.construct;
   const ConvArgs& conv = args.conv;
-  api::check_construct(construct, where);
-  api::check_conv(conv, where);
+  args.construct = checked_construct(args.construct, where);
+  const ConstructArgs& construct = args.construct;
+  check_conv(conv, where);
   const bool narrow = conv.dtype == DType::kFloat16 || conv.dtype == DType::kBFloat16;
   require(construct.dtype == conv.dtype || (narrow && construct.dtype == DType::kFloat32),
           "construct.dtype must be that of conv, or kFloat32 where that has 16 bits");
@@ -34,7 +33,10 @@ void check(const LayerArgs& args, const Execution& where) {
   require(pairs == 0 || construct.rows % pairs == 0,
           "construct.rows must be a multiple of the " + std::to_string(pairs) +
               " pairs of channels, got " + std::to_string(construct.rows));
+  return args;
 }
+
+namespace {
 
 void check_workspace(const LayerArgs& args, LayerPass pass, const void* workspace,
                      const Execution& where) {
@@ -44,22 +46,22 @@ void check_workspace(const LayerArgs& args, LayerPass pass, const void* workspac
 
 }  // namespace
 
-std::size_t layer_saved(const LayerArgs& args, const Execution& where) {
-  check(args, where);
+std::size_t layer_saved(const LayerArgs& given, const Execution& where) {
+  const LayerArgs args = api::checked_layer(given, where);
   return where.device == DeviceType::kCuda ? cuda::layer_saved(args, where)
                                            : cpu::layer_saved(args);
 }
 
-std::size_t layer_workspace(const LayerArgs& args, LayerPass pass, const Execution& where) {
-  check(args, where);
+std::size_t layer_workspace(const LayerArgs& given, LayerPass pass, const Execution& where) {
+  const LayerArgs args = api::checked_layer(given, where);
   validate::check_enum("pass", static_cast<int>(pass), 2);
   return where.device == DeviceType::kCuda ? cuda::layer_workspace(args, pass, where) : 0;
 }
 
-void layer_forward(const LayerArgs& args, const void* input, const void* bias, void* output,
+void layer_forward(const LayerArgs& given, const void* input, const void* bias, void* output,
                    void* saved, void* workspace, const Execution& where) {
   using validate::require;
-  check(args, where);
+  const LayerArgs args = api::checked_layer(given, where);
   require(input != nullptr || geometry::no_input(args.conv), "input must not be null");
   require(output != nullptr || geometry::no_output(args.conv), "output must not be null");
   require(saved != nullptr || layer_saved(args, where) == 0, "saved must not be null");
@@ -71,11 +73,11 @@ void layer_forward(const LayerArgs& args, const void* input, const void* bias, v
   }
 }
 
-void layer_backward(const LayerArgs& args, const void* grad_output, const void* input,
+void layer_backward(const LayerArgs& given, const void* grad_output, const void* input,
                     const LayerGrads& grads, const void* saved, void* workspace,
                     const Execution& where) {
   using validate::require;
-  check(args, where);
+  const LayerArgs args = api::checked_layer(given, where);
   require(grads.input == nullptr || args.for_input, "grads.input must be null without for_input");
   const bool of_elements =
       grads.weight != nullptr || grads.position != nullptr || grads.sigma != nullptr;

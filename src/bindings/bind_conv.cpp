@@ -23,6 +23,7 @@ ConvArgs make_args(int dtype, int layout, std::int64_t batch, std::int64_t in_ch
   args.dtype = static_cast<DType>(dtype);
   args.layout = static_cast<Layout>(layout);
   args.ndim = static_cast<int>(kernel_size.size());
+  args.any_output_size = true;  // asymmetric padding
   args.batch = batch;
   args.in_channels = in_channels;
   args.out_channels = out_channels;
@@ -62,6 +63,7 @@ void register_conv(py::module_& m) {
         ConvArgs args;
         args.dtype = static_cast<DType>(dtype);
         args.ndim = 1;
+        args.any_output_size = true;  // only output_size and stride are known
         args.batch = batch;
         args.in_channels = in_channels;
         args.out_channels = out_channels;

@@ -25,6 +25,7 @@ Im2colArgs make_args(int version, int dtype, const Sizes& size, const Sizes& str
   args.version = static_cast<Version>(version);
   args.dtype = static_cast<DType>(dtype);
   args.ndim = static_cast<int>(size.size());
+  args.any_output_size = true;  // parts of the columns
   const auto copy = [&](const Sizes& from, std::int64_t* to) {
     if (from.size() != size.size() || from.empty() || from.size() > kMaxDims) {
       throw py::value_error("all sizes must have as many entries, 1 to 3");

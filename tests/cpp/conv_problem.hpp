@@ -244,6 +244,7 @@ inline ConvArgs conv_args(std::int64_t batch, std::int64_t in_channels, std::int
                           const std::vector<std::int64_t>& dilation = {},
                           Layout layout = Layout::kChannelsFirst) {
   ConvArgs a;
+  a.any_output_size = true;
   a.layout = layout;
   a.ndim = static_cast<int>(input.size());
   a.batch = batch;
@@ -296,6 +297,7 @@ inline ConvArgs random_conv_args(unsigned seed) {
     return std::uniform_int_distribution<std::int64_t>(low, high)(engine);
   };
   ConvArgs a;
+  a.any_output_size = true;
   a.layout = static_cast<Layout>(pick(0, 1));
   a.ndim = static_cast<int>(pick(1, 3));
   a.batch = pick(0, 9) == 0 ? 0 : pick(1, 3);

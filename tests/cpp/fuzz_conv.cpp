@@ -34,6 +34,7 @@ void run(const std::uint8_t* data, std::size_t size) {
   args.dtype = static_cast<DType>(reader.integer(0, kDTypeCount - 1));
   args.layout = static_cast<Layout>(reader.integer(0, 1));
   args.ndim = static_cast<int>(reader.integer(1, 3));
+  args.any_output_size = true;
   args.batch = reader.integer(0, 3);
   args.groups = reader.integer(1, 3);
   const auto read_channels = [&] {

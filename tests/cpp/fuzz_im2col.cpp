@@ -69,6 +69,7 @@ void run(const std::uint8_t* data, std::size_t size) {
   args.version = static_cast<Version>(reader.integer(0, kVersionCount - 1));
   args.dtype = static_cast<DType>(reader.integer(0, kDTypeCount - 1));
   args.ndim = static_cast<int>(reader.integer(1, 3));
+  args.any_output_size = true;
   args.batch = reader.integer(0, 3);
   args.channels = reader.integer(0, 3);
   args.elements = reader.integer(0, 4);
@@ -94,7 +95,8 @@ void run(const std::uint8_t* data, std::size_t size) {
   // Dense, apart, or whatever comes.
   const auto read_stride = [&](std::int64_t dense) {
     const int how = reader.byte();
-    return how < 16 ? reader.integer(0, 100) : dense < 0 ? 0 : dense + (how < 64 ? how % 3 : 0);
+    if (how >= 16) return dense < 0 ? 0 : dense + (how < 64 ? how % 3 : 0);
+    return std::max(reader.integer(0, 100), kDenseStride + 1);
   };
   args.channel_stride = read_stride(plane);
   args.batch_stride = read_stride(small_product({args.channels, args.channel_stride}));

@@ -149,6 +149,7 @@ void fuzz_construct(unsigned seed) {
 ConvArgs conv_of(Engine& engine) {
   for (;;) {
     ConvArgs a;
+    a.any_output_size = true;
     a.layout = static_cast<Layout>(pick(engine, 0, 1));
     a.ndim = static_cast<int>(pick(engine, 1, 3));
     a.batch = pick(engine, 0, 9) == 0 ? 0 : pick(engine, 1, pick(engine, 0, 3) == 0 ? 17 : 3);

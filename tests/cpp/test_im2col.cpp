@@ -129,6 +129,7 @@ TEST(a_part_of_the_outputs) {
   Im2colProblem part = whole;
   part.args.padding[0] -= part.args.stride[0];
   part.args.output_size[0] -= 1;
+  part.args.any_output_size = true;
   part.grad_columns.resize(static_cast<std::size_t>(part.args.output_size[0]) *
                            static_cast<std::size_t>(part.args.output_size[1]));
   const std::vector<double> all = whole.on_cpu<double>().columns;
@@ -164,6 +165,7 @@ TEST(bad_arguments) {
   bad("padding[0] must be between", [](A& a) { a.padding[0] = std::int64_t{1} << 40; });
   bad("input_size[0] must be between 0", [](A& a) { a.input_size[0] = -1; });
   bad("output_size[0] must be between 1", [](A& a) { a.output_size[0] = 0; });
+  bad("size[0] reaches over 3 points, and input_size[0]", [](A& a) { a.padding[0] = 0; });
   bad("batch must be between 0", [](A& a) { a.batch = -1; });
   bad("channels must be between 0", [](A& a) { a.channels = -1; });
   bad("elements must be between 0", [](A& a) { a.elements = -1; });
@@ -192,6 +194,7 @@ TEST(bad_arguments) {
                im2col_backward(good, columns, grads, nullptr, {}));
   grads.parts = 1;
   const Im2colArgs two = args_for([](A& a) { a.batch = 2; });
+  grads.batch_stride = 0;
   CHECK_THROWS(std::invalid_argument, "grads.batch_stride must be between 1",
                im2col_backward(two, columns, grads, nullptr, {}));
   const Im2colArgs v1 = args_for([](A& a) { a.version = Version::kV1, a.sigma = nullptr; });
@@ -210,6 +213,7 @@ TEST(bad_arguments) {
     a.channels = std::numeric_limits<std::int64_t>::max();
     a.batch = a.elements = a.channel_stride = 0;
     a.input_size[0] = 0;
+    a.any_output_size = true;
   });
   im2col_backward(none, nullptr, grads, nullptr, {});
 }
@@ -220,6 +224,7 @@ TEST(no_input_points) {
   Im2colArgs args;
   args.ndim = 1;
   args.size[0] = args.output_size[0] = 1;
+  args.any_output_size = true;
   args.padding[0] = 1;
   args.input_size[0] = 0;
   args.batch = args.channels = 2;

@@ -87,14 +87,18 @@ def test_help_names_every_option_with_its_default(capsys: pytest.CaptureFixture[
         assert re.search(pattern, options), option
 
 
-def test_cmake_dir_where_there_is_none(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize("command", ["cmake-dir", "pkg-config-dir"])
+def test_a_directory_that_is_not_there(
+    command: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     monkeypatch.setattr(DCLS.cmake, "prefix", lambda: tmp_path)
-    assert cli.main(["cmake-dir"]) == 1
+    assert cli.main([command]) == 1
     out, err = capsys.readouterr()
     assert out == ""
-    assert re.fullmatch(r"dcls cmake-dir: error: .* built with DCLS_INSTALL=OFF\n", err)
+    assert re.fullmatch(rf"dcls {command}: error: .* built with DCLS_INSTALL=OFF\n", err)
 
 
 def test_dcls_alone_has_the_directories_for_cmake() -> None:

@@ -147,7 +147,7 @@ def test_torch_itself_refuses_a_module_on_a_gpu_that_is_not_there():
     assert any(word in done.stderr for word in ("NVIDIA", "CUDA")), done.stderr
 
 
-@pytest.mark.parametrize("module", ["cmake-dir", "info"])
+@pytest.mark.parametrize("module", ["cmake-dir", "pkg-config-dir", "info"])
 def test_the_commands_need_neither_gpu_nor_extras(module: str):
     hide = "import sys; sys.modules.update(sklearn=None, matplotlib=None, tqdm=None)\n"
     done = run(f"{hide}from DCLS.cli import main; sys.exit(main(['{module}']))")

@@ -7,39 +7,19 @@ import importlib.util
 import os
 import re
 import shutil
-import subprocess
 import sys
 import zipfile
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from tools import run
 
 import DCLS
-from DCLS import _C
 from DCLS.cmake import config_dir, prefix
 
 ROOT = Path(__file__).resolve().parents[2]
-EXAMPLE = ROOT / "examples" / "cmake_project"
 DOWNSTREAM = ROOT / "examples" / "downstream_package"
-HAS_CUDA = bool(_C.build_info()["cuda"])
-
-
-def run(*command: str | Path, cwd: Path | None = None, **environment: str) -> str:
-    """Runs a command, which must succeed, and returns what it wrote."""
-    # The tools of the test extra lie beside this Python, whether or not its venv is activated.
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    done = subprocess.run(
-        [str(part) for part in command],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-        cwd=cwd,
-        env={**os.environ, "PATH": path, **environment},
-    )
-    assert done.returncode == 0, f"{command}\n{done.stdout}"
-    return done.stdout
 
 
 def load_check_wheel() -> ModuleType:
@@ -126,136 +106,6 @@ def test_scikit_build_core_is_pointed_to_the_package():
     assert entry.load() is DCLS
 
 
-# C++ projects
-
-
-def configure(build: Path, *arguments: str | Path, source: Path = EXAMPLE) -> str:
-    return run("cmake", "-S", source, "-B", build, "-G", "Ninja", *arguments)
-
-
-def build_and_run(build: Path) -> str:
-    """Builds the example and runs it; its numbers are checked by itself."""
-    run("cmake", "--build", build, "--parallel", "2")
-    output = run(build / "dcls_example")
-    assert f"DCLS {DCLS.__version__}, headers of {DCLS.__version__}" in output
-    assert re.search(r"CPU: largest error \S+, ok", output)
-    return output
-
-
-@pytest.mark.packaging
-def test_cmake_project_on_the_installed_package(tmp_path):
-    output = configure(tmp_path, f"-DCMAKE_PREFIX_PATH={prefix()}")
-    assert f"DCLS with CUDA: {'ON' if HAS_CUDA else 'OFF'}" in output
-    output = build_and_run(tmp_path)
-    assert ("built without CUDA" in output) == (not HAS_CUDA)
-
-
-@pytest.mark.packaging
-@pytest.mark.parametrize("variable", ["DCLS_DIR", "DCLS_ROOT"])
-def test_cmake_finds_the_package_by_either_variable(tmp_path, variable):
-    directory = config_dir() if variable == "DCLS_DIR" else prefix()
-    configure(tmp_path, f"-D{variable}={directory}")
-
-
-def find(tmp_path: Path, request: str) -> tuple[int, str]:
-    """Configures a project of one find_package call."""
-    (tmp_path / "CMakeLists.txt").write_text(
-        "cmake_minimum_required(VERSION 3.26)\n"
-        f"project(consumer LANGUAGES NONE)\nfind_package(DCLS {request})\n"
-        'message(STATUS "found=${DCLS_FOUND} version=${DCLS_VERSION}")\n'
-    )
-    # The interpreter's own cmake, as in run(); the exit code matters here.
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    done = subprocess.run(
-        ["cmake", "-G", "Ninja", f"-DDCLS_DIR={config_dir()}", "-B", "build"],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=tmp_path,
-        env={**os.environ, "PATH": path},
-    )
-    return done.returncode, re.sub(r"\s+", " ", done.stdout + done.stderr)
-
-
-@pytest.mark.packaging
-@pytest.mark.parametrize("request_", ["1", "1.0", "1.0.0", ""])
-def test_cmake_accepts_versions_of_the_same_major(tmp_path, request_):
-    code, output = find(tmp_path, f"{request_} REQUIRED")
-    assert code == 0, output
-    assert f"found=1 version={DCLS.__version__}" in output
-
-
-@pytest.mark.packaging
-@pytest.mark.parametrize("request_", ["0.1", "2", "1.99"])
-def test_cmake_refuses_other_versions(tmp_path, request_):
-    code, output = find(tmp_path, f"{request_} REQUIRED")
-    assert code != 0
-    assert f'compatible with requested version "{request_}"' in output
-
-
-@pytest.mark.packaging
-def test_cmake_component_cuda_insists_on_cuda(tmp_path):
-    code, output = find(tmp_path, "1 REQUIRED COMPONENTS CUDA")
-    if HAS_CUDA:
-        assert code == 0, output
-    else:
-        assert code != 0
-        assert "holds a DCLS that was built without CUDA" in output
-
-
-@pytest.mark.packaging
-def test_cmake_project_from_source(tmp_path):
-    """add_subdirectory, FetchContent and an installed, moved prefix: one compilation for all."""
-    build = tmp_path / "build"
-    options = ("-DDCLS_CUDA=OFF", "-DDCLS_INSTALL=ON")
-    output = configure(build, "-DDCLS_FROM=add_subdirectory", *options)
-    assert "DCLS with CUDA: OFF" in output
-    build_and_run(build)
-
-    configure(build, "-DDCLS_FROM=FetchContent", *options)
-    compiled = run("cmake", "--build", build, "-v", "--parallel", "2")
-    assert "construct_kernels.cpp" not in compiled  # the example's option changed, nothing else
-    build_and_run(build)
-
-    run("cmake", "--install", build, "--prefix", tmp_path / "prefix")
-    (tmp_path / "prefix").rename(tmp_path / "moved")
-    shutil.rmtree(build)
-    for file in (tmp_path / "moved").rglob("*.cmake"):
-        assert str(tmp_path) not in file.read_text(), f"{file} is not relocatable"
-    output = configure(build, f"-DCMAKE_PREFIX_PATH={tmp_path / 'moved'}")
-    assert "DCLS with CUDA: OFF" in output
-    build_and_run(build)
-
-
-@pytest.mark.packaging
-def test_cmake_defaults_as_project_and_as_part_of_one(tmp_path):
-    """On its own DCLS is installed, tested and optimised; in another project it keeps quiet."""
-    configure(tmp_path / "own", "-DDCLS_CUDA=OFF", source=ROOT)
-    cache = (tmp_path / "own" / "CMakeCache.txt").read_text()
-    for line in ("DCLS_INSTALL:BOOL=ON", "DCLS_TESTS:BOOL=ON", "CMAKE_BUILD_TYPE:STRING=Release"):
-        assert line in cache
-    assert "DCLS_PYTHON:BOOL=OFF" in cache
-
-    configure(tmp_path / "part", "-DDCLS_CUDA=OFF", "-DDCLS_FROM=add_subdirectory")
-    cache = (tmp_path / "part" / "CMakeCache.txt").read_text()
-    for line in ("DCLS_INSTALL:BOOL=OFF", "DCLS_TESTS:BOOL=OFF", "DCLS_PYTHON:BOOL=OFF"):
-        assert line in cache
-    assert "CMAKE_BUILD_TYPE:STRING=Release" not in cache
-
-
-@pytest.mark.packaging
-@pytest.mark.skipif(shutil.which("nvcc") is None, reason="there is no nvcc")
-def test_cmake_project_from_source_takes_cuda_options(tmp_path):
-    output = configure(
-        tmp_path,
-        "-DDCLS_FROM=FetchContent",
-        "-DDCLS_CUDA=ON",
-        "-DDCLS_CUDA_ARCHITECTURES=90-real",
-    )
-    assert "DCLS with CUDA: ON" in output
-    assert re.search(r"building with CUDA \S+ for 90-real", output)
-
-
 # Python packages
 
 
@@ -295,18 +145,3 @@ def test_install_page_quotes_the_options_of_the_build():
     described = set(re.findall(r"^# (DCLS_\w+)", block[1], re.MULTILINE))
     defined = re.findall(r"^option\((DCLS_\w+)|^set\((DCLS_\w+) .*CACHE ", listing, re.MULTILINE)
     assert described == {name for pair in defined for name in pair if name}
-
-
-@pytest.mark.packaging
-def test_a_project_written_from_the_cpp_page_alone(tmp_path):
-    page = (ROOT / "docs" / "cpp.md").read_text()
-    for name, language in (("CMakeLists.txt", "cmake"), ("main.cpp", "cpp")):
-        block = re.search(rf"`{re.escape(name)}`:\n\n```{language}\n(.*?)```", page, re.DOTALL)
-        assert block is not None
-        (tmp_path / name).write_text(block[1])
-    commands = re.search(r"Build and run it.*?```sh\n(.*?)```", page, re.DOTALL)
-    assert commands is not None
-    output = run("sh", "-ec", commands[1], cwd=tmp_path)
-    promised = re.search(r"^It prints `(.*)`\.$", page, re.MULTILINE)
-    assert promised is not None
-    assert output.endswith(f"{promised[1]}\n")

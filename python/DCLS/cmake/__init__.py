@@ -1,4 +1,4 @@
-"""Where a CMake project finds the C++ library that comes with this package."""
+"""Where CMake and pkg-config find the C++ library that comes with this package."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from DCLS import _backend
 
-__all__ = ["config_dir", "prefix"]
+__all__ = ["config_dir", "pkg_config_dir", "prefix"]
 
 
 def prefix() -> Path:
@@ -30,9 +30,22 @@ def config_dir() -> Path:
         FileNotFoundError: this installation has none: DCLS was built with ``DCLS_INSTALL=OFF``, or
             without the library.
     """
-    directory = prefix() / "share" / "cmake" / "DCLS"
-    if not (directory / "DCLSConfig.cmake").is_file():
+    return _directory_of("cmake/DCLS/DCLSConfig.cmake")
+
+
+def pkg_config_dir() -> Path:
+    """Returns the directory of ``dcls.pc``, to add to ``PKG_CONFIG_PATH``.
+
+    Raises:
+        FileNotFoundError: this installation has none, as for :func:`config_dir`.
+    """
+    return _directory_of("pkgconfig/dcls.pc")
+
+
+def _directory_of(name: str) -> Path:
+    file = prefix() / "share" / name
+    if not file.is_file():
         raise FileNotFoundError(
-            f"{directory} has no DCLSConfig.cmake: this DCLS was built with DCLS_INSTALL=OFF"
+            f"{file.parent} has no {file.name}: this DCLS was built with DCLS_INSTALL=OFF"
         )
-    return directory
+    return file.parent
