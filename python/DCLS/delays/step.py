@@ -52,6 +52,16 @@ class Lines(NamedTuple):
         return with_state(sent.squeeze(2) if sent.shape[2] == 1 else sent.sum(2), state)
 
 
+def at_targets(state: Tensor, targets: Tensor, sent: Tensor) -> Tensor:
+    """Adds each row of ``sent``, (rows, batch), to its target, a row of what is on its way."""
+    pending = torch.cat((state, state.new_zeros(1, *state.shape[1:])))
+    if state.shape[-1] == 1:  # torch adds numbers several times faster than rows of one number
+        pending.flatten().index_add_(0, targets, sent.flatten())
+    else:
+        pending.flatten(0, 1).index_add_(0, targets, sent)
+    return pending
+
+
 class Jumps(NamedTuple):
     """Sends each value to one channel at one step: ``targets`` are rows of what is on its way."""
 
@@ -60,33 +70,39 @@ class Jumps(NamedTuple):
 
     def onto(self, state: Tensor, values: Tensor) -> Tensor:
         """Sends ``values`` (channels * count, batch)."""
-        pending = torch.cat((state, state.new_zeros(1, *state.shape[1:])))
         sent = values.to(state.dtype).contiguous()
-        pending.flatten(0, 1).index_add_(0, self.targets, sent * self.gain)
-        return pending
+        return at_targets(state, self.targets, sent if self.gain == 1 else sent * self.gain)
 
 
 class Bags(NamedTuple):
     """Sends each value to each output at one step, which may be another one for each output.
 
-    The inputs of the same output and step are a bag: ``items`` are inputs, ``starts`` where a bag
-    begins in them, and ``weights`` their weights.
+    Of one sequence, each product of a value and a weight goes to its target. Of several, the inputs
+    of the same output and step are a bag, which is summed while it is read: ``items`` are inputs,
+    ``starts`` where a bag begins in them, and ``weights`` their weights.
     """
 
+    weight: Tensor
+    targets: Tensor
     items: Tensor
     starts: Tensor
     weights: Tensor
 
     def onto(self, state: Tensor, values: Tensor) -> Tensor:
         """Sends ``values`` (inputs, batch)."""
-        sent = F.embedding_bag(
+        values = values.to(self.weight.dtype)
+        if values.shape[1] == 1:
+            sent = (self.weight * values).view(-1, 1)
+            dtype = torch.promote_types(sent.dtype, state.dtype)
+            return at_targets(state.to(dtype), self.targets, sent.to(dtype))
+        sums = F.embedding_bag(
             self.items,
-            values.to(self.weights.dtype).contiguous(),
+            values.contiguous(),
             self.starts,
             mode="sum",
             per_sample_weights=self.weights,
         )
-        return with_state(sent.view(len(state) + 1, *state.shape[1:]), state)
+        return with_state(sums.view(len(state) + 1, *state.shape[1:]), state)
 
 
 class Taps(NamedTuple):
@@ -287,7 +303,8 @@ def bags(delays: Tensor, weight: Tensor, steps: int, gain: float) -> Bags:
     items = numbers[None, :inputs, None].expand(outputs, inputs, count).flatten()[order]
     every = torch.arange(steps * outputs, device=delays.device)
     starts = torch.searchsorted(targets[order], every)
-    return Bags(items, starts, weight.flatten()[order] * gain)
+    weight = (weight * gain).contiguous()
+    return Bags(weight, targets, items, starts, weight.flatten()[order])
 
 
 Carry = tuple[Any, Tensor, Tensor]
