@@ -215,3 +215,19 @@ def test_bad_inputs(space: int) -> None:
         make(space, padding=0).initial_state(2, 1)
     with pytest.raises(TypeError, match="batch must be"):
         layer.initial_state(1.0, SIZE[space])
+
+
+@every_dim
+@pytest.mark.parametrize("causal", [True, False])
+def test_the_padding_in_time_follows_a_longest_delay_that_is_set_later(
+    space: int, causal: bool
+) -> None:
+    layer, x = make(space, causal=causal), sequence(space)
+    layer.dilated_kernel_size = LONGEST + 3
+    longer = CLASSES[space](
+        2, 4, POINTS[space], LONGEST + 2, groups=2, bias=True, stride=2, padding=1, count=2,
+        causal=causal,
+    ).double()  # fmt: skip
+    longer.load_state_dict(layer.state_dict())
+    assert layer.max_delay == LONGEST + 2
+    close(layer(x), longer(x))

@@ -130,3 +130,10 @@ def test_bad_inputs(kind: str) -> None:
         unroll(cell, layer, None)
     with pytest.raises(ValueError, match="input must have the axes TBN with 3 channels"):
         unroll(cell, layer, torch.ones(9, 2, 4))
+
+
+def test_the_outputs_of_axonal_delays_need_the_method_of_the_layer() -> None:
+    layer = DelayLinear(2, 3, 4, sharing="axonal")
+    with pytest.raises(ValueError, match="method must be one of auto"):
+        layer.method = "direct"
+    assert layer.method == "auto"

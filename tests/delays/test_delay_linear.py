@@ -208,3 +208,21 @@ def test_whole_delays_step_without_taps(sharing: str) -> None:
     close(got[0], want[0])
     layer.P.requires_grad_(True)
     assert type(layer.taps().send).__name__ in ("Matrix", "Lines")
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("sharing", SHARING)
+@pytest.mark.parametrize("version", ["v0", "gauss"])
+def test_one_sequence_steps_with_whole_delays(version: str, sharing: str, count: int) -> None:
+    layer = DelayLinear(5, 4, 6, sharing=sharing, count=count, version=version, bias=True)  # type: ignore[arg-type]
+    layer.double()
+    DCLS.round_(layer)
+    layer.P.requires_grad_(False)
+    x = torch.randn(12, 1, 5, dtype=torch.float64, requires_grad=True)
+    want = layer(x)
+    grad, of = torch.randn_like(want), (x, layer.weight, layer.bias)
+    got = stepped(layer, x, layer.taps())
+    close(got, want)
+    found, wanted = (torch.autograd.grad(output, of, grad) for output in (got, want))
+    for one, other in zip(found, wanted, strict=True):
+        close(one, other)

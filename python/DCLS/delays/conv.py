@@ -40,6 +40,11 @@ class Planes(NamedTuple):
         return with_state(by_step, state)
 
 
+def _around(causal: bool, points: int) -> tuple[int, int]:
+    """Returns the zeros before and behind a sequence."""
+    return _checks.padding_sides("causal" if causal else "same", [points], [1], time_axis=0)[0]
+
+
 class _DelayConv(_DelayLayer, _DclsN_Md):
     """What DelayConv1d and DelayConv2d share."""
 
@@ -102,8 +107,7 @@ class _DelayConv(_DelayLayer, _DclsN_Md):
         given = padding if not isinstance(padding, str) else _checks.padding_name(padding, steps)
         sides = _checks.padding_sides(_checks.padding(given, steps), points, steps)
         longest = _checks.integer("max_delay", max_delay, 0, _checks.MAX_AXIS_SIZE - 1)
-        along_time = "causal" if _checks.flag("causal", causal) else "same"
-        (around,) = _checks.padding_sides(along_time, [longest + 1], [1], time_axis=0)
+        around = _around(_checks.flag("causal", causal), longest + 1)
         self._set_up_delays(
             max_delay, count, layout, causal, init_delays, init_width, version,
             in_channels=positive("in_channels", in_channels),
@@ -111,6 +115,19 @@ class _DelayConv(_DelayLayer, _DclsN_Md):
             stride=(*steps, 1), padding=(*sides, around), dense_kernel_size=points, method=method,
             device=device, dtype=dtype,
         )  # fmt: skip
+
+    @property
+    def dilated_kernel_size(self) -> tuple[int, ...]:
+        """One more than the longest delay. It may be set later; the padding in time follows."""
+        size: tuple[int, ...] = self._built("dilated_kernel_size")
+        return size
+
+    @dilated_kernel_size.setter
+    def dilated_kernel_size(self, value: int | Sequence[int]) -> None:
+        first = "dilated_kernel_size" not in self.__dict__
+        _DclsN_Md.dilated_kernel_size.fset(self, value)  # type: ignore[attr-defined]
+        if not first:
+            self.padding = (*self.padding[:-1], _around(self.causal, self.max_delay + 1))
 
     def initial_state(  # type: ignore[override]
         self,

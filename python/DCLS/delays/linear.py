@@ -15,7 +15,7 @@ from DCLS._types import Device, Method, Version
 from DCLS.delays._base import InitDelays, _DelayLayer, positive
 from DCLS.delays.step import Matrix, Taps, bags, of_channels
 from DCLS.functional import construct_kernel, direct_conv, im2col_conv
-from DCLS.method import Choice, choose, convolution_dtype
+from DCLS.method import Choice, check_method, choose, convolution_dtype
 from DCLS.nn.builders import ConstructKernel1d
 from DCLS.nn.subclassing import _DclsNd
 
@@ -115,8 +115,6 @@ class DelayLinear(_DelayLayer, _DclsNd):
             positive("out_features", out_features),
         )
         _check_mask(mask, (outputs, inputs))
-        if self.sharing == "axonal" and method != "auto":
-            _checks.choice("method", method, ("auto",))
         self._set_up_delays(
             max_delay, count, layout, causal, init_delays, init_width, version, in_channels=inputs,
             out_channels=outputs, bias=bias, method=method, device=device, dtype=dtype,
@@ -141,6 +139,18 @@ class DelayLinear(_DelayLayer, _DclsNd):
     def out_features(self) -> int:
         """Number of outputs."""
         return self.out_channels
+
+    @property
+    def method(self) -> Method:
+        """How the layer convolves, see ``Dcls1d``. Only ``auto`` for ``axonal``."""
+        method: Method = self.__dict__["method"]  # torch.compile takes no super() here
+        return method
+
+    @method.setter
+    def method(self, value: Method) -> None:
+        if check_method(value) != "auto" and self.__dict__.get("sharing") == "axonal":
+            _checks.choice("method", value, ("auto",))
+        _DclsNd.method.fset(self, value)  # type: ignore[attr-defined]
 
     @property
     def _is_synaptic(self) -> bool:
