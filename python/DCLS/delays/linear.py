@@ -15,7 +15,7 @@ from DCLS._types import Device, Method, Version
 from DCLS.delays._base import InitDelays, _DelayLayer, positive
 from DCLS.delays.step import Matrix, Taps, bags, of_channels
 from DCLS.functional import construct_kernel, direct_conv, im2col_conv
-from DCLS.method import Choice, check_method, choose, convolution_dtype
+from DCLS.method import Choice, choose, convolution_dtype
 from DCLS.nn.builders import ConstructKernel1d
 from DCLS.nn.subclassing import _DclsNd
 
@@ -148,7 +148,7 @@ class DelayLinear(_DelayLayer, _DclsNd):
 
     @method.setter
     def method(self, value: Method) -> None:
-        if check_method(value) != "auto" and self.__dict__.get("sharing") == "axonal":
+        if self.__dict__.get("sharing") == "axonal":
             _checks.choice("method", value, ("auto",))
         _DclsNd.method.fset(self, value)  # type: ignore[attr-defined]
 
