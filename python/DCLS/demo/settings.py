@@ -22,7 +22,7 @@ from DCLS.demo.tasks import TASKS, Digits, Recipe, Task
 from DCLS.demo.tasks.digits import MAX_KERNEL_SIZE, most_elements
 from DCLS.nn.initial import NAMES, InitPositions
 
-DEFAULT_TASK = "delays"
+DEFAULT_TASK = next(iter(TASKS))
 #: Options that only the digits have; one of them alone asks for the digits.
 OF_DIGITS = ("version", "kernel_size", "kernel_count", "init_positions")
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -248,7 +248,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     only = "digits only: "
     option("--version", "NAME", _one_of(VERSIONS), f"{only}interpolation: {', '.join(VERSIONS)}")
     option(
-        "--kernel-size", "N", size, f"{only}side of the DCLS kernels, odd, at most {MAX_KERNEL_SIZE}"
+        "--kernel-size",
+        "N",
+        size,
+        f"{only}side of the DCLS kernels, odd, at most {MAX_KERNEL_SIZE}",
     )
     option(
         "--kernel-count", "N", int, f"{only}elements of a DCLS kernel",

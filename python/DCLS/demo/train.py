@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 import DCLS
 from DCLS.demo.settings import DTYPES, Settings, environment
-from DCLS.demo.tasks import KINDS, Data, Kind, Recipe, Split, Task, count_parameters
+from DCLS.demo.tasks import KINDS, Kind, Recipe, Split, Task, count_parameters
 from DCLS.toolkit._layers import dcls_layers
 
 WARM_UP_EPOCHS = 2
@@ -275,12 +275,14 @@ def verdict(task: Task, outcomes: Sequence[Outcome]) -> str:
     }
     means = {kind: statistics.fmean(values) for kind, values in tests.items()}
     best, *others = sorted(means, key=lambda kind: -means[kind])
+    result = f"{task.label(best)}: {means[best]:.1%} right on {task.title}"
     if not others:
-        return f"{task.label(best)}: {means[best]:.1%} right on {task.title}."
-    wins = sum(one > two for one, two in zip(tests[best], tests[others[0]], strict=True))
+        return result
+    second = others[0]
+    wins = sum(one > two for one, two in zip(tests[best], tests[second], strict=True))
     return (
-        f"{task.label(best)}: {means[best]:.1%} right on {task.title}; next {task.label(others[0])}: "
-        f"{means[others[0]]:.1%}. The first is ahead in {wins} of {len(tests[best])} seeds."
+        f"{result}; next: {task.label(second)}, {means[second]:.1%}. "
+        f"Ahead of it in {wins} of {len(tests[best])} seeds"
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from DCLS.demo.tasks.base import KINDS, Data, Kind, Recipe, Split, Task, count_parameters
 from DCLS.demo.tasks.delays import Delays
 from DCLS.demo.tasks.digits import Digits
+from DCLS.demo.tasks.pixels import Pixels
 from DCLS.demo.tasks.signals import Signals
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Delays",
     "Digits",
     "Kind",
+    "Pixels",
     "Recipe",
     "Signals",
     "Split",
@@ -24,4 +26,10 @@ __all__ = [
     "count_parameters",
 ]
 
-TASKS: dict[str, type[Task]] = {"delays": Delays, "signals": Signals, "digits": Digits}
+#: The first one is the default.
+TASKS: dict[str, type[Task]] = {
+    "pixels": Pixels,
+    "delays": Delays,
+    "signals": Signals,
+    "digits": Digits,
+}

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["KINDS", "Data", "Kind", "Recipe", "Split", "Task", "count_parameters", "hold_out"]
+from DCLS.delays import DelayLinear
+
+__all__ = [
+    "KINDS",
+    "Data",
+    "DelayTask",
+    "Kind",
+    "Recipe",
+    "Split",
+    "Task",
+    "count_parameters",
+    "hold_out",
+]
 
 #: Learned positions; fixed regular ones in a layer of the same reach; a plain convolution. All have
 #: as many parameters, to within a few in a hundred, and the first kind never has the most.
@@ -91,6 +103,45 @@ class Task(ABC):
     @abstractmethod
     def label(self, kind: Kind) -> str:
         """Returns a name for a kind in the table and the picture."""
+
+
+class DelayTask(Task):
+    """A task whose networks are made of connections with delays.
+
+    A learned delay counts as a parameter. So a connection with ``n`` learned delays is beside ones
+    with ``2 * n`` weights at fixed delays.
+    """
+
+    #: The longest delay, in steps.
+    max_delay: ClassVar[int]
+    #: The delays of every connection of the other kinds.
+    fixed_delays: ClassVar[Mapping[Kind, Sequence[int]]]
+
+    def connections(self, kind: Kind, inputs: int, outputs: int, bias: bool = True) -> DelayLinear:
+        """Returns a layer for ``(B, T, inputs)``, with delays of a kind."""
+        if kind == "learned":
+            count = len(self.fixed_delays["fixed"]) // 2
+            layer = DelayLinear(
+                inputs, outputs, self.max_delay, layout="BTN", count=count, bias=bias
+            )
+            frozen = layer.SIG  # the schedule alone sets the widths
+        else:
+            delays = torch.tensor(self.fixed_delays[kind])
+            layer = DelayLinear(
+                inputs, outputs, self.max_delay, layout="BTN", count=len(delays), bias=bias,
+                version="v0", init_delays=delays,
+            )  # fmt: skip
+            frozen = layer.P
+        assert frozen is not None
+        frozen.requires_grad_(False)
+        return layer
+
+    def label(self, kind: Kind) -> str:
+        """Returns the delays that a network of this kind has."""
+        if kind == "learned":
+            return "learned delays"
+        name = "plain convolutions, delays" if kind == "plain" else "fixed delays"
+        return f"{name} {', '.join(map(str, self.fixed_delays[kind]))}"
 
 
 def hold_out(training: Split, seed: int) -> tuple[Split, Split]:

@@ -6,51 +6,33 @@ The data is JapaneseVowels (Kudo, Toyama, Shimbo 1999, UCI), from the files in t
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from DCLS.delays import DelayLinear
-from DCLS.demo.tasks.base import Data, Kind, Recipe, Split, Task, hold_out
+from DCLS.demo.tasks.base import Data, DelayTask, Kind, Recipe, Split, hold_out
 
 COEFFICIENTS, SPEAKERS = 12, 9
-MAX_DELAY = 8
 HIDDEN = 32
-#: A connection with a learned delay has two parameters. Those with fixed delays have two weights.
-FIXED_DELAYS: dict[str, tuple[float, float]] = {"fixed": (0, MAX_DELAY // 2), "plain": (0, 1)}
 
 
 class Vowels(nn.Module):
     """Two layers of connections with delays, and the mean over the utterance.
 
     Args:
-        kind: ``learned``: each connection has a weight and a learned delay. The others have two
-            weights, with the same two delays everywhere: 0 and 4, or 0 and 1, as in a plain
-            convolution of two steps.
+        connections: makes a layer ``(B, T, inputs)`` to ``(B, T, outputs)`` for two numbers.
     """
 
-    def __init__(self, kind: Kind) -> None:
+    def __init__(self, connections: Callable[[int, int], nn.Module]) -> None:
         super().__init__()
-        self.first = self._connections(kind, COEFFICIENTS, HIDDEN)
-        self.second = self._connections(kind, HIDDEN, SPEAKERS)
+        self.first = connections(COEFFICIENTS, HIDDEN)
+        self.second = connections(HIDDEN, SPEAKERS)
         self.dropout = nn.Dropout(0.2)
-
-    @staticmethod
-    def _connections(kind: Kind, inputs: int, outputs: int) -> DelayLinear:
-        if kind == "learned":
-            layer = DelayLinear(inputs, outputs, MAX_DELAY, layout="BTN", bias=True)
-            assert layer.SIG is not None
-            layer.SIG.requires_grad_(False)  # the schedule alone sets the widths
-            return layer
-        delays = torch.tensor(FIXED_DELAYS[kind])
-        layer = DelayLinear(
-            inputs, outputs, MAX_DELAY, layout="BTN", bias=True, count=2, version="v0",
-            init_delays=delays,
-        )  # fmt: skip
-        layer.P.requires_grad_(False)
-        return layer
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps ``(B, T, 13)`` to the scores of the speakers, ``(B, 9)``.
@@ -78,15 +60,16 @@ def read(path: Path) -> tuple[list[Tensor], Tensor]:
     return sounds, torch.tensor(speakers)
 
 
-class Delays(Task):
+class Delays(DelayTask):
     """The vowels of nine speakers: 270 utterances for training, 370 for test."""
 
     title = "spoken vowels of nine speakers"
-    packages = {"sktime": "sktime"}
+    packages: ClassVar[Mapping[str, str]] = {"sktime": "sktime"}
     recipe = Recipe(
-        epochs=60, batch_size=32, lr=5e-3, position_lr_scale=20, weight_decay=1e-4,
-        first_width=(MAX_DELAY + 1) / 2,
+        epochs=60, batch_size=32, lr=5e-3, position_lr_scale=20, weight_decay=1e-4, first_width=4.5
     )  # fmt: skip
+    max_delay = 8
+    fixed_delays: ClassVar[Mapping[Kind, Sequence[int]]] = {"fixed": (0, 4), "plain": (0, 1)}
 
     def load(self, seed: int) -> Data:
         """Loads 12 LPC coefficients at 7 to 29 steps, scaled as the training steps need it."""
@@ -115,11 +98,4 @@ class Delays(Task):
     def network(self, kind: Kind, seed: int) -> nn.Module:
         """Returns the network of a kind."""
         torch.manual_seed(seed)
-        return Vowels(kind)
-
-    def label(self, kind: Kind) -> str:
-        """Returns the delays that a network of this kind has."""
-        if kind == "learned":
-            return "learned delays"
-        first, second = FIXED_DELAYS[kind]
-        return f"{kind} delays {first} and {second}"
+        return Vowels(partial(self.connections, kind))

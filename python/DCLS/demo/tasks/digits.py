@@ -97,6 +97,27 @@ class DigitsNet(nn.Module):
         return [block.depthwise for block in self.blocks if isinstance(block, Block)]
 
 
+def load_images(arrange: Callable[[Tensor], Tensor], seed: int) -> Data:
+    """Loads scikit-learn's digits, shifted and scaled to mean 0 and variance 1 in training.
+
+    Args:
+        arrange: makes the inputs ``(N, ...)`` of the images ``(N, 1, 8, 8)``.
+        seed: draws the validation examples.
+    """
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    bunch = load_digits()
+    labels = torch.from_numpy(bunch.target).to(torch.int64)
+    images = arrange(torch.from_numpy(bunch.images).to(torch.float64).unsqueeze(1))
+    train, test = train_test_split(
+        torch.arange(len(labels)).numpy(), test_size=0.25, stratify=bunch.target, random_state=0
+    )
+    variance, mean = torch.var_mean(images[train])
+    digits = Split((images - mean) / variance.sqrt(), labels)
+    return Data(*hold_out(digits.part(train), seed), digits.part(test))
+
+
 class Digits(Task):
     """scikit-learn's 1797 digits: 1347 for training and 450 for test.
 
@@ -139,23 +160,11 @@ class Digits(Task):
         return size
 
     def load(self, seed: int) -> Data:
-        """Loads the digits; the images of 8x8 pixels are scaled up to 24x24, bilinearly.
-
-        Then they are shifted and scaled to the mean 0 and variance 1 of the pixels for training.
-        """
-        from sklearn.datasets import load_digits
-        from sklearn.model_selection import train_test_split
-
-        bunch = load_digits()
-        labels = torch.from_numpy(bunch.target).to(torch.int64)
-        images = torch.from_numpy(bunch.images).to(torch.float64).unsqueeze(1)
-        images = F.interpolate(images, (24, 24), mode="bilinear", align_corners=False)
-        train, test = train_test_split(
-            torch.arange(len(labels)).numpy(), test_size=0.25, stratify=bunch.target, random_state=0
+        """Loads the digits; the images of 8x8 pixels are scaled up to 24x24, bilinearly."""
+        return load_images(
+            lambda images: F.interpolate(images, (24, 24), mode="bilinear", align_corners=False),
+            seed,
         )
-        variance, mean = torch.var_mean(images[train])
-        digits = Split((images - mean) / variance.sqrt(), labels)
-        return Data(*hold_out(digits.part(train), seed), digits.part(test))
 
     def network(self, kind: Kind, seed: int) -> DigitsNet:
         """Returns the network with depthwise layers of a kind.

@@ -7,15 +7,16 @@ time its delays undo (Jeffress 1948). So the delays are what has to be learned.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from DCLS.delays import DelayLinear
-from DCLS.demo.tasks.base import Data, Kind, Recipe, Split, Task
+from DCLS.demo.tasks.base import Data, DelayTask, Kind, Recipe, Split
 
 STEPS = 64
-MAX_DELAY = 12
 #: The differences in time of the directions, in steps: what arrives at the right ear, less what
 #: arrives at the left one.
 DIFFERENCES = tuple(range(-8, 9, 2))
@@ -23,7 +24,6 @@ NEURONS = 18
 NOISE = 0.5
 COUNTS = {"train": 900, "validation": 450, "test": 1800}
 TEST_SEED = 2**40
-FIXED_DELAYS: dict[str, tuple[float, float]] = {"fixed": (0, 8), "plain": (0, 1)}
 
 
 def generate(count: int, seed: int) -> Split:
@@ -49,35 +49,28 @@ def generate(count: int, seed: int) -> Split:
 class Ears(nn.Module):
     """Neurons that sum both ears, their mean energy, and a linear classifier."""
 
-    def __init__(self, kind: Kind) -> None:
+    def __init__(self, delays: DelayLinear) -> None:
         super().__init__()
-        learned = kind == "learned"
-        self.delays = DelayLinear(
-            2, NEURONS, MAX_DELAY, layout="BTN", count=1 if learned else 2,
-            version="gauss" if learned else "v0",
-            init_delays="uniform" if learned else torch.tensor(FIXED_DELAYS[kind]),
-        )  # fmt: skip
-        frozen = self.delays.SIG if learned else self.delays.P
-        assert frozen is not None
-        frozen.requires_grad_(False)
+        self.delays = delays
         self.norm = nn.LayerNorm(NEURONS)
         self.head = nn.Linear(NEURONS, len(DIFFERENCES))
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps ``(B, T, 2)`` to the scores of the directions, ``(B, 9)``."""
-        sums = self.delays(x)[:, MAX_DELAY:]  # from where all delays have arrived
+        sums = self.delays(x)[:, self.delays.max_delay :]  # from where all delays have arrived
         scores: Tensor = self.head(self.norm(sums.square().mean(1)))
         return scores
 
 
-class Signals(Task):
+class Signals(DelayTask):
     """Nine directions of a generated sound."""
 
     title = "generated sounds from nine directions"
     recipe = Recipe(
-        epochs=40, batch_size=50, lr=1e-2, position_lr_scale=10, weight_decay=1e-4,
-        first_width=3,
+        epochs=40, batch_size=50, lr=1e-2, position_lr_scale=10, weight_decay=1e-4, first_width=3
     )  # fmt: skip
+    max_delay = 12
+    fixed_delays: ClassVar[Mapping[Kind, Sequence[int]]] = {"fixed": (0, 8), "plain": (0, 1)}
 
     def load(self, seed: int) -> Data:
         """Generates the data; training and validation anew for each seed."""
@@ -90,11 +83,4 @@ class Signals(Task):
     def network(self, kind: Kind, seed: int) -> nn.Module:
         """Returns the network of a kind."""
         torch.manual_seed(seed)
-        return Ears(kind)
-
-    def label(self, kind: Kind) -> str:
-        """Returns the delays that a network of this kind has."""
-        if kind == "learned":
-            return "learned delays"
-        first, second = FIXED_DELAYS[kind]
-        return f"{kind} delays {first} and {second}"
+        return Ears(self.connections(kind, 2, NEURONS, bias=False))
