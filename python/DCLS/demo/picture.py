@@ -157,9 +157,8 @@ def _draw_delays(figure: SubFigure, start: torch.nn.Module, end: torch.nn.Module
             (end, "learned", COLOURS["learned"]),
         ):
             delays, weights = (array.ravel() for array in _delays(network, name))
-            longest = network.get_submodule(name).max_delay
             axes.hist(
-                delays, bins=np.arange(longest + 2) - 0.5, weights=np.abs(weights), label=label,
+                delays, bins=np.arange(np.ceil(delays.max()) + 2) - 0.5, weights=np.abs(weights), label=label,
                 color=colour, histtype="stepfilled" if label == "start" else "step", linewidth=1.6,
             )  # fmt: skip
         axes.set_ylabel(f"weight, {name} layer", fontsize=8)
