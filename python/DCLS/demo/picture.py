@@ -102,8 +102,10 @@ def _draw_accuracies(axes: Axes, task: Task, outcomes: Sequence[Outcome]) -> Non
     values = [value for kind in kinds for value in tests[kind]]
     low, high = min(values), max(values)
     # Bars from 0 hide a difference of a few points, so the axis says where it starts.
-    start = 0 if high - low > 25 else max(0, 5 * int((low - (high - low)) // 5))
-    axes.set(xlim=(start, high + 0.22 * (high - start)), ylim=(-0.5, len(kinds) - 0.3), yticks=[])
+    start = 0 if high - low > 25 else max(0, 5 * int((low - max(1, high - low)) // 5))
+    axes.set(
+        xlim=(start, high + 0.22 * max(1, high - start)), ylim=(-0.5, len(kinds) - 0.3), yticks=[]
+    )
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(labelsize=8)
     where = f", axis from {start} %" if start else ""
@@ -158,8 +160,9 @@ def _draw_delays(figure: SubFigure, start: torch.nn.Module, end: torch.nn.Module
         ):
             delays, weights = (array.ravel() for array in _delays(network, name))
             axes.hist(
-                delays, bins=np.arange(np.ceil(delays.max()) + 2) - 0.5, weights=np.abs(weights), label=label,
-                color=colour, histtype="stepfilled" if label == "start" else "step", linewidth=1.6,
+                delays, bins=np.arange(np.ceil(delays.max()) + 2) - 0.5, weights=np.abs(weights),
+                label=label, color=colour, linewidth=1.6,
+                histtype="stepfilled" if label == "start" else "step",
             )  # fmt: skip
         axes.set_ylabel(f"weight, {name} layer", fontsize=8)
         axes.tick_params(labelsize=8)
