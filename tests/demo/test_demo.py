@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ pytest.importorskip("tqdm")
 
 from DCLS.demo import picture, train
 from DCLS.demo.settings import Settings
-from DCLS.demo.tasks import KINDS, TASKS, Data, Recipe, Signals, Split, Task, count_parameters
+from DCLS.demo.tasks import KINDS, TASKS, Data, Kind, Recipe, Signals, Split, Task, count_parameters
 
 SHAPES = {"pixels": (64, 1), "delays": (29, 13), "signals": (64, 2), "digits": (1, 24, 24)}
 CLASSES = {"pixels": 10, "delays": 9, "signals": 9, "digits": 10}
@@ -64,18 +66,82 @@ def test_table_has_mean_and_deviation(outcomes: list[train.Outcome]) -> None:
     for kind, row in zip(KINDS, rows, strict=True):
         values = torch.tensor([100 * one.test for one in outcomes if one.kind == kind]).double()
         assert f"{values.mean():.2f} +- {values.std():.2f} %" in row
-    assert train.verdict(Signals(), outcomes).count("%") == 2
 
 
-def test_picture_is_drawn(outcomes: list[train.Outcome], tmp_path: Path) -> None:
-    settings = Settings(task="signals", output=tmp_path / "demo.svg")
-    picture.save(Signals(), outcomes, settings)
-    assert "Ahead of it in" in picture.draw(Signals(), outcomes)._suptitle.get_text()
-    assert settings.output.read_text().startswith("<?xml")
+@pytest.mark.parametrize(
+    ("learned", "end", "wins"),
+    [((0.9, 0.7), "won", 1), ((0.6, 0.7), "lost", 0), ((0.7, 0.8), "tied", 1)],
+)
+def test_verdict_compares_with_the_best_other_kind(
+    outcomes: list[train.Outcome], learned: tuple[float, float], end: str, wins: int
+) -> None:
+    tests = {"learned": learned, "fixed": (0.1, 0.2), "plain": (0.8, 0.7)}
+    found = [replace(one, test=tests[one.kind][one.seed]) for one in outcomes]
+    first, second = train.verdict(Signals(), found).splitlines()
+    mean = sum(learned) / 2
+    assert first == f"Learning {Signals.learned} {end}: {mean:.1%} right on {Signals.title},"
+    label = Signals().label("plain")
+    assert second == f"against 75.0% with {label} (ahead in {wins} of 2 seeds)"
 
 
-def test_schedule_falls_to_zero_and_a_diverged_training_says_so() -> None:
-    assert math.isclose(train.schedule(4, 4, 1), 0, abs_tol=1e-12)
+@pytest.mark.parametrize(
+    ("name", "kinds", "suffix", "start"),
+    [
+        ("pixels", KINDS, ".png", b"\x89PNG\r\n\x1a\n"),
+        ("pixels", KINDS[:1], ".png", b"\x89PNG\r\n\x1a\n"),
+        ("delays", KINDS, ".pdf", b"%PDF"),
+        ("signals", KINDS, ".svg", b"<?xml"),
+        ("digits", KINDS, ".png", b"\x89PNG\r\n\x1a\n"),
+    ],
+)
+def test_picture_says_who_won_on_an_axis_that_ends_at_100(
+    name: str,
+    kinds: Sequence[Kind],
+    suffix: str,
+    start: bytes,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    task = TASKS[name]()
+    networks = {kind: (task.network(kind, 0), task.network(kind, 1)) for kind in kinds}
+    found = [
+        train.Outcome(kind, seed, *networks[kind], 0.1, 0.9, 1 - 0.02 * (place + seed), 1.0)
+        for seed in (0, 1)
+        for place, kind in enumerate(kinds)
+    ]
+    figure = picture.draw(task, found)
+    monkeypatch.setattr(picture, "draw", lambda *_: figure)
+    settings = Settings(task=name, output=tmp_path / f"picture{suffix}")
+    picture.save(task, found, settings)
+    assert settings.output.read_bytes().startswith(start)
+
+    assert figure.get_suptitle() == train.verdict(task, found)
+    bars, *others = figure.axes
+    assert bars.get_xlim() == (85 if len(kinds) == 3 else 95, 100)
+    assert max(bars.get_xticks()) == 100
+    assert bars.patches[-1].get_width() == pytest.approx(99)
+    assert [text.get_text() for text in bars.texts][-2:] == [task.label("learned"), "99.0 %"]
+    figure.draw_without_rendering()  # lays out for figure.dpi again, which other formats have not
+    for axes in (bars, *others):
+        assert axes.has_data()
+        texts = (*axes.texts, axes.title, axes.xaxis.label, axes.yaxis.label)
+        for text in (text for text in texts if text.get_text()):
+            box, whole = text.get_window_extent(), figure.bbox.padded(1)
+            assert whole.contains(box.x0, box.y0), text.get_text()
+            assert whole.contains(box.x1, box.y1), text.get_text()
+
+
+@pytest.mark.parametrize(("steps", "warm_up"), [(430, 86), (4, 1), (1, 0)])
+def test_schedule_warms_up_and_then_falls_to_zero(steps: int, warm_up: int) -> None:
+    factors = [train.schedule(step, steps, warm_up) for step in range(steps + 1)]
+    assert all(0 < factor <= 1 for factor in factors[:-1])
+    assert factors[: warm_up + 1] == sorted(factors[: warm_up + 1])
+    assert factors[warm_up] == 1
+    assert factors[warm_up:] == sorted(factors[warm_up:], reverse=True)
+    assert math.isclose(factors[steps], 0, abs_tol=1e-12)
+
+
+def test_a_diverged_training_says_so() -> None:
     data = Data(*(split.to(torch.device("cpu"), torch.float32) for split in Signals().load(0)))
     some = Split(data.train.inputs[:40], data.train.labels[:40])
     some.inputs.fill_(math.inf)

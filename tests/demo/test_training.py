@@ -14,7 +14,7 @@ from torch import nn
 pytest.importorskip("matplotlib")
 pytest.importorskip("tqdm")
 
-from DCLS.demo import picture, train
+from DCLS.demo import train
 from DCLS.demo.settings import Settings
 from DCLS.demo.tasks import KINDS, Recipe, Signals
 from DCLS.demo.tasks.delays import read
@@ -75,15 +75,6 @@ sys.exit(main(["demo", "--device=cpu", *sys.argv[1:]]))
         states = torch.load(tmp_path / f"result.{rank}", weights_only=True)
         for state, one in zip(states, alone, strict=True):
             torch.testing.assert_close(state, one.network.state_dict(), rtol=1e-8, atol=1e-10)
-
-
-@pytest.mark.parametrize(
-    ("suffix", "start"), [(".pdf", b"%PDF"), (".svg", b"<?xml"), (".png", b"\x89PNG")]
-)
-def test_picture_can_be_drawn_in_each_format(tmp_path: Path, suffix: str, start: bytes) -> None:
-    settings = Settings(task="signals", epochs=1, seeds=1, output=tmp_path / f"picture{suffix}")
-    picture.save(Signals(), train.compare(Signals(), KINDS[:1], settings), settings)
-    assert settings.output.read_bytes().startswith(start)
 
 
 def test_vowels_are_read_from_a_file(tmp_path: Path) -> None:

@@ -332,7 +332,7 @@ def test_quiet_demo_without_the_baseline(
     assert head.startswith("network")
     assert set(rule) == {"-", " "}
     assert row.startswith(name)
-    assert verdict.startswith(f"{name}: ")
+    assert verdict.startswith(f"Learning {Digits.learned}: ")
     assert last == f"picture: {path}"
     assert path.read_text().startswith("<?xml")
 

@@ -4,45 +4,45 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from numpy.typing import NDArray
+from torch import nn
 
 from DCLS import Dcls2d
 from DCLS.delays import DelayLinear
 from DCLS.demo.settings import Settings
-from DCLS.demo.tasks import KINDS, Delays, Digits, Pixels, Signals, Task
+from DCLS.demo.tasks import Delays, Digits, Pixels, Signals, Task
 from DCLS.demo.tasks.digits import DEPTH, DigitsNet
 from DCLS.demo.tasks.signals import DIFFERENCES
-from DCLS.demo.train import Outcome, verdict
+from DCLS.demo.train import Outcome, by_kind, verdict
 
 Array = NDArray[np.float64]
 
-CHANNELS_SHOWN = 3
+CHANNELS_SHOWN, CONNECTIONS_SHOWN = 3, 30
 POSITIVE, NEGATIVE = "#b2182b", "#2166ac"
 COLOURS = {"learned": "#b2182b", "fixed": "#8073ac", "plain": "0.55"}
 
 
-def kernels(layer: torch.nn.Module) -> Array:
+def kernels(layer: nn.Module) -> Array:
     """Dense kernels ``(C, S, S)`` of a depthwise layer, DCLS or plain."""
     if isinstance(layer, Dcls2d):
         dense = layer.kernel()
     else:
-        assert isinstance(layer, torch.nn.Conv2d)
+        assert isinstance(layer, nn.Conv2d)
         dense = layer.weight
     array: Array = dense.detach().squeeze(1).double().numpy()
     return array
 
 
-def positions(layer: torch.nn.Module) -> Array:
+def positions(layer: nn.Module) -> Array:
     """Row and column ``(C, K, 2)`` of each element of a depthwise layer; 0 is the centre."""
     assert isinstance(layer, Dcls2d)
     array: Array = layer.positions().detach().squeeze(2).permute(1, 2, 0).double().numpy()
@@ -64,8 +64,6 @@ def _draw_kernel(axes: Axes, kernel: Array) -> None:
 
 
 def _draw_moves(axes: Axes, start: Array, end: Array, weight: Array) -> None:
-    axes.axhline(0, color="0.9", linewidth=0.5, zorder=0)
-    axes.axvline(0, color="0.9", linewidth=0.5, zorder=0)
     axes.scatter(start[:, 1], start[:, 0], s=8, color="0.6", linewidth=0, zorder=2)
     for (row0, column0), (row1, column1), value in zip(start, end, weight, strict=True):
         arrow = {
@@ -80,39 +78,35 @@ def _draw_moves(axes: Axes, start: Array, end: Array, weight: Array) -> None:
 
 def _draw_accuracies(axes: Axes, task: Task, outcomes: Sequence[Outcome]) -> None:
     """Draws a bar for each kind of network, the best on top, and a point for each seed."""
-    tests = {
-        kind: values
-        for kind in KINDS
-        if (values := [100 * one.test for one in outcomes if one.kind == kind])
-    }
+    tests = {kind: [100 * value for value in values] for kind, values in by_kind(outcomes).items()}
     kinds = sorted(tests, key=lambda kind: fmean(tests[kind]))
     for row, kind in enumerate(kinds):
-        mean = fmean(tests[kind])
+        mean, best = fmean(tests[kind]), row == len(kinds) - 1
         axes.barh(row, mean, height=0.6, color=COLOURS[kind])
-        points: Any = {"ms": 3, "mfc": "white", "mec": "black", "mew": 0.6}
-        axes.plot(tests[kind], [row] * len(tests[kind]), "o", **points)
-        first = next(one for one in outcomes if one.kind == kind)
-        label = f"{task.label(kind)}, {first.parameters} parameters"
-        axes.text(0.0, row + 0.34, label, fontsize=8, va="bottom",
-                  transform=axes.get_yaxis_transform())  # fmt: skip
-        axes.annotate(
-            f"{mean:.1f} %", (max(*tests[kind], mean), row), (4, 0), textcoords="offset points",
-            va="center", fontsize=9, weight="bold" if row == len(kinds) - 1 else "normal",
-        )  # fmt: skip
+        points: Any = {"ms": 3, "mfc": "white", "mec": "black", "mew": 0.6, "clip_on": False}
+        # One below the other, so that equal ones are seen.
+        axes.plot(tests[kind], row - np.linspace(-0.15, 0.15, len(tests[kind])), "o", **points)
+        above: Any = {"va": "bottom", "transform": axes.get_yaxis_transform()}
+        above["weight"] = "bold" if best else "normal"
+        axes.text(0.0, row + 0.34, task.label(kind), fontsize=8, **above)
+        axes.text(1.0, row + 0.34, f"{mean:.1f} %", fontsize=9, ha="right", **above)
     values = [value for kind in kinds for value in tests[kind]]
     low, high = min(values), max(values)
     # Bars from 0 hide a difference of a few points, so the axis says where it starts.
     start = 0 if high - low > 25 else max(0, 5 * int((low - max(1, high - low)) // 5))
-    axes.set(
-        xlim=(start, high + 0.22 * max(1, high - start)), ylim=(-0.5, len(kinds) - 0.3), yticks=[]
-    )
+    axes.set(xlim=(start, 100), ylim=(-0.5, len(kinds) - 0.3), yticks=[])
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(labelsize=8)
     where = f", axis from {start} %" if start else ""
-    axes.set_xlabel(f"right on test examples (%){where}\npoints: seeds", fontsize=8)
+    sizes = sorted({one.parameters for one in outcomes})
+    size = " to ".join(map(str, dict.fromkeys([sizes[0], sizes[-1]])))
+    axes.set_xlabel(
+        f"right on test examples (%){where}\npoints: one training each; all have {size} parameters",
+        fontsize=8,
+    )
 
 
-def _draw_kernels(figure: SubFigure, start: torch.nn.Module, end: torch.nn.Module) -> None:
+def _draw_kernels(figure: SubFigure, start: nn.Module, end: nn.Module) -> None:
     """Draws kernels with the positions of their elements, and below them how these moved."""
     assert isinstance(start, DigitsNet)
     assert isinstance(end, DigitsNet)
@@ -141,7 +135,7 @@ def _draw_kernels(figure: SubFigure, start: torch.nn.Module, end: torch.nn.Modul
     )  # fmt: skip
 
 
-def _delays(network: torch.nn.Module, name: str) -> tuple[Array, Array]:
+def _delays(network: nn.Module, name: str) -> tuple[Array, Array]:
     """Delays and weights ``(O, I, K)`` of a layer."""
     layer = network.get_submodule(name)
     assert isinstance(layer, DelayLinear)
@@ -150,27 +144,34 @@ def _delays(network: torch.nn.Module, name: str) -> tuple[Array, Array]:
     return delays, weights
 
 
-def _draw_delays(figure: SubFigure, start: torch.nn.Module, end: torch.nn.Module) -> None:
-    """Draws how much weight each delay has, before the training and after it."""
-    panels = figure.subplots(2, 1, sharex=True)
+def _draw_delays(
+    figure: SubFigure, start: nn.Module, end: nn.Module, lines: Sequence[int] = ()
+) -> None:
+    """Draws how the delays of the strongest connections moved; ``lines`` are delays to mark."""
+    panels = figure.subplots(1, 2, sharex=True, sharey=True)
     for axes, name in zip(panels, ("first", "second"), strict=True):
-        for network, label, colour in (
-            (start, "start", "0.75"),
-            (end, "learned", COLOURS["learned"]),
-        ):
-            delays, weights = (array.ravel() for array in _delays(network, name))
-            axes.hist(
-                delays, bins=np.arange(np.ceil(delays.max()) + 2) - 0.5, weights=np.abs(weights),
-                label=label, color=colour, linewidth=1.6,
-                histtype="stepfilled" if label == "start" else "step",
-            )  # fmt: skip
-        axes.set_ylabel(f"weight, {name} layer", fontsize=8)
+        (before, _), (after, weights) = (_delays(network, name) for network in (start, end))
+        strongest = np.argsort(-np.abs(weights), axis=None, kind="stable")[:CONNECTIONS_SHOWN]
+        order = strongest[np.argsort(after.ravel()[strongest], kind="stable")]
+        for line in lines:
+            axes.axvline(line, color="#1b7837", linewidth=1, alpha=0.6, zorder=0)
+        here, there = (
+            np.stack([np.arange(len(order)), delays.ravel()[order]], 1)
+            for delays in (before, after)
+        )
+        _draw_moves(axes, here, there, weights.ravel()[order])
+        axes.set_title(f"{name} layer", fontsize=8)
+        axes.set_xlabel("delay (steps)", fontsize=8)
+        axes.set_yticks([])
         axes.tick_params(labelsize=8)
-    panels[0].legend(fontsize=8, frameon=False)
-    panels[1].set_xlabel("delay (steps)", fontsize=8)
+    figure.supxlabel(
+        f"the {CONNECTIONS_SHOWN} strongest connections of a layer: from the start (point) to what "
+        "was learned (arrow)\nred: positive weights, blue: negative ones",
+        fontsize=8, color="0.35",
+    )  # fmt: skip
 
 
-def _draw_differences(figure: SubFigure, start: torch.nn.Module, end: torch.nn.Module) -> None:
+def _draw_differences(figure: SubFigure, start: nn.Module, end: nn.Module) -> None:
     """Draws which difference between the ears each neuron undoes, beside the true ones."""
     axes: Axes = figure.subplots()
     for true in DIFFERENCES:
@@ -188,8 +189,11 @@ def _draw_differences(figure: SubFigure, start: torch.nn.Module, end: torch.nn.M
     axes.legend(fontsize=8, frameon=False)
 
 
-_DRAW = {
-    Pixels: ("How far back the network looks: 8 steps are a row of the image", _draw_delays),
+_DRAW: dict[type[Task], tuple[str, Callable[[SubFigure, nn.Module, nn.Module], None]]] = {
+    Pixels: (
+        "How far back the network looks; lines: the pixels 1, 2 and 3 rows above",
+        partial(_draw_delays, lines=(8, 16, 24)),
+    ),
     Delays: ("How far back the network listens", _draw_delays),
     Signals: (
         "Neurons learned the differences in time of the directions (lines)", _draw_differences
@@ -201,7 +205,7 @@ _DRAW = {
 def draw(task: Task, outcomes: Sequence[Outcome]) -> Figure:
     """Draws who won, and what the network with learned positions of the first seed learned."""
     figure = Figure(figsize=(9.4, 4.2), dpi=150, layout="constrained")
-    figure.suptitle(textwrap.fill(verdict(task, outcomes), 90), fontsize=11, weight="bold")
+    figure.suptitle(verdict(task, outcomes), fontsize=11, weight="bold")
     left, right = figure.subfigures(1, 2, width_ratios=(2, 3), squeeze=False).flat
     _draw_accuracies(left.subplots(), task, outcomes)
     first = outcomes[0]

@@ -266,23 +266,28 @@ def table(task: Task, outcomes: Sequence[Outcome]) -> str:
     return "\n".join(map("   ".join, lines))
 
 
+def by_kind(outcomes: Sequence[Outcome]) -> dict[Kind, list[float]]:
+    """The accuracies on the test examples of each kind that there is, in the order of the seeds."""
+    tests = {kind: [one.test for one in outcomes if one.kind == kind] for kind in KINDS}
+    return {kind: values for kind, values in tests.items() if values}
+
+
 def verdict(task: Task, outcomes: Sequence[Outcome]) -> str:
-    """One sentence: which network is best on the test examples, and in how many seeds."""
-    tests = {
-        kind: values
-        for kind in KINDS
-        if (values := [one.test for one in outcomes if one.kind == kind])
-    }
+    """One sentence on two lines: what was learned, and whether that beat the best other kind."""
+    tests = by_kind(outcomes)
     means = {kind: statistics.fmean(values) for kind, values in tests.items()}
-    best, *others = sorted(means, key=lambda kind: -means[kind])
-    result = f"{task.label(best)}: {means[best]:.1%} right on {task.title}"
-    if not others:
-        return result
-    second = others[0]
-    wins = sum(one > two for one, two in zip(tests[best], tests[second], strict=True))
+    result = f"{means['learned']:.1%} right on {task.title}"
+    rivals = [kind for kind in tests if kind != "learned"]
+    if not rivals:
+        return f"Learning {task.learned}: {result}"
+    rival = max(rivals, key=lambda kind: means[kind])
+    lead = means["learned"] - means[rival]
+    end = "won" if lead > 0 else "lost" if lead < 0 else "tied"
+    pairs = list(zip(tests["learned"], tests[rival], strict=True))
+    ahead = f"ahead in {sum(ours > other for ours, other in pairs)} of {len(pairs)} seeds"
     return (
-        f"{result}; next: {task.label(second)}, {means[second]:.1%}. "
-        f"Ahead of it in {wins} of {len(tests[best])} seeds"
+        f"Learning {task.learned} {end}: {result},\n"
+        f"against {means[rival]:.1%} with {task.label(rival)} ({ahead})"
     )
 
 

@@ -84,6 +84,8 @@ class Task(ABC):
 
     #: What the examples are, for a title: "spoken vowels, nine speakers".
     title: ClassVar[str]
+    #: What a network with learned positions learns, behind the word "learning": "where to look".
+    learned: ClassVar[str]
     #: Modules that ``load`` needs, with the packages that bring them.
     packages: ClassVar[Mapping[str, str]] = {}
     recipe: ClassVar[Recipe]

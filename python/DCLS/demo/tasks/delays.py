@@ -64,6 +64,7 @@ class Delays(DelayTask):
     """The vowels of nine speakers: 270 utterances for training, 370 for test."""
 
     title = "spoken vowels of nine speakers"
+    learned = "how far back to listen"
     packages: ClassVar[Mapping[str, str]] = {"sktime": "sktime"}
     recipe = Recipe(
         epochs=60, batch_size=32, lr=5e-3, position_lr_scale=20, weight_decay=1e-4, first_width=4.5

@@ -133,6 +133,7 @@ class Digits(Task):
     """
 
     title = "handwritten digits"
+    learned = "where to look"
     packages: ClassVar[Mapping[str, str]] = {"sklearn": "scikit-learn"}
     recipe = Recipe(epochs=10, batch_size=32, lr=1e-2)
 
@@ -197,8 +198,7 @@ class Digits(Task):
         """Returns what the kernels of this kind are."""
         size, plain = self.kernel_size, self.plain_kernel_size
         if kind == "plain":
-            return f"plain {plain}x{plain}"
+            return f"plain convolutions, {plain}x{plain}"
         if kind == "fixed":
-            return f"fixed {min(plain, size)}x{min(plain, size)} in {size}x{size}"
-        elements = "1 element" if self.elements == 1 else f"{self.elements} elements"
-        return f"learned, {elements} in {size}x{size}"
+            return f"fixed positions, {min(plain, size)}x{min(plain, size)} in {size}x{size}"
+        return f"learned positions, {self.elements} in {size}x{size}"

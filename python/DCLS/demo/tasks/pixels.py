@@ -43,12 +43,14 @@ class Pixels(DelayTask):
     """scikit-learn's digits, row by row, one pixel a step: 1347 for training and 450 for test."""
 
     title = "digits seen pixel by pixel"
+    learned = "how far back to look"
     packages: ClassVar[Mapping[str, str]] = {"sklearn": "scikit-learn"}
     recipe = Recipe(
         epochs=15, batch_size=64, lr=1e-2, position_lr_scale=20, weight_decay=1e-3,
         first_width=6,
     )  # fmt: skip
     max_delay = 24
+    # Of the regular delays from 2 to 8 apart, 6 were the best on validation examples.
     fixed_delays: ClassVar[Mapping[Kind, Sequence[int]]] = {
         "fixed": (0, 6, 12, 18),
         "plain": (0, 1, 2, 3),

@@ -66,6 +66,7 @@ class Signals(DelayTask):
     """Nine directions of a generated sound."""
 
     title = "generated sounds from nine directions"
+    learned = "when to listen to each ear"
     recipe = Recipe(
         epochs=40, batch_size=50, lr=1e-2, position_lr_scale=10, weight_decay=1e-4, first_width=3
     )  # fmt: skip
