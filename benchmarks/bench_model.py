@@ -43,7 +43,7 @@ from harness import UNIFORM, Row
 from torch import Tensor, nn
 
 import DCLS
-from DCLS.demo.model import Block
+from DCLS.demo.tasks.digits import Block
 
 PASSES = ("inference", "training")
 LAYOUTS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}

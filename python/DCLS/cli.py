@@ -38,11 +38,11 @@ def _make_parser() -> tuple[_Parser, argparse.ArgumentParser]:
     commands = parser.add_subparsers(dest="command", metavar="command", required=True)
     demo = commands.add_parser(
         "demo",
-        help="train a small network with DCLS layers on handwritten digits",
-        description="Trains a small ConvNeXt-like network with DCLS depthwise layers on "
-        "scikit-learn's handwritten digits, beside the same network with plain depthwise layers "
-        "and at least as many parameters. Ends with a table and a picture. Also runs data-parallel:"
-        " torchrun --nproc_per_node=2 -m DCLS demo",
+        help="train small networks with learned positions, and others of their size",
+        description="Trains a small network with learned positions or delays beside networks with "
+        "at least as many parameters: one with fixed regular positions, one with plain "
+        "convolutions. Ends with a table and a picture. Also runs data-parallel: torchrun "
+        "--nproc_per_node=2 -m DCLS demo",
         allow_abbrev=False,
     )
     add_options(demo)
@@ -88,7 +88,7 @@ def _make_parser() -> tuple[_Parser, argparse.ArgumentParser]:
 
 def _demo(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     settings = from_options(parser, options)
-    if missing := missing_packages():
+    if missing := missing_packages(settings.make_task().packages):
         install = 'install with: pip install "DCLS[demo]"'
         parser.error(f"the demo needs {', '.join(missing)}; {install}")
 

@@ -21,6 +21,7 @@ from commands import error_line, no_training  # noqa: F401  # a fixture
 import DCLS
 from DCLS import _C, cli
 from DCLS.demo import settings, train
+from DCLS.demo.tasks import KINDS, TASKS, Data, Digits
 
 
 def python(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -68,19 +69,21 @@ def test_help_names_every_option_with_its_default(capsys: pytest.CaptureFixture[
     text = re.sub(r"\s+", " ", capsys.readouterr().out)
     options = text[text.index("options:") :]
     for option, default in {
-        "--epochs N": "10",
+        "--task NAME": "pixels, or digits",
+        "--seeds N": "3",
+        "--epochs N": f"{TASKS['pixels'].recipe.epochs} for pixels",
         "--version NAME": "gauss",
         "--device NAME": "auto",
         "--seed N": "0",
         "--output PATH": "dcls-demo.png",
-        "--batch-size N": "32",
-        "--lr X": "0.01",
+        "--batch-size N": f"{TASKS['pixels'].recipe.batch_size} for pixels",
+        "--lr X": f"{TASKS['pixels'].recipe.lr} for pixels",
         "--kernel-size N": "17",
         "--kernel-count N": "as many as",
         "--init-positions NAME": "spread",
         "--dtype NAME": "float32",
-        "--threads N": "torch's own",
-        "--no-baseline": "train both",
+        "--threads N": "1",
+        "--no-baseline": "train them, too",
         "--quiet": "show them",
     }.items():
         pattern = rf" {option} [^(]*\(default: {re.escape(default)}"
@@ -114,6 +117,8 @@ def test_dcls_alone_has_the_directories_for_cmake() -> None:
 @pytest.mark.parametrize(
     ("option", "value", "complaint"),
     [
+        ("--task", "vowels", f"one of {', '.join(TASKS)}, got 'vowels'"),
+        ("--seeds", "0", "from 1 to 1000, got 0"),
         ("--epochs", "0", "at least 1, got 0"),
         ("--epochs", "-3", "at least 1, got -3"),
         ("--epochs", "1.5", "invalid int value: '1.5'"),
@@ -274,46 +279,40 @@ def test_only_the_first_process_complains(
 
 @pytest.fixture
 def few_digits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leaves 40 digits to train on and 20 to test with."""
-    all_of_them = train.load(torch.device("cpu"), torch.float32)
-    few = train.Digits(
-        all_of_them.train_images[:40],
-        all_of_them.train_labels[:40],
-        all_of_them.test_images[:20],
-        all_of_them.test_labels[:20],
-    )
-    monkeypatch.setattr(
-        train,
-        "load",
-        lambda device, dtype: train.Digits(
-            *(t.to(device, dtype) if t.is_floating_point() else t for t in few)
-        ),
-    )
+    """Leaves 40 digits to train on, 10 to validate with and 20 to test with."""
+    load = Digits.load
+
+    def few(task: Digits, seed: int) -> Data:
+        data = load(task, seed)
+        counts = (40, 10, 20)
+        return Data(*(split.part(torch.arange(n)) for split, n in zip(data, counts, strict=True)))
+
+    monkeypatch.setattr(Digits, "load", few)
 
 
 REDUCED = ["demo", "--epochs=2", "--batch-size=16", "--kernel-size=5", "--device=cpu"]
 
 
 @pytest.mark.usefixtures("few_digits")
-def test_demo_tells_each_epoch_and_ends_with_table_and_picture(
+def test_demo_tells_each_training_and_ends_with_table_and_picture(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert cli.main([*REDUCED, "--version=v1"]) == 0
+    assert cli.main([*REDUCED, "--version=v1", "--seeds=2", "--seed=7"]) == 0
     out, err = capsys.readouterr()
     assert err == "", "no progress bar where there is no terminal"
     lines = out.splitlines()
-    assert lines[0].startswith("40 digits for training, 20 for test; on cpu, 1 process(es)")
-    epoch = r"  epoch [12]/2   loss \d\.\d{4}   test accuracy +\d+\.\d\d%   \d+\.\d\d s"
-    for start, name in ((1, "DCLS 5x5, 8 elements, v1"), (4, "plain 7x7")):
-        assert re.fullmatch(rf"{name}: \d+ parameters", lines[start])
-        assert all(re.fullmatch(epoch, line) for line in lines[start + 1 : start + 3])
+    assert "40 for training, 10 for validation, 20 for test; on cpu, 1 process(es)" in lines[0]
+    names = [Digits(version="v1", kernel_size=5).label(kind) for kind in KINDS]
+    told = r"seed {}   {}: \d+ parameters   loss \d\.\d{{4}}   validation .*%   .* s"
+    expected = [(seed, name) for seed in (7, 8) for name in names]
+    for (seed, name), line in zip(expected, lines[1:7], strict=True):
+        assert re.fullmatch(told.format(seed, re.escape(name)), line)
     assert lines[-1] == "picture: dcls-demo.png"
     assert (tmp_path / "dcls-demo.png").read_bytes().startswith(b"\x89PNG")
-    told = {line.split(": ")[0]: line.split()[-2] for line in (lines[1], lines[4])}
-    for name, parameters in told.items():
-        row = next(line for line in lines[7:] if line.startswith(name))
-        assert row.split()[-3] == parameters
+    for name, line in zip(names, lines[1:4], strict=True):
+        row = next(row for row in lines[7:] if row.startswith(name))
+        assert row[len(name) :].split()[0] == line[line.index(name) + len(name) + 2 :].split()[0]
 
 
 @pytest.mark.usefixtures("few_digits")
@@ -323,18 +322,18 @@ def test_quiet_demo_without_the_baseline(
     path = tmp_path / "picture.svg"
     threads = torch.get_num_threads()
     try:
-        options = ["--quiet", "--no-baseline", "--threads=3", "--dtype=float64"]
+        options = ["--quiet", "--no-baseline", "--threads=3", "--seeds=1", "--dtype=float64"]
         assert cli.main([*REDUCED, *options, f"--output={path}"]) == 0
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(threads)
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split("  ")[0] for line in lines if line] == [
-        "network",
-        "-" * len("DCLS 5x5, 5 elements, gauss"),
-        "DCLS 5x5, 5 elements, gauss",
-        f"picture: {path}",
-    ]
+    name = Digits(kernel_size=5).label("learned")
+    head, rule, row, verdict, last = (line for line in capsys.readouterr().out.splitlines() if line)
+    assert head.startswith("network")
+    assert set(rule) == {"-", " "}
+    assert row.startswith(name)
+    assert verdict.startswith(f"Learning {Digits.learned}: ")
+    assert last == f"picture: {path}"
     assert path.read_text().startswith("<?xml")
 
 
@@ -350,6 +349,18 @@ def test_a_diverged_demo_exits_with_1(capsys: pytest.CaptureFixture[str], tmp_pa
         err,
     )
     assert not path.exists()
+
+
+@pytest.mark.usefixtures("no_training")
+def test_a_task_without_its_package_or_its_options(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = error_line(capsys, "demo", "--task=signals", "--kernel-size=5")
+    assert line == "dcls demo: error: argument --kernel-size: only --task digits has it"
+    monkeypatch.setitem(sys.modules, "sktime", None)
+    line = error_line(capsys, "demo", "--task=delays")
+    expected = 'the demo needs sktime; install with: pip install "DCLS[demo]"'
+    assert line == f"dcls demo: error: {expected}"
 
 
 @pytest.mark.parametrize(("problem", "code"), [(KeyboardInterrupt, 130), (train.DivergedError, 1)])

@@ -111,7 +111,7 @@ def test_the_picture_replaces_what_is_there_only_when_it_is_whole(
                 raise self.problem
 
     monkeypatch.setattr(picture, "draw", lambda *_: Drawn())
-    monkeypatch.setattr(train, "run", lambda settings: picture.save([], settings))
+    monkeypatch.setattr(train, "run", lambda one: picture.save(one.make_task(), [], one))
     command = ["demo", "--output", str(link)]
     assert cli.main(command) == 1
     expected = f"dcls demo: error: {link} cannot be written: [Errno 28] No space left on device\n"

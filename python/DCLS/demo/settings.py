@@ -9,79 +9,70 @@ import re
 import stat
 import tempfile
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TypeVar
 
 import torch
 
 from DCLS import _backend
-from DCLS._spec import SIGMA_VERSIONS, VERSIONS
+from DCLS._spec import VERSIONS
 from DCLS._types import Version
+from DCLS.demo.tasks import TASKS, Digits, Recipe, Task
+from DCLS.demo.tasks.digits import MAX_KERNEL_SIZE, most_elements
 from DCLS.nn.initial import NAMES, InitPositions
 
-#: Side of the plain network's depthwise kernels, as in ConvNeXt.
-PLAIN_KERNEL_SIZE = 7
-#: The depthwise layers see maps of 12x12: digits of 24x24 behind a stem of stride 2. A kernel with
-#: a longer side than this has cells that never meet the map.
-MAX_KERNEL_SIZE = 2 * 12 - 1
+DEFAULT_TASK = next(iter(TASKS))
+#: Options that only the digits have; one of them alone asks for the digits.
+OF_DIGITS = ("version", "kernel_size", "kernel_count", "init_positions")
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 PICTURE_SUFFIXES = (".png", ".pdf", ".svg")
 
 Number = TypeVar("Number", int, float, str)
 
 
-def numbers_per_element(version: str) -> int:
-    """Learnable numbers of one element in 2-D: its weight, two positions and perhaps two widths."""
-    return 5 if version in SIGMA_VERSIONS else 3
-
-
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """Settings of one run of the demo; ``dcls demo --help`` says what each one does.
 
-    ``batch_size`` counts the images of all processes. ``kernel_count`` may be None, see
-    ``elements``. ``threads`` may be None for torch's own choice.
+    ``batch_size`` counts the examples of all processes. It, ``epochs`` and ``lr`` are those of the
+    task's recipe where they are None. ``kernel_count`` may be None, see ``Digits``.
     """
 
-    epochs: int = 10
-    batch_size: int = 32
-    lr: float = 1e-2
+    task: str = DEFAULT_TASK
+    epochs: int | None = None
+    batch_size: int | None = None
+    lr: float | None = None
     version: Version = "gauss"
     kernel_size: int = 17
     kernel_count: int | None = None
     init_positions: InitPositions = "spread"
     seed: int = 0
+    seeds: int = 3
     dtype: str = "float32"
     baseline: bool = True
     device: torch.device = torch.device("cpu")  # noqa: RUF009
-    threads: int | None = None
+    threads: int = 1
     output: Path = Path("dcls-demo.png")
     quiet: bool = False
 
-    @property
-    def most_elements(self) -> int:
-        """So many elements have as many learnable numbers as the dense kernel has, or fewer."""
-        return self.kernel_size**2 // numbers_per_element(self.version)
+    def make_task(self) -> Task:
+        """The task, with the options that it has."""
+        if self.task == "digits":
+            return Digits(**{name: getattr(self, name) for name in OF_DIGITS})
+        return TASKS[self.task]()
 
     @property
-    def elements(self) -> int:
-        """Elements of a DCLS kernel: ``kernel_count``, or what a plain kernel's weights pay for."""
-        if self.kernel_count is not None:
-            return self.kernel_count
-        affordable = PLAIN_KERNEL_SIZE**2 // numbers_per_element(self.version)
-        return min(affordable, self.most_elements)
+    def recipe(self) -> Recipe:
+        """The recipe of the task, with the options that were given."""
+        names = ("epochs", "batch_size", "lr")
+        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        return replace(TASKS[self.task].recipe, **given)
 
     @property
-    def plain_kernel_size(self) -> int:
-        """Side of the plain kernels: 7, or the next odd size that has as many parameters as ours.
-
-        So the plain network is never the smaller one, whatever ``kernel_count`` asks for.
-        """
-        size = PLAIN_KERNEL_SIZE
-        while size**2 < self.elements * numbers_per_element(self.version):
-            size += 2
-        return size
+    def seed_range(self) -> range:
+        """The seeds, one after the other."""
+        return range(self.seed, self.seed + self.seeds)
 
 
 # Where the demo runs
@@ -215,16 +206,18 @@ def _picture(text: str) -> Path:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the demo, one for each setting."""
 
-    def option(flag: str, metavar: str, convert: Callable[[str], object], text: str) -> None:
-        value = "auto" if flag == "--device" else getattr(Settings, flag[2:].replace("-", "_"))
-        # A default that is text is converted, and so checked, like a value from the command line.
+    def option(
+        flag: str, metavar: str, convert: Callable[[str], object], text: str, default: str = ""
+    ) -> None:
+        name = flag[2:].replace("-", "_")
+        # Left out, it is None, and ``from_options`` takes the default of ``Settings``.
+        default = default or str(getattr(Settings, name))
         parser.add_argument(
-            flag,
-            type=convert,
-            default=str(value),
-            metavar=metavar,
-            help=f"{text} (default: %(default)s)",
+            flag, type=convert, metavar=metavar, help=f"{text} (default: {default})"
         )
+
+    def recipes(name: str) -> str:
+        return ", ".join(f"{getattr(one.recipe, name)} for {key}" for key, one in TASKS.items())
 
     size = _checked(
         int,
@@ -234,47 +227,72 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     rate = _checked(float, "a finite, positive number", lambda x: 0 < x < math.inf)
     device = "cpu, cuda, cuda:N, or auto: cuda where torch and DCLS can use it, else cpu"
     picture = f"the picture, {', '.join(PICTURE_SUFFIXES)}; replaces what is there"
-    option("--epochs", "N", _integer(1), "passes over the training images")
-    option("--version", "NAME", _one_of(VERSIONS), f"interpolation: {', '.join(VERSIONS)}")
-    option("--device", "NAME", choose_device, device)
-    option("--seed", "N", _integer(0, 2**32 - 1), "of initial values and order of images")
+    tasks = "; ".join(f"{name}: {task.title}" for name, task in TASKS.items())
+    either = f"{DEFAULT_TASK}, or digits where an option says 'digits only'"
+    option("--task", "NAME", _one_of(TASKS), tasks, either)
+    option("--seeds", "N", _integer(1, 1000), "trainings of each network")
+    option("--seed", "N", _integer(0, 2**32 - 1), "the first seed, of initial values and order")
+    option("--epochs", "N", _integer(1), "passes over the examples", recipes("epochs"))
+    option(
+        "--batch-size", "N", _integer(1), "examples a step, over all processes together",
+        recipes("batch_size"),
+    )  # fmt: skip
+    option("--lr", "X", rate, "peak learning rate of weights", recipes("lr"))
+    option("--device", "NAME", choose_device, device, "auto")
     option("--output", "PATH", _picture, picture)
-    option("--batch-size", "N", _integer(1), "images a step, over all processes together")
-    option("--lr", "X", rate, "peak learning rate; five times as much for positions and widths")
-    option("--kernel-size", "N", size, f"side of the DCLS kernels, odd, at most {MAX_KERNEL_SIZE}")
-    parser.add_argument(
-        "--kernel-count",
-        type=int,
-        metavar="N",
-        help="elements of a DCLS kernel (default: as many as the 49 weights of a plain 7x7 kernel "
-        "pay for: 16, or 9 if an element has a width, too; fewer in small kernels)",
-    )
-    start = f"where positions start: {', '.join(NAMES)}"
-    option("--init-positions", "NAME", _one_of(NAMES), start)
     option("--dtype", "NAME", _one_of(DTYPES), " or ".join(DTYPES))
-    parser.add_argument(
-        "--threads",
-        type=_integer(1, 1024),
-        metavar="N",
-        help="CPU threads of a process (default: torch's own choice)",
+    option(
+        "--threads", "N", _integer(1, 1024),
+        "CPU threads of a process; networks so small gain nothing from a second one",
+    )  # fmt: skip
+    only = "digits only: "
+    option("--version", "NAME", _one_of(VERSIONS), f"{only}interpolation: {', '.join(VERSIONS)}")
+    option(
+        "--kernel-size",
+        "N",
+        size,
+        f"{only}side of the DCLS kernels, odd, at most {MAX_KERNEL_SIZE}",
     )
+    option(
+        "--kernel-count", "N", int, f"{only}elements of a DCLS kernel",
+        "as many as the 49 weights of a plain 7x7 kernel pay for: 16, or 9 if an element has a "
+        "width, too; fewer in small kernels",
+    )  # fmt: skip
+    start = f"{only}where positions start: {', '.join(NAMES)}"
+    option("--init-positions", "NAME", _one_of(NAMES), start)
     parser.add_argument(
         "--no-baseline",
         action="store_false",
         dest="baseline",
-        help="leave out the plain network (default: train both)",
+        help="leave out the networks without learned positions (default: train them, too)",
     )
     parser.add_argument(
         "--quiet",
         action="store_true",
-        help="no progress bar and no line for each epoch, only the result (default: show them)",
+        help="no progress bar and no line for each training, only the result (default: show them)",
     )
 
 
 def from_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Settings:
     """The settings that the options of a command line ask for; ``parser`` ends on a bad one."""
-    settings = Settings(**{field.name: getattr(options, field.name) for field in fields(Settings)})
-    if not 1 <= settings.elements <= settings.most_elements:
-        wanted = f"an integer from 1 to {settings.most_elements}, got {settings.elements}"
-        parser.error(f"argument --kernel-count: must be {wanted}")
+    given = {
+        field.name: value
+        for field in fields(Settings)
+        if (value := getattr(options, field.name)) is not None
+    }
+    of_digits = [name for name in OF_DIGITS if name in given]
+    if of_digits and given.setdefault("task", "digits") != "digits":
+        flag = of_digits[0].replace("_", "-")
+        parser.error(f"argument --{flag}: only --task digits has it")
+    try:
+        # Only now: a device that is there by default may be missing.
+        device = choose_device("auto") if "device" not in given else given["device"]
+        given.setdefault("output", _picture(str(Settings.output)))
+    except argparse.ArgumentTypeError as error:
+        parser.error(f"argument --output: {error}")
+    settings = Settings(**{**given, "device": device})
+    most = most_elements(settings.version, settings.kernel_size)
+    count = settings.kernel_count
+    if count is not None and not 1 <= count <= most:
+        parser.error(f"argument --kernel-count: must be an integer from 1 to {most}, got {count}")
     return settings

@@ -1,35 +1,33 @@
-"""The demo's training, from the digits to the table.
+"""The demo's training, from the data to the table.
 
-What is particular to DCLS are ``DCLS.param_groups`` and ``DCLS.clamp_after_step`` in ``train``. The
-rest is a training loop as for any other network. It also runs on several processes, under
-``torchrun``.
+What is particular to DCLS are ``DCLS.param_groups``, ``DCLS.clamp_after_step`` and
+``DCLS.WidthSchedule`` in ``train``. The rest is a training loop as for any other network. It also
+runs on several processes, under ``torchrun``.
 """
 
 from __future__ import annotations
 
 import copy
 import math
+import statistics
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 import DCLS
-from DCLS.demo import picture
-from DCLS.demo.model import DigitsNet, Epoch, Outcome, count_parameters, dcls_network, plain_network
 from DCLS.demo.settings import DTYPES, Settings, environment
+from DCLS.demo.tasks import KINDS, Kind, Recipe, Split, Task, count_parameters
+from DCLS.toolkit._layers import dcls_layers
 
-WEIGHT_DECAY = 0.05
 WARM_UP_EPOCHS = 2
 TEST_BATCH_SIZE = 256
 
@@ -38,32 +36,34 @@ class DivergedError(ArithmeticError):
     """The loss became infinite or NaN."""
 
 
-class Digits(NamedTuple):
-    """Images ``(N, 1, 24, 24)`` and their labels ``(N,)`` (int64), for training and for test."""
+@dataclass(frozen=True)
+class Outcome:
+    """A trained network, on the CPU, with its initial state and what the training came to.
 
-    train_images: Tensor
-    train_labels: Tensor
-    test_images: Tensor
-    test_labels: Tensor
-
-
-def load(device: torch.device, dtype: torch.dtype) -> Digits:
-    """Loads scikit-learn's 1797 digits: 1347 for training and 450 for test.
-
-    The images of 8x8 pixels are scaled up to 24x24, bilinearly, then shifted and scaled to the mean
-    0 and variance 1 of the training pixels. Every seed of a run gets the same split.
+    Attributes:
+        kind: of which kind the network is.
+        seed: of its initial values, the order of the examples, and the validation examples.
+        initial: the network before the training.
+        network: the network after it.
+        loss: mean training loss of the last epoch.
+        validation: accuracy on the validation examples, in [0, 1].
+        test: accuracy on the test examples, in [0, 1], measured once, after the training.
+        seconds: that the training took.
     """
-    bunch = load_digits()
-    labels = torch.from_numpy(bunch.target).to(torch.int64)
-    images = torch.from_numpy(bunch.images).to(torch.float64).unsqueeze(1)
-    images = F.interpolate(images, (24, 24), mode="bilinear", align_corners=False)
-    train, test = train_test_split(
-        torch.arange(len(labels)).numpy(), test_size=0.25, stratify=bunch.target, random_state=0
-    )
-    variance, mean = torch.var_mean(images[train])
-    images = ((images - mean) / variance.sqrt()).to(device, dtype)
-    labels = labels.to(device)
-    return Digits(images[train], labels[train], images[test], labels[test])
+
+    kind: Kind
+    seed: int
+    initial: nn.Module
+    network: nn.Module
+    loss: float
+    validation: float
+    test: float
+    seconds: float
+
+    @property
+    def parameters(self) -> int:
+        """Number of learnable numbers."""
+        return count_parameters(self.network)
 
 
 # Several processes
@@ -110,15 +110,16 @@ def schedule(step: int, steps: int, warm_up: int) -> float:
 
 
 @torch.no_grad()
-def evaluate(network: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """Returns the accuracy of ``network`` on all of ``images``; each process does its part."""
+def evaluate(network: nn.Module, examples: Split) -> float:
+    """Returns the accuracy of ``network`` on all of ``examples``; each process does its part."""
     rank, size = world()
     network.eval()
-    right = torch.zeros((), dtype=torch.int64, device=labels.device)
-    mine = torch.arange(rank, len(labels), size, device=labels.device)
-    for part in mine.split(TEST_BATCH_SIZE):
-        right += (network(images[part]).argmax(1) == labels[part]).sum()
-    return total(right) / len(labels)
+    count, device = len(examples.labels), examples.labels.device
+    right = torch.zeros((), dtype=torch.int64, device=device)
+    for mine in torch.arange(rank, count, size, device=device).split(TEST_BATCH_SIZE):
+        inputs, labels = examples.part(mine)
+        right += (network(inputs).argmax(1) == labels).sum()
+    return total(right) / count
 
 
 def now(device: torch.device) -> float:
@@ -134,114 +135,160 @@ def say(line: str) -> None:
     sys.stdout.flush()
 
 
-def train(network: DigitsNet, digits: Digits, settings: Settings) -> list[Epoch]:
-    """Trains ``network`` in place with AdamW, and tests it after each epoch.
+def train(
+    network: nn.Module, examples: Split, recipe: Recipe, seed: int, *, silent: bool = True
+) -> float:
+    """Trains ``network`` in place with AdamW.
 
     The result is the same to rounding for any number of processes. They see the same order of the
-    images and share each batch. Each weights its loss by its share of the batch, so that the mean
+    examples and share each batch. Each weights its loss by its share of the batch, so that the mean
     of the gradients is the gradient of the batch even if it does not divide evenly.
 
     Args:
-        network: the network, on the device and in the dtype of the images.
-        digits: the images.
-        settings: epochs, batch size, learning rate and seed.
+        network: the network, on the device and in the dtype of the examples.
+        examples: the training examples.
+        recipe: epochs, batch size, rates and widths.
+        seed: of the order of the examples, and of dropout.
+        silent: False for a progress bar, if there is a terminal.
+
+    Returns:
+        The mean loss of the last epoch.
 
     Raises:
         DivergedError: the mean loss of an epoch is not finite.
     """
-    images, labels, test_images, test_labels = digits
-    device, count = images.device, len(labels)
+    device, count = examples.labels.device, len(examples.labels)
     rank, size = world()
-    silent = settings.quiet or rank > 0
     model = DistributedDataParallel(network) if size > 1 else network
+    steps_per_epoch = math.ceil(count / recipe.batch_size)
+    steps = recipe.epochs * steps_per_epoch
 
-    # As the papers do (arXiv 2112.03740, 2306.00817): positions and widths learn five times as fast
-    # as weights and do not decay, and each step ends with all positions in the kernels.
-    optimizer = torch.optim.AdamW(DCLS.param_groups(network, settings.lr, WEIGHT_DECAY))
-    if any(isinstance(module, DCLS.Dcls2d) for module in network.modules()):
+    # As the papers do (arXiv 2112.03740, 2306.00817): positions and widths learn faster than
+    # weights and do not decay, and each step ends with all positions in the kernels.
+    optimizer = torch.optim.AdamW(
+        DCLS.param_groups(network, recipe.lr, recipe.weight_decay, recipe.position_lr_scale)
+    )
+    learned = any(layer.P.requires_grad for _, layer in dcls_layers(network))
+    if learned:
         DCLS.clamp_after_step(optimizer, network)
-    steps_per_epoch = math.ceil(count / settings.batch_size)
-    steps = settings.epochs * steps_per_epoch
+    widths = None
+    if learned and recipe.first_width is not None:
+        widths = DCLS.WidthSchedule(network, recipe.first_width, steps=max(1, steps // 4))
     # At most a quarter of a short training, so that it, too, gets beyond the warm-up.
     warm_up = min(WARM_UP_EPOCHS * steps_per_epoch, steps // 4)
     scheduler = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: schedule(step, steps, warm_up)
     )
-    shuffle = torch.Generator().manual_seed(settings.seed)
-    epochs = []
+    shuffle = torch.Generator().manual_seed(seed)
+    torch.manual_seed(seed + rank)
+    mean_loss = math.nan
     # The bar shows on a terminal only.
     bar = tqdm(total=steps, unit="step", leave=False, dynamic_ncols=True, disable=silent or None)
     with bar:
-        for number in range(1, settings.epochs + 1):
-            start = now(device)
+        for number in range(1, recipe.epochs + 1):
             model.train()
             summed_loss = torch.zeros((), dtype=torch.float64, device=device)
             order = torch.randperm(count, generator=shuffle).to(device)
-            for batch in order.split(settings.batch_size):
-                mine = batch[rank::size]
-                loss = F.cross_entropy(model(images[mine]), labels[mine], reduction="sum")
+            for batch in order.split(recipe.batch_size):
+                inputs, labels = examples.part(batch[rank::size])
+                loss = F.cross_entropy(model(inputs), labels, reduction="sum")
                 optimizer.zero_grad()
                 (loss * (size / len(batch))).backward()
                 optimizer.step()
                 scheduler.step()
+                if widths is not None:
+                    widths.step()
                 summed_loss += loss.detach()
                 bar.update()
-            seconds = now(device) - start
             mean_loss = total(summed_loss) / count
             if not math.isfinite(mean_loss):
                 raise DivergedError(
                     f"the training diverged: the loss of epoch {number} is {mean_loss}"
                 )
-            accuracy = evaluate(network, test_images, test_labels)
-            epochs.append(Epoch(mean_loss, accuracy, seconds))
-            if not silent:
-                say(
-                    f"  epoch {number:{len(str(settings.epochs))}}/{settings.epochs}   "
-                    f"loss {mean_loss:.4f}   test accuracy {accuracy:6.2%}   {seconds:.2f} s"
-                )
-    return epochs
+    return mean_loss
 
 
 # The comparison
 
 
-def networks(settings: Settings) -> dict[str, DigitsNet]:
-    """The networks that ``settings`` asks for, initialised; the one with DCLS layers first."""
-    size, plain = settings.kernel_size, settings.plain_kernel_size
-    elements = "1 element" if settings.elements == 1 else f"{settings.elements} elements"
-    both = {f"DCLS {size}x{size}, {elements}, {settings.version}": dcls_network(settings)}
-    if settings.baseline:
-        both[f"plain {plain}x{plain}"] = plain_network(settings)
-    return both
-
-
-def compare(digits: Digits, settings: Settings) -> list[Outcome]:
-    """Trains the networks that ``settings`` asks for, one after the other.
+def compare(
+    task: Task, kinds: Sequence[Kind], settings: Settings, *, silent: bool = True
+) -> list[Outcome]:
+    """Trains a network of each kind for each seed, one after the other.
 
     Raises:
         DivergedError: a loss became infinite or NaN.
     """
     outcomes = []
-    for name, network in networks(settings).items():
-        if not settings.quiet and world()[0] == 0:
-            say(f"{name}: {count_parameters(network)} parameters")
-        initial = copy.deepcopy(network.to(DTYPES[settings.dtype]))
-        epochs = train(network.to(digits.train_images.device), digits, settings)
-        outcomes.append(Outcome(name, initial, network.cpu(), epochs))
+    for seed in settings.seed_range:
+        data = task.load(seed).to(settings.device, DTYPES[settings.dtype])
+        for kind in kinds:
+            network = task.network(kind, seed).to(DTYPES[settings.dtype])
+            initial = copy.deepcopy(network)
+            network.to(settings.device)
+            start = now(settings.device)
+            loss = train(network, data.train, settings.recipe, seed, silent=silent)
+            seconds = now(settings.device) - start
+            found = evaluate(network, data.validation), evaluate(network, data.test)
+            outcome = Outcome(kind, seed, initial, network.cpu(), loss, *found, seconds)
+            outcomes.append(outcome)
+            if not silent:
+                say(
+                    f"seed {seed}   {task.label(kind)}: {outcome.parameters} parameters   "
+                    f"loss {loss:.4f}   validation {found[0]:.2%}   {seconds:.1f} s"
+                )
     return outcomes
 
 
-def table(outcomes: Sequence[Outcome]) -> str:
-    """The comparison: network, parameters, test accuracy, seconds an epoch."""
-    rows = [["network", "parameters", "test accuracy", "seconds an epoch"]]
-    rows += [
-        [one.name, str(one.parameters), f"{one.accuracy:.2%}", f"{one.seconds:.2f}"]
-        for one in outcomes
-    ]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
+    """Mean, and standard deviation of the sample: NaN for one value."""
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else math.nan
+
+
+def table(task: Task, outcomes: Sequence[Outcome]) -> str:
+    """The comparison: network, parameters, mean and standard deviation of accuracies, time."""
+    rows = [["network", "parameters", "validation", "test accuracy", "seeds", "seconds a training"]]
+    for kind in KINDS:
+        if mine := [one for one in outcomes if one.kind == kind]:
+            accuracies = [
+                "{:.2f} +- {:.2f} %".format(*mean_and_deviation([100 * value for value in values]))
+                for values in ([one.validation for one in mine], [one.test for one in mine])
+            ]
+            seconds = statistics.fmean(one.seconds for one in mine)
+            count = str(len(mine))
+            rows.append(
+                [task.label(kind), str(mine[0].parameters), *accuracies, count, f"{seconds:.1f}"]
+            )
+    columns = list(zip(*rows, strict=True))
+    widths = [max(map(len, column)) for column in columns]
     rows.insert(1, ["-" * width for width in widths])
     lines = ([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in rows)
     return "\n".join(map("   ".join, lines))
+
+
+def by_kind(outcomes: Sequence[Outcome]) -> dict[Kind, list[float]]:
+    """The accuracies on the test examples of each kind that there is, in the order of the seeds."""
+    tests = {kind: [one.test for one in outcomes if one.kind == kind] for kind in KINDS}
+    return {kind: values for kind, values in tests.items() if values}
+
+
+def verdict(task: Task, outcomes: Sequence[Outcome]) -> str:
+    """One sentence on two lines: what was learned, and whether that beat the best other kind."""
+    tests = by_kind(outcomes)
+    means = {kind: statistics.fmean(values) for kind, values in tests.items()}
+    result = f"{means['learned']:.1%} right on {task.title}"
+    rivals = [kind for kind in tests if kind != "learned"]
+    if not rivals:
+        return f"Learning {task.learned}: {result}"
+    rival = max(rivals, key=lambda kind: means[kind])
+    lead = means["learned"] - means[rival]
+    end = "won" if lead > 0 else "lost" if lead < 0 else "tied"
+    pairs = list(zip(tests["learned"], tests[rival], strict=True))
+    ahead = f"ahead in {sum(ours > other for ours, other in pairs)} of {len(pairs)} seeds"
+    return (
+        f"Learning {task.learned} {end}: {result},\n"
+        f"against {means[rival]:.1%} with {task.label(rival)} ({ahead})"
+    )
 
 
 def run(settings: Settings) -> None:
@@ -253,19 +300,22 @@ def run(settings: Settings) -> None:
         DivergedError: a loss became infinite or NaN.
         OSError: the picture cannot be written.
     """
-    if settings.threads is not None:
-        torch.set_num_threads(settings.threads)
+    from DCLS.demo import picture
+
+    torch.set_num_threads(settings.threads)
+    task = settings.make_task()
+    kinds = KINDS if settings.baseline else KINDS[:1]
     with processes(settings.device):
         rank, size = world()
-        digits = load(settings.device, DTYPES[settings.dtype])
-        if not settings.quiet and rank == 0:
+        silent = settings.quiet or rank > 0
+        if not silent:
+            parts = [len(split.labels) for split in task.load(settings.seed)]
             say(
-                f"{len(digits.train_labels)} digits for training, {len(digits.test_labels)} for "
-                f"test; on {settings.device}, {size} process(es) of {torch.get_num_threads()} CPU "
-                "thread(s)"
+                "{}: {} for training, {} for validation, {} for test; ".format(task.title, *parts)
+                + f"on {settings.device}, {size} process(es) of {settings.threads} CPU thread(s)"
             )
-        outcomes = compare(digits, settings)
+        outcomes = compare(task, kinds, settings, silent=silent)
         if rank == 0:
-            say(f"\n{table(outcomes)}\n")
-            picture.save(outcomes, settings)
+            say(f"\n{table(task, outcomes)}\n\n{verdict(task, outcomes)}\n")
+            picture.save(task, outcomes, settings)
             say(f"picture: {settings.output}")
