@@ -15,6 +15,8 @@ The grid: depthwise layers, groups of 4 channels and dense ones; small and large
 and 3 axes; elements, of version v1, so many that their cells fill 5%, 25% or all of the kernel if
 they do not meet; two resolutions. The positions are uniform over the kernel.
 
+``--depthwise``: depthwise planes of all sizes of map and kernel, with few, more and all cells.
+
 ``--schedule``: the delay layers of public trainers at the widths that gaussians have from the
 first epoch, half of the kernel, to the last, 0.23 steps.
 
@@ -71,6 +73,25 @@ QUICK_SIZES: Sizes = {
     1: ((9,), ((1, (32,)),)),
     2: ((3, 7), ((1, (9, 9)),)),
 }
+
+
+#: Depthwise planes, of the stages of a backbone; in three dimensions, of short clips.
+MAPS = ("2x64x56x56", "4x96x28x28", "8x192x14x14", "8x384x7x7")
+CLIPS = ("1x16x16x32x32", "2x64x8x16x16", "4x64x4x7x7")
+
+
+def depthwise() -> list[Case]:
+    """Returns depthwise layers; an element of gauss has so many cells that few of them fill all."""
+    specs = []
+    for inputs, ndim, sizes in ((MAPS, 2, (3, 5, 7, 9, 11, 13, 17, 23)), (CLIPS, 3, (3, 5, 7))):
+        for size in inputs:
+            for kernel in sizes:
+                shape = "x".join([str(kernel)] * ndim)
+                for filled in DENSITIES[:2]:
+                    elements = max(1, round(filled * kernel**ndim / 2**ndim))
+                    specs.append(f"{size}:{shape}:{elements}:v1")
+                specs.append(f"{size}:{shape}:{max(1, kernel**ndim // 10)}:gauss")
+    return [Case.parse(spec) for spec in dict.fromkeys(specs)]
 
 
 #: Delay layers: few and many steps of delay, two numbers of channels, small and large batches.
@@ -220,6 +241,7 @@ def main() -> int:
     options.min_seconds /= 2  # there are many to time
     listed = [Case.parse(spec) for spec in FEW.split()] if options.few else []
     listed = list(SCHEDULED) if options.schedule else listed
+    listed = depthwise() if options.depthwise else listed
     cases = options.cases or listed or grid(options.quick, options.axes, options.device)
     return harness.run(
         "rule",
@@ -248,6 +270,8 @@ def make_parser() -> argparse.ArgumentParser:
         help="of the layers of the grid (default: all)",
     )
     parser.add_argument("--few", action="store_true", help="layers of few values, not the grid")
+    help = "depthwise planes, not the grid"
+    parser.add_argument("--depthwise", action="store_true", help=help)
     help = "delay layers at the widths of a schedule, not the grid"
     parser.add_argument("--schedule", action="store_true", help=help)
     return parser

@@ -80,6 +80,13 @@ BENCHMARKS = (
         },
     ),
     Benchmark(
+        "parts",
+        "Where the time goes",
+        "bench_parts.py",
+        {"parts": ()},
+        takes_upstream=False,
+    ),
+    Benchmark(
         "small",
         "A small layer",
         "bench_small.py",
@@ -99,11 +106,12 @@ BENCHMARKS = (
         {
             "conv-rule": ("--repeats", "3", "--slow-repeats", "1"),
             "conv-rule-small": ("--repeats", "5", "--few"),
+            "conv-rule-narrow": ("--repeats", "3", "--slow-repeats", "1", "--depthwise"),
             "conv-rule-widths": _WIDTHS,
             "conv-rule-widths-1": (*_WIDTHS, "--threads", "1"),
         },
         {f"{ndim}d": ("--axes", str(ndim)) for ndim in (2, 1, 3)},
-        without_upstream=("conv-rule", "conv-rule-small"),
+        without_upstream=("conv-rule", "conv-rule-small", "conv-rule-narrow"),
     ),
     Benchmark(
         "construct",

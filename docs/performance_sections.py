@@ -164,6 +164,33 @@ def small_lines(report: Report) -> list[str]:
     ]
 
 
+def parts_lines(report: Report) -> list[str]:
+    """Where the time of a pass goes."""
+    return [
+        *paragraph(
+            "Each pass of depthwise layers in parts: the **lists** of the cells and the call, "
+            "which do not grow with the batch; the copies of **planes** into scratch memory and "
+            "back; and the **products**. *Of the peak* is the share of the machine's "
+            "multiply-adds that the products reach, and *attained* what the whole pass does. A "
+            "part is a difference of medians, and can be below 0 where it is small."
+        ),
+        *markdown(report["results"]),
+    ]
+
+
+def narrow_lines(report: Report) -> list[str]:
+    """The choice of the method for depthwise planes, with narrow vectors."""
+    rows = report["results"]
+    wrong = bench_rule.wrong(rows)
+    most = max(1 / row["ratio"].median for row in rows)
+    return paragraph(
+        f"On a machine with {report['machine']['simd'].upper()}, depthwise planes of all sizes of "
+        f"map and kernel: of {len(rows)} choices {len(wrong)} took more than 10% longer than the "
+        f"other method, and the other method takes up to {times(most)} as long "
+        "(`python benchmarks/bench_rule.py --depthwise`)."
+    )
+
+
 def scaling_lines(report: Report) -> list[str]:
     """How times grow."""
     rows = harness.select(report["results"], {"method": DCLS_LAYER, "positions": UNIFORM})
@@ -344,12 +371,17 @@ def picture(name: str, title: str) -> list[str]:
 
 #: More results, and their words, that follow those of a section.
 FURTHER: dict[str, dict[str, Callable[[Report], list[str]]]] = {
-    "conv-rule": {"conv-rule-widths": widths_lines, "conv-rule-widths-1": widths_lines},
+    "conv-rule": {
+        "conv-rule-narrow": narrow_lines,
+        "conv-rule-widths": widths_lines,
+        "conv-rule-widths-1": widths_lines,
+    },
     "model": {"model-training": close_lines},
 }
 #: A section: the results that it shows, and its words.
 SECTIONS: dict[str, Callable[[Report], list[str]]] = {
     "conv": conv_lines,
+    "parts": parts_lines,
     "small": small_lines,
     "scaling": scaling_lines,
     "conv-rule": rule_lines,

@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 
 #include "dcls/export.hpp"
 #include "dcls/types.hpp"
@@ -84,6 +85,28 @@ DCLS_API bool direct_conv_takes_batch_as_lanes(const ConvArgs& args);
 /// @throws CudaError if a CUDA call fails.
 DCLS_API void direct_conv(const ConvArgs& args, const void* input, const void* kernel,
                           const void* bias, void* output, void* workspace, const Execution& where);
+
+/// The kernel of many forward passes on the CPU, all with the same arguments: its cells are listed
+/// once, and not at each call. It copies the weights. Several threads may use one at a time.
+class DCLS_API PreparedConv {
+ public:
+  /// @param kernel (O, I / groups, kernel_size...), row-major. It is not needed any more
+  /// afterwards.
+  /// @param where  on the CPU.
+  /// @throws std::invalid_argument if an argument is out of range, `where` is not the CPU, or a
+  ///         needed pointer is null.
+  PreparedConv(const ConvArgs& args, const void* kernel, const Execution& where);
+  PreparedConv(PreparedConv&&) noexcept;
+  PreparedConv& operator=(PreparedConv&&) noexcept;
+  ~PreparedConv();
+
+  /// Writes what direct_conv writes with the arguments of the constructor. Throws as it does.
+  void forward(const void* input, const void* bias, void* output, const Execution& where) const;
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
 
 /// Writes the gradient of the input, (N, I, input_size...) in the layout of `args`, from that of
 /// the output. Throws as direct_conv.

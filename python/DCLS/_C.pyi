@@ -88,6 +88,11 @@ def direct_conv(
     workspace: int,
     where: Execution,
 ) -> None: ...
+
+class PreparedConv:
+    def __init__(self, problem: ConvProblem, kernel: int, where: Execution) -> None: ...
+    def forward(self, input: int, bias: int, output: int, where: Execution) -> None: ...
+
 def direct_conv_backward_input(
     problem: ConvProblem,
     grad_output: int,

@@ -93,6 +93,9 @@ _PLANES: Final = (2, 3)
 #: Where vectors hold 32 bytes: ``python benchmarks/bench_rule.py --schedule --threads 2``, and 1.
 _WIDTHS: Final = "conv-rule-widths-cpu"
 
+#: There, depthwise planes: ``python benchmarks/bench_rule.py --depthwise --threads 2``.
+_NARROW: Final = "conv-rule-narrow-cpu"
+
 #: The first term that holds is the reason that ``explain`` gives.
 # fmt: off
 TERMS: Final[tuple[Term, ...]] = (
@@ -167,6 +170,14 @@ TERMS: Final[tuple[Term, ...]] = (
          channels_last=True, training=False),
     Term("small depthwise planes, channels last", (2,), "one", (169, 225),
          points=(SMALL_MAP, LARGE_MAP), channels_last=True, training=False),
+    # With vectors of 32 bytes, torch's depthwise kernels are slower, and from 11x11 on they are not
+    # taken.
+    Term("depthwise planes, narrow vectors", _PLANES, "one", (25, _ANY), channels_last=False,
+         training=False, wide=False, measured=_NARROW),
+    Term("depthwise planes, narrow vectors, channels last", _PLANES, "one", (49, _ANY),
+         channels_last=True, training=False, wide=False, measured=_NARROW),
+    Term("depthwise planes in training, narrow vectors, channels last", _PLANES, "one", (25, _ANY),
+         channels_last=True, training=True, wide=False, measured=_NARROW),
 )
 # fmt: on
 

@@ -131,6 +131,38 @@ void direct_conv(const ConvArgs& args, const void* input, const void* kernel, co
   }
 }
 
+struct PreparedConv::State {
+  ConvArgs args;
+  std::shared_ptr<const cpu::PlannedConv> planned;
+};
+
+PreparedConv::PreparedConv(const ConvArgs& args, const void* kernel, const Execution& where) {
+  validate::require(where.device == DeviceType::kCpu, "where must be the CPU");
+  api::check_conv(args, where);
+  validate::require(kernel != nullptr || args.in_channels == 0 || args.out_channels == 0,
+                    "kernel must not be null");
+  state_ = std::make_unique<State>();
+  state_->args = args;
+  if (geometry::no_output(args)) return;
+  state_->planned = cpu::prepare_conv(args, kernel, where.num_threads);
+}
+
+PreparedConv::PreparedConv(PreparedConv&&) noexcept = default;
+PreparedConv& PreparedConv::operator=(PreparedConv&&) noexcept = default;
+PreparedConv::~PreparedConv() = default;
+
+void PreparedConv::forward(const void* input, const void* bias, void* output,
+                           const Execution& where) const {
+  validate::require(where.device == DeviceType::kCpu, "where must be the CPU");
+  validate::check_execution(where);
+  validate::require(state_ != nullptr, "a PreparedConv that was moved from has no kernel");
+  const ConvArgs& args = state_->args;
+  if (geometry::no_output(args)) return;
+  validate::require(input != nullptr || geometry::no_input(args), "input must not be null");
+  validate::require(output != nullptr, "output must not be null");
+  cpu::prepared_conv(args, state_->planned.get(), input, bias, output, where.num_threads);
+}
+
 void direct_conv_backward_input(const ConvArgs& args, const void* grad_output, const void* kernel,
                                 void* grad_input, void* workspace, const Execution& where) {
   api::check_conv(args, where);

@@ -83,6 +83,18 @@ void register_conv(py::module_& m) {
                     pointer(workspace), where);
       },
       "problem"_a, "input"_a, "kernel"_a, "bias"_a, "output"_a, "workspace"_a, "where"_a, release);
+  py::class_<PreparedConv>(m, "PreparedConv")
+      .def(py::init([](const ConvArgs& args, Address kernel, const Execution& where) {
+             return PreparedConv(args, pointer(kernel), where);
+           }),
+           "problem"_a, "kernel"_a, "where"_a, release)
+      .def(
+          "forward",
+          [](const PreparedConv& self, Address input, Address bias, Address output,
+             const Execution& where) {
+            self.forward(pointer(input), pointer(bias), pointer(output), where);
+          },
+          "input"_a, "bias"_a, "output"_a, "where"_a, release);
   m.def(
       "direct_conv_backward_input",
       [](const ConvArgs& args, Address grad_output, Address kernel, Address grad_input,

@@ -2,6 +2,8 @@
 
 // The CPU back end as the framework-free library sees it: validated arguments in, threads inside.
 
+#include <memory>
+
 #include "dcls/construct.hpp"
 #include "dcls/conv.hpp"
 #include "dcls/im2col.hpp"
@@ -18,6 +20,12 @@ void construct_backward(const ConstructArgs& args, const void* grad_kernel,
 bool batch_as_columns(const ConvArgs& args);
 void direct_conv(const ConvArgs& args, const void* input, const void* kernel, const void* bias,
                  void* output, int num_threads);
+/// The forward pass in two steps: the kernel's lists, null if there is no input, and the rest.
+class PlannedConv;
+std::shared_ptr<const PlannedConv> prepare_conv(const ConvArgs& args, const void* kernel,
+                                                int num_threads);
+void prepared_conv(const ConvArgs& args, const PlannedConv* planned, const void* input,
+                   const void* bias, void* output, int num_threads);
 void direct_conv_backward_input(const ConvArgs& args, const void* grad_output, const void* kernel,
                                 void* grad_input, int num_threads);
 void direct_conv_backward_kernel(const ConvArgs& args, const void* grad_output, const void* input,

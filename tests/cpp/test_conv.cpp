@@ -1,8 +1,10 @@
 // The C++ API of the direct convolution on the CPU, against plain loops.
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <stdexcept>
+#include <utility>
 #include <vector>
 
 #include "check.hpp"
@@ -81,6 +83,61 @@ TEST(zero_cells_are_not_visited_and_nan_cells_are) {
   }
   problem.kernel[0] = std::nan("");
   CHECK(std::isnan(problem.on_cpu<Half>().output.back()));
+}
+
+namespace {
+
+/// What a PreparedConv writes at its second call, its kernel gone, against direct_conv.
+template <typename Storage>
+void check_prepared(const ConvProblem& problem) {
+  ConvArgs args = problem.args;
+  args.dtype = DTypeOf<Storage>::value;
+  const auto x = to_storage<Storage>(problem.input);
+  auto kernel = to_storage<Storage>(problem.kernel);
+  const auto bias = to_storage<Storage>(problem.bias);
+  const std::size_t values =
+      static_cast<std::size_t>(args.batch * args.out_channels * problem.output_points());
+  std::vector<Storage> want(values), got(values);
+  direct_conv(args, x.data(), kernel.data(), bias.data(), want.data(), nullptr, {});
+  PreparedConv first(args, kernel.data(), {});
+  PreparedConv prepared(std::move(first));
+  for (Storage& w : kernel) w = Storage{};
+  prepared.forward(x.data(), nullptr, got.data(), {});
+  prepared.forward(x.data(), bias.data(), got.data(), cpu_threads(2));
+  CHECK(values == 0 || std::memcmp(got.data(), want.data(), values * sizeof(Storage)) == 0);
+}
+
+}  // namespace
+
+TEST(prepared) {
+  for (unsigned seed = 0; seed < 100; ++seed) {
+    const check::Case here("seed ", seed);
+    const ConvProblem problem(random_conv_args(seed), seed, 0.4);
+    check_prepared<float>(problem);
+    check_prepared<BFloat16>(problem);
+  }
+  for (const ConvArgs& args : empty_conv_args()) check_prepared<float>(ConvProblem(args));
+}
+
+TEST(prepared_refuses) {
+  float values[64] = {};
+  ConvArgs args = conv_args(1, 2, 2, 2, {5}, {3}, {1});
+  CHECK_THROWS(std::invalid_argument, "kernel must not be null", PreparedConv(args, nullptr, {}));
+  Execution cuda;
+  cuda.device = DeviceType::kCuda;
+  CHECK_THROWS(std::invalid_argument, "where must be the CPU", PreparedConv(args, values, cuda));
+  PreparedConv prepared(args, values, {});
+  CHECK_THROWS(std::invalid_argument, "input must not be null",
+               prepared.forward(nullptr, nullptr, values, {}));
+  CHECK_THROWS(std::invalid_argument, "output must not be null",
+               prepared.forward(values, nullptr, nullptr, {}));
+  CHECK_THROWS(std::invalid_argument, "where must be the CPU",
+               prepared.forward(values, nullptr, values, cuda));
+  const PreparedConv moved(std::move(prepared));
+  CHECK_THROWS(std::invalid_argument, "moved from",
+               prepared.forward(values, nullptr, values + 32, {}));
+  args.groups = 0;
+  CHECK_THROWS(std::invalid_argument, "groups", PreparedConv(args, values, {}));
 }
 
 TEST(bad_arguments) {

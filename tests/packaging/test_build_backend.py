@@ -6,6 +6,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import sysconfig
 import zipfile
 from pathlib import Path
 from types import ModuleType
@@ -55,6 +56,25 @@ def test_without_one_the_wheel_is_pure_and_that_is_said(
     monkeypatch.setattr(backend, "find_compiler", lambda: "/usr/bin/c++")
     assert backend._adapted({"a": "b"}) == {"a": "b"}
     assert capsys.readouterr().err == ""
+
+
+def test_modules_of_other_interpreters_are_left_out(
+    backend: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """One that is built now takes the place of an old one; others would go into the wheel."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(backend, "find_compiler", lambda: "/usr/bin/c++")
+    package = tmp_path / "python" / "DCLS"
+    package.mkdir(parents=True)
+    own = f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"
+    for name in (own, "_C.pyi", "__init__.py"):
+        (package / name).touch()
+    assert backend._adapted(None) == {}
+    (package / "_C.cpython-39-x86_64-linux-gnu.so").touch()
+    want = {"wheel.exclude": "DCLS/_C.cpython-39-x86_64-linux-gnu.so"}
+    assert backend._adapted(None) == want
+    given = {"skbuild.wheel.exclude": "x"}
+    assert backend._adapted(given) == given
 
 
 @pytest.mark.parametrize("kind", ["wheel", "editable"])

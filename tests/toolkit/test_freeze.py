@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -59,6 +60,56 @@ def test_one_kernel_for_many_forwards(
         assert len(calls) == 2
         DCLS.freeze(module, enabled=False)
         assert_close(module(x), changed, 1e-12)
+
+
+@pytest.mark.parametrize("layer", FORWARD, ids=layer_id)
+def test_one_set_of_lists_for_inputs_of_one_size(layer: Layer) -> None:
+    """Whatever changes, the output is that of a layer that keeps nothing."""
+    module = layer.make(version="v1")
+    module.method = "direct"
+    plain = copy.deepcopy(module)
+    DCLS.freeze(module)
+
+    def lists() -> Any:
+        return module._kernel_cache._kept.kernel._dcls_lists._kept[1]
+
+    last = {3: torch.contiguous_format, 4: torch.channels_last, 5: torch.channels_last_3d}
+    x = layer.input(module, 2)
+    with torch.inference_mode():
+        assert torch.equal(module(x), plain(x))
+        first = lists()
+        for _ in range(2):
+            assert torch.equal(module(x * 2), plain(x * 2))
+            assert lists() is first
+        for other in (x[:1], torch.cat([x, x], 2), x.to(memory_format=last[x.ndim])):
+            assert torch.equal(module(other), plain(other))
+        assert torch.equal(module(x), plain(x))
+        before = lists()
+        for m in (module, plain):
+            m.weight += 1
+        assert torch.equal(module(x), plain(x))
+        assert lists() is not before
+        # Nobody should, but who edits the kernel gets what it says.
+        module._kernel_cache._kept.kernel.zero_()
+        if module.bias is not None:
+            module.bias.zero_()
+        assert not module(x).any()
+
+
+def test_lists_and_threads() -> None:
+    """Threads with inputs of different sizes take the lists from each other, and are right."""
+    module = DCLS.freeze(DCLS.Dcls2d(2, 2, 3, dilated_kernel_size=5, method="direct"))
+    inputs = [torch.randn(1, 2, size, 9) for size in (8, 9, 10, 11)]
+    with torch.inference_mode():
+        want = [module(x) for x in inputs]
+
+    def run(x: torch.Tensor) -> list[torch.Tensor]:
+        with torch.inference_mode():
+            return [module(x) for _ in range(50)]
+
+    with ThreadPoolExecutor(len(inputs)) as pool:
+        for got, expected in zip(pool.map(run, inputs), want, strict=True):
+            assert all(torch.equal(each, expected) for each in got)
 
 
 def test_gradients_never_come_from_a_kept_kernel(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -141,21 +141,49 @@ def memory_format(input: Tensor) -> torch.memory_format:
     return torch.contiguous_format
 
 
-def _run_conv(
-    run: Callable[..., None],
-    conv_pass: int,
+class _KeptLists:
+    """The lists of a kernel's cells, for the sizes of the last input that it was convolved with."""
+
+    def __init__(self) -> None:
+        self._kept: tuple[tuple[Any, ...], _C.PreparedConv] | None = None
+
+    def __call__(
+        self,
+        input_shape: Sequence[int],
+        output_shape: Sequence[int],
+        kernel: Tensor,
+        layout: torch.memory_format,
+        *geometry: Any,
+    ) -> _C.PreparedConv:
+        """Returns the lists of ``kernel``, made again if it or a size is another one."""
+        sizes = tuple(input_shape), tuple(output_shape)
+        steps = (a if isinstance(a, int) else tuple(a) for a in geometry)
+        key = (*sizes, layout, *steps, kernel.data_ptr(), kernel._version)
+        kept = self._kept  # another thread may put others there
+        if kept is None or kept[0] != key:
+            problem = _conv_problem(*sizes, kernel, layout, *geometry)
+            made = _C.PreparedConv(problem, _address(kernel), _execution(kernel.device))
+            self._kept = kept = key, made
+        return kept[1]
+
+
+def keep_lists(kernel: Tensor) -> Tensor:
+    """Lets ``direct_conv`` keep the lists of a kernel on the CPU: for one that lives on."""
+    kernel._dcls_lists = _KeptLists()  # type: ignore[attr-defined]
+    return kernel
+
+
+def _conv_problem(
     input_shape: Sequence[int],
     output_shape: Sequence[int],
     kernel: Tensor,
     layout: torch.memory_format,
-    tensors: Sequence[Tensor | None],
     stride: Sequence[int],
     padding: Sequence[int],
     dilation: Sequence[int],
     groups: int,
-) -> None:
-    """Runs one pass on contiguous ``tensors``, in the order in which it takes them."""
-    problem = _C.ConvProblem(
+) -> _C.ConvProblem:
+    return _C.ConvProblem(
         DTYPES[kernel.dtype],
         int(layout != torch.contiguous_format),
         input_shape[0],
@@ -169,6 +197,20 @@ def _run_conv(
         list(padding),
         list(dilation),
     )
+
+
+def _run_conv(
+    run: Callable[..., None],
+    conv_pass: int,
+    input_shape: Sequence[int],
+    output_shape: Sequence[int],
+    kernel: Tensor,
+    layout: torch.memory_format,
+    tensors: Sequence[Tensor | None],
+    *geometry: Any,
+) -> None:
+    """Runs one pass on contiguous ``tensors``, in the order in which it takes them."""
+    problem = _conv_problem(input_shape, output_shape, kernel, layout, *geometry)
     where = _execution(kernel.device)
     workspace = None
     if kernel.is_cuda:  # a CPU needs none
@@ -185,8 +227,15 @@ def direct_conv(
     ``geometry`` is stride, padding and dilation, an int for each axis, and the number of groups.
     """
     layout = memory_format(input)
-    input, kernel = input.contiguous(memory_format=layout), kernel.contiguous()
     bias = None if bias is None else bias.contiguous()
+    lists: _KeptLists | None = getattr(kernel, "_dcls_lists", None)
+    if lists is not None and kernel.device.type == "cpu" and kernel.is_contiguous():
+        prepared = lists(input.shape, output.shape, kernel, layout, *geometry)
+        input = input.contiguous(memory_format=layout)
+        where = _execution(kernel.device)
+        prepared.forward(_address(input), _address(bias), _address(output), where)
+        return
+    input, kernel = input.contiguous(memory_format=layout), kernel.contiguous()
     shapes = (input.shape, output.shape, kernel, layout)
     _run_conv(_C.direct_conv, _FORWARD, *shapes, (input, kernel, bias, output), *geometry)
 

@@ -15,7 +15,9 @@ from DCLS._ops._batching import Batching, batching_rule
 from DCLS._ops._library import library, register
 from DCLS._ops._transforms import gradients_of, register_autocast
 
-__all__ = ["direct_conv", "direct_conv_backward"]
+__all__ = ["direct_conv", "direct_conv_backward", "keep_lists"]
+
+keep_lists = _kernels.keep_lists
 
 #: As for the native library, which the compiler and meta tensors do not ask.
 _MAX_PADDING = 1 << 31

@@ -16,6 +16,7 @@ from torch.nn.modules.module import _has_any_global_hook
 
 from DCLS._checks import check_not_freed, resolve_sigma_min
 from DCLS._ops import layer
+from DCLS._ops.conv import keep_lists
 from DCLS._spec import SIGMA_VERSIONS
 from DCLS.functional import direct_conv
 from DCLS.method import (
@@ -80,7 +81,11 @@ class _DclsModule(_ByAxis, FromConv):
         dtype = torch.get_autocast_dtype(weight.device.type) if autocast else None
         settings = (builder.dilated_kernel_size, version, builder._sigma_min(version), dtype)
         tensors = [t for t in (weight, P, SIG) if t is not None]
-        return self._shape_kernel(cache(lambda: builder(weight, P, SIG), settings, tensors))
+
+        def build() -> Tensor:
+            return keep_lists(self._shape_kernel(builder(weight, P, SIG)).contiguous())
+
+        return cache(build, settings, tensors)
 
     def _cache_to_use(self, weight: Tensor, P: Tensor, SIG: Tensor | None) -> KernelCache | None:
         """Returns where a frozen layer keeps its kernel; None where this forward builds its own."""

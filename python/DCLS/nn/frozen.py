@@ -72,7 +72,11 @@ def freeze(model: Module, enabled: bool = True) -> Module:
     the comparison waits for the device. What torch traces or compiles, and layers whose ``DCK`` has
     hooks or a ``forward`` of the user, build their kernels each time.
 
-    A kernel needs as much memory as a dense convolution has for its weight. Im2col layers have no
+    On a CPU the direct convolution also keeps the lists of the kernel's cells, for the size of the
+    last input: on small maps they are a good part of a forward.
+
+    A kernel needs as much memory as a dense convolution has for its weight, and the lists about
+    twice as much. Im2col layers have no
     kernel and stay as they are. For a model that needs no positions any more see ``DCLS.fold``.
 
     Args:

@@ -33,9 +33,8 @@ void for_units(const PlannedConv& planned, std::int64_t units, int num_threads,
   });
 }
 
-void forward(PlannedConv& planned, const void* source, const void* kernel, const void* bias,
-             void* dest, int num_threads) {
-  planned.list_weights(kernel, num_threads);
+void forward(const PlannedConv& planned, const void* source, const void* bias, void* dest,
+             int num_threads) {
   for_units(planned, planned.forward_units(), num_threads,
             [&](const ConvKernels& simd, auto begin, auto end, void* own) {
               simd.forward(planned.plan(), source, bias, dest, begin, end, own);
@@ -83,9 +82,22 @@ void sum_nan_again(const ConvArgs& args, const void* grad_output, const void* ke
 
 void direct_conv(const ConvArgs& args, const void* input, const void* kernel, const void* bias,
                  void* output, int num_threads) {
-  if (geometry::no_input(args)) return fill_with_bias(args, bias, output);
-  PlannedConv planned(args, ConvPass::kForward);
-  forward(planned, input, kernel, bias, output, num_threads);
+  prepared_conv(args, prepare_conv(args, kernel, num_threads).get(), input, bias, output,
+                num_threads);
+}
+
+std::shared_ptr<const PlannedConv> prepare_conv(const ConvArgs& args, const void* kernel,
+                                                int num_threads) {
+  if (geometry::no_input(args)) return nullptr;
+  auto planned = std::make_shared<PlannedConv>(args, ConvPass::kForward);
+  planned->list_weights(kernel, num_threads);
+  return planned;
+}
+
+void prepared_conv(const ConvArgs& args, const PlannedConv* planned, const void* input,
+                   const void* bias, void* output, int num_threads) {
+  if (planned == nullptr) return fill_with_bias(args, bias, output);
+  forward(*planned, input, bias, output, num_threads);
 }
 
 void direct_conv_backward_input(const ConvArgs& args, const void* grad_output, const void* kernel,
@@ -99,7 +111,8 @@ void direct_conv_backward_input(const ConvArgs& args, const void* grad_output, c
   }
   PlannedConv planned(args, ConvPass::kBackwardInput);
   if (planned.leaves_points()) std::memset(grad_input, 0, bytes);
-  forward(planned, grad_output, kernel, nullptr, grad_input, num_threads);
+  planned.list_weights(kernel, num_threads);
+  forward(planned, grad_output, nullptr, grad_input, num_threads);
   if (planned.has_infinite_weights()) {
     sum_nan_again(args, grad_output, kernel, grad_input, values, num_threads);
   }

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <cstring>
 #include <numeric>
 
 #include "core/dispatch.hpp"
@@ -19,6 +20,9 @@ std::uint64_t bits_from(const std::uint64_t* words, std::int64_t at) {
   const int low = static_cast<int>(at % 64);
   return low == 0 ? word[0] : word[0] >> low | word[1] << (64 - low);
 }
+
+/// How many of the lowest bits are set, up to the first one that is not.
+int trailing_ones(std::uint64_t bits) { return ~bits == 0 ? 64 : __builtin_ctzll(~bits); }
 
 }  // namespace
 
@@ -59,6 +63,7 @@ void PlannedConv::order_cells() {
   const std::int64_t step = cells_[1].neighbour;
   const SortedCells sorted[kMaxDims] = {sort_cells(0), sort_cells(1), sort_cells(2)};
   order_.clear();
+  starts_.clear();
   rank_.assign(static_cast<std::size_t>(kernel_size_[0] * kernel_size_[1] * kernel_size_[2]), -1);
   for (std::int64_t dest_phase = 0; dest_phase < p.dest.phase_count(); ++dest_phase) {
     std::int64_t phase[kMaxDims];
@@ -86,9 +91,13 @@ void PlannedConv::order_cells() {
           }
           const std::int64_t index = (z * kernel_size_[1] + y) * kernel_size_[2] + x;
           rank_[static_cast<std::size_t>(index)] = static_cast<std::int64_t>(order_.size());
+          if (order_.size() % 64 == 0) starts_.push_back(0);
+          if (step == 0 || before < 0 || y != before + step) {
+            starts_.back() |= std::uint64_t{1} << order_.size() % 64;
+          }
           order_.push_back({plane * p.source_plane +
                                 (at[0] * p.source_extent[1] + at[1]) * p.source_pitch + at[2],
-                            index, dest_phase, step == 0 || before < 0 || y != before + step});
+                            index, dest_phase});
           before = y;
         });
       });
@@ -120,6 +129,42 @@ void PlannedConv::mark_cells(const void* values, int num_threads) {
                });
 }
 
+/// Brings the marks of a plane's cells, the first of which is `base`, into the order of visiting.
+/// `bytes` is memory for it.
+void PlannedConv::reorder(std::int64_t base, std::uint64_t* taken,
+                          std::vector<unsigned char>& bytes) const {
+  const std::int64_t cells = static_cast<std::int64_t>(rank_.size());
+  const auto for_marked = [&](const auto& function) {
+    for (std::int64_t cell = 0; cell < cells; cell += 64) {
+      std::uint64_t bits = bits_from(marked_.data(), base + cell);
+      if (cells - cell < 64) bits &= (std::uint64_t{1} << (cells - cell)) - 1;
+      for (; bits != 0; bits &= bits - 1) {
+        function(rank_[static_cast<std::size_t>(cell + __builtin_ctzll(bits))]);
+      }
+    }
+  };
+  if (order_words_ == 1) {
+    std::uint64_t word = 0;
+    for_marked([&](std::int64_t rank) { word |= rank < 0 ? 0 : std::uint64_t{1} << rank; });
+    *taken = word;
+    return;
+  }
+  // A byte for each at first: a word of bits would wait for its last one before each next.
+  constexpr std::int64_t kFront = 8;  // the last of these is for the cells that read no input
+  bytes.assign(static_cast<std::size_t>(kFront + order_words_ * 64), 0);
+  unsigned char* const byte = bytes.data() + kFront;
+  for_marked([&](std::int64_t rank) { byte[rank] = 1; });
+  for (std::int64_t word = 0; word < order_words_; ++word) {
+    std::uint64_t packed = 0;
+    for (int i = 0; i < 8; ++i) {
+      std::uint64_t eight;
+      std::memcpy(&eight, byte + word * 64 + i * 8, sizeof(eight));
+      packed |= eight * 0x0102040810204080u >> 56 << i * 8;  // the first byte is the lowest bit
+    }
+    taken[word] = packed;
+  }
+}
+
 /// Calls visit(list, length, offset, cell) for the runs of all lists of the destination channels
 /// [first, last): those of a list in the order of the source channels. kFirst: for the first time,
 /// when the marked cells are yet to be brought into the order of visiting.
@@ -127,11 +172,12 @@ template <bool kFirst, typename Visit>
 void PlannedConv::visit_channels(std::int64_t first, std::int64_t last, const Visit& visit) {
   const std::int64_t sources = plan_.source.channels;
   const std::int64_t dests = plan_.dest.channels;
+  std::vector<unsigned char> bytes;  // see reorder
   if (pass_ != ConvPass::kBackwardInput) {
     for (std::int64_t dest = first; dest < last; ++dest) {
       RowOfCells row{dest * sources, 0, 0};
       for (std::int64_t source = 0; source < sources; ++source, next_source(row)) {
-        visit_row<kFirst>(dest, row, visit);
+        visit_row<kFirst>(dest, row, bytes, visit);
         ++row.index;
       }
     }
@@ -144,7 +190,7 @@ void PlannedConv::visit_channels(std::int64_t first, std::int64_t last, const Vi
     RowOfCells row{group * sources * dests + first % dests, 0, 0};
     for (std::int64_t source = 0; source < sources; ++source, next_source(row)) {
       for (std::int64_t dest = first; dest < end; ++dest) {
-        visit_row<kFirst>(dest, row, visit);
+        visit_row<kFirst>(dest, row, bytes, visit);
         ++row.index;
       }
       row.index += dests - (end - first);
@@ -161,45 +207,52 @@ void PlannedConv::next_source(RowOfCells& row) const {
 
 /// The part of visit_channels for one pair of channels.
 template <bool kFirst, typename Visit>
-void PlannedConv::visit_row(std::int64_t dest, const RowOfCells& row, const Visit& visit) {
+void PlannedConv::visit_row(std::int64_t dest, const RowOfCells& row,
+                            std::vector<unsigned char>& bytes, const Visit& visit) {
   const std::int64_t row_cells = static_cast<std::int64_t>(rank_.size());
   const std::int64_t base = row.index * row_cells;
   std::uint64_t* const taken = ordered_.data() + row.index * order_words_;
-  for (std::int64_t cell = 0; cell < row_cells && kFirst; cell += 64) {
-    std::uint64_t bits = bits_from(marked_.data(), base + cell);
-    if (row_cells - cell < 64) bits &= (std::uint64_t{1} << (row_cells - cell)) - 1;
-    for (; bits != 0; bits &= bits - 1) {
-      const std::int64_t rank = rank_[static_cast<std::size_t>(cell + __builtin_ctzll(bits))];
-      if (rank >= 0) taken[rank / 64] |= std::uint64_t{1} << rank % 64;
-    }
-  }
+  if (kFirst) reorder(base, taken, bytes);
   const std::int64_t planes = row.in_block * plan_.source.phase_count() * plan_.source_plane;
   const std::int64_t first_list = dest * plan_.dest.phase_count() * source_blocks_ + row.block;
-  const auto flush = [&](const OrderedCell* first, std::int64_t length) {
+  const auto flush = [&](std::int64_t at, std::int64_t length) {
+    const OrderedCell* first = order_.data() + at;
     const std::int64_t list = first_list + first->phase * source_blocks_;
     while (length > kMaxRun) {  // the fewest pieces, of about equal length
       const std::int64_t pieces = (length + kMaxRun - 1) / kMaxRun;
-      const std::int64_t piece = (length + pieces - 1) / pieces;
-      visit(list, static_cast<int>(piece), planes + first->offset, base + first->cell);
+      const int piece = pieces * kMaxRun - length < pieces ? kMaxRun : kMaxRun - 1;
+      visit(list, piece, planes + first->offset, base + first->cell);
       first += piece;
       length -= piece;
     }
     visit(list, static_cast<int>(length), planes + first->offset, base + first->cell);
   };
-  const OrderedCell* end = order_.data();  // of the run so far
-  std::int64_t length = 0;
+  std::uint64_t last = 0;   // whether the last cell of the word before is taken
+  std::int64_t at = 0;      // where the run begins that is open
+  std::int64_t length = 0;  // of it; 0: none is
   for (std::int64_t word = 0; word < order_words_; ++word) {
-    for (std::uint64_t bits = taken[word]; bits != 0; bits &= bits - 1) {
-      const OrderedCell* const next = order_.data() + word * 64 + __builtin_ctzll(bits);
-      if (length > 0 && (next != end || next->starts)) {
-        flush(end - length, length);
-        length = 0;
-      }
-      end = next + 1;
-      ++length;
+    const std::uint64_t bits = taken[word];
+    // Cells of the run of the cell before them.
+    const std::uint64_t joined =
+        bits & (bits << 1 | last) & ~starts_[static_cast<std::size_t>(word)];
+    last = bits >> 63;
+    if (length > 0) {
+      const int more = trailing_ones(joined);
+      length += more;
+      if (more == 64) continue;
+      flush(at, length);
+      length = 0;
+    }
+    for (std::uint64_t heads = bits & ~joined; heads != 0; heads &= heads - 1) {
+      const int head = __builtin_ctzll(heads);
+      at = word * 64 + head;
+      length = 1 + trailing_ones(joined >> head >> 1);
+      if (head + length == 64) break;  // it may go on in the next word
+      flush(at, length);
+      length = 0;
     }
   }
-  if (length > 0) flush(end - length, length);
+  if (length > 0) flush(at, length);
 }
 
 /// Counts the runs of the marked cells, allocates their arrays, and calls write(slot, length,
@@ -218,7 +271,7 @@ void PlannedConv::list_runs(const std::int64_t (&run_bytes)[kMaxRun], int num_th
   const std::int64_t cells = kernel_cells() / std::max<std::int64_t>(1, channels);
   const std::int64_t grain = 1 + kWork / std::max<std::int64_t>(1, cells);
   const int threads = useful_threads(channels, grain, num_threads);
-  order_words_ = static_cast<std::int64_t>((order_.size() + 63) / 64);
+  order_words_ = static_cast<std::int64_t>(starts_.size());
   ordered_.assign(static_cast<std::size_t>(channels * p.source.channels * order_words_), 0);
   parallel_for(channels, grain, threads, [&](std::int64_t first, std::int64_t last, int) {
     visit_channels<true>(first, last,

@@ -34,7 +34,6 @@ struct OrderedCell {
   std::int64_t offset;  ///< in the scratch planes of a source channel
   std::int64_t cell;    ///< in the kernel plane
   std::int64_t phase;   ///< of the destination
-  bool starts;          ///< whether it does not read the row after that of the cell before it
 };
 
 /// A kernel plane among all, and its source channel.
@@ -87,13 +86,15 @@ class PlannedConv {
   template <typename Storage>
   void list_weights_of(const Storage* kernel, int num_threads);
   void mark_cells(const void* values, int num_threads);
+  void reorder(std::int64_t base, std::uint64_t* taken, std::vector<unsigned char>& bytes) const;
   template <typename Write>
   void list_runs(const std::int64_t (&run_bytes)[kMaxRun], int num_threads, const Write& write);
   template <bool kFirst, typename Visit>
   void visit_channels(std::int64_t first, std::int64_t last, const Visit& visit);
   void next_source(RowOfCells& row) const;
   template <bool kFirst, typename Visit>
-  void visit_row(std::int64_t dest, const RowOfCells& row, const Visit& visit);
+  void visit_row(std::int64_t dest, const RowOfCells& row, std::vector<unsigned char>& bytes,
+                 const Visit& visit);
   void count_unit_cells();
 
   ConvPlan plan_{};  ///< points to the members
@@ -103,6 +104,8 @@ class PlannedConv {
   std::int64_t kernel_size_[kMaxDims] = {1, 1, 1};
   AxisCells cells_[kMaxDims];
   std::vector<OrderedCell> order_;
+  /// A bit for each of them: whether it does not read the row after that of the cell before it.
+  std::vector<std::uint64_t> starts_;
   std::vector<std::int64_t> rank_;     ///< place in order_ of a cell; -1 if it reads no input
   std::int64_t source_blocks_ = 1;     ///< of the plan, of which it is a quotient
   std::vector<std::uint64_t> marked_;  ///< a bit for each cell of the kernel that is to be listed

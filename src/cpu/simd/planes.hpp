@@ -65,28 +65,34 @@ DCLS_HD void for_rows(const Window& w, const PlaneBox& box, const Function& func
   }
 }
 
-/// Calls function(offset in scratch, offset in the tensor, rows) for the first points of the
-/// slices.
+/// Calls function(offset in scratch, offset in the tensor, rows, slices) for slices, or for all of
+/// them at once where each begins in the tensor behind the last row of the one before.
 template <typename Function>
 DCLS_HD void for_slices(const Window& w, const PlaneBox& box, const Function& function) {
-  for (std::int64_t z = w.begin[0]; z < w.end[0]; ++z) {
+  const std::int64_t rows = w.end[1] - w.begin[1];
+  const std::int64_t step = rows * w.step[1] == w.step[0] ? w.end[0] - w.begin[0] : 1;
+  for (std::int64_t z = w.begin[0]; z < w.end[0]; z += step) {
     function((z * box.extent[1] + w.begin[1]) * box.pitch + w.begin[2],
-             w.first + z * w.step[0] + w.begin[1] * w.step[1] + w.begin[2] * w.step[2],
-             w.end[1] - w.begin[1]);
+             w.first + z * w.step[0] + w.begin[1] * w.step[1] + w.begin[2] * w.step[2], rows, step);
   }
 }
 
-/// Writes zeros around the points of the tensor.
+/// Writes zeros around the points of the tensor, from the end of a row of them to the next row.
 template <typename T>
 void zero_surroundings(const Window& w, const PlaneBox& box, T* plane) {
-  for (std::int64_t z = 0; z < box.extent[0]; ++z) {
-    for (std::int64_t y = 0; y < box.extent[1]; ++y, plane += box.pitch) {
-      const bool inside = z >= w.begin[0] && z < w.end[0] && y >= w.begin[1] && y < w.end[1];
-      const std::int64_t begin = inside ? w.begin[2] : box.pitch;
-      for (std::int64_t x = 0; x < begin; ++x) plane[x] = T(0);
-      for (std::int64_t x = inside ? w.end[2] : box.pitch; x < box.pitch; ++x) plane[x] = T(0);
+  const T* const end = plane + box.extent[0] * box.extent[1] * box.pitch;
+  T* gap = plane;
+  const auto zero_up_to = [&](const T* to) {
+    for (; gap < to; ++gap) *gap = T(0);
+  };
+  for (std::int64_t z = w.begin[0]; z < w.end[0]; ++z) {
+    T* row = plane + (z * box.extent[1] + w.begin[1]) * box.pitch;
+    for (std::int64_t y = w.begin[1]; y < w.end[1]; ++y, row += box.pitch) {
+      zero_up_to(row + w.begin[2]);
+      gap = row + w.end[2];
     }
   }
+  zero_up_to(end);
 }
 
 /// Calls function(phase, its number) for the phases of a side that are used.
@@ -103,22 +109,63 @@ DCLS_HD void for_phases(const Side& side, const Function& function) {
   }
 }
 
-/// planes[c * stride + x] = tensor[x * step + c], a square of values at a time. With kPadded the
-/// planes have room for a vector behind the last of the points, which is set to zero.
-template <bool kPadded, typename Storage, typename T>
-void load_transposed(const Storage* tensor, std::int64_t step, std::int64_t points,
-                     std::int64_t channels, T* planes, std::int64_t stride) {
+/// Where the lines of a transposition lie in scratch planes: `stride` apart, and further by `jump`
+/// after each `inner` of them.
+struct Lines {
+  std::int64_t count;
+  std::int64_t stride;
+  std::int64_t inner;
+  std::int64_t jump;
+};
+
+/// The rows of slices as lines.
+DCLS_HD Lines lines_of_slices(const PlaneBox& box, std::int64_t rows, std::int64_t slices) {
+  return {rows * slices, box.pitch, rows, (box.extent[1] - rows) * box.pitch};
+}
+
+/// Calls block(line, lanes, offsets) for squares of lines. The last one overlaps the one before, if
+/// there are as many lines as a square has.
+template <typename T, typename Block>
+DCLS_HD void for_squares(const Lines& lines, const Block& block) {
   constexpr std::int64_t kSide = kLanes<T>;
-  if (!kPadded && points < kSide) {
-    for (std::int64_t x = 0; x < points; ++x) {
-      for (std::int64_t c = 0; c < channels; ++c) {
-        planes[c * stride + x] = numeric::load(tensor[x * step + c]);
+  std::int64_t offsets[kSide];
+  std::int64_t next = 0;
+  std::int64_t rest = lines.inner;  // lines up to the next jump
+  for (std::int64_t line = 0; line < lines.count; line += kSide) {
+    if (line > 0 && line + kSide > lines.count) {
+      line = lines.count - kSide;
+      next = line * lines.stride + line / lines.inner * lines.jump;
+      rest = lines.inner - line % lines.inner;
+    }
+    const std::int64_t lanes = lines.count < kSide ? lines.count : kSide;
+    for (std::int64_t i = 0; i < lanes; ++i) {
+      offsets[i] = next;
+      next += lines.stride;
+      if (--rest == 0) {
+        next += lines.jump;
+        rest = lines.inner;
       }
     }
-    return;
+    block(line, lanes, offsets);
   }
-  for (std::int64_t c = 0; c < channels; c += kSide) {
-    const std::int64_t lanes = channels - c < kSide ? channels - c : kSide;
+}
+
+/// The value x of line c: planes[offset of c + x] = tensor[x * step + c], a square of values at a
+/// time. With kPadded the planes have room for a vector behind the last of the points, which is set
+/// to zero.
+template <bool kPadded, typename Storage, typename T>
+void load_transposed(const Storage* tensor, std::int64_t step, std::int64_t points,
+                     const Lines& lines, T* planes) {
+  constexpr std::int64_t kSide = kLanes<T>;
+  for_squares<T>(lines, [&](std::int64_t c, std::int64_t lanes, const std::int64_t* offsets) {
+    if (!kPadded && points < kSide) {
+      for (std::int64_t x = 0; x < points; ++x) {
+        for (std::int64_t i = 0; i < lanes; ++i) {
+          planes[offsets[i] + x] = numeric::load(tensor[x * step + c + i]);
+        }
+      }
+      return;
+    }
     for (std::int64_t x = 0; x < points; x += kSide) {
       if (!kPadded && x + kSide > points) x = points - kSide;  // some of them once more
       const std::int64_t count = points - x < kSide ? points - x : kSide;
@@ -133,44 +180,43 @@ void load_transposed(const Storage* tensor, std::int64_t step, std::int64_t poin
         }
       }
       transpose<T>(rows);
-      T* to = planes + c * stride + x;
+      T* const to = planes + x;
       if (lanes == kSide) {
 #pragma GCC unroll 16
-        for (std::int64_t i = 0; i < kSide; ++i, to += stride) store_vector(to, rows[i]);
+        for (std::int64_t i = 0; i < kSide; ++i) store_vector(to + offsets[i], rows[i]);
       } else {
-        for (std::int64_t i = 0; i < lanes; ++i, to += stride) store_vector(to, rows[i]);
+        for (std::int64_t i = 0; i < lanes; ++i) store_vector(to + offsets[i], rows[i]);
       }
     }
-  }
+  });
 }
 
-/// tensor[x * step + c] = planes[c * stride + x]. With kPadded there may be a vector read behind
-/// the last of the points.
+/// The other way: tensor[x * step + c] = planes[offset of c + x]. With kPadded there may be a
+/// vector read behind the last of the points.
 template <bool kPadded, typename Storage, typename T>
-void store_transposed(const T* planes, std::int64_t stride, std::int64_t points,
-                      std::int64_t channels, Storage* tensor, std::int64_t step) {
+void store_transposed(const T* planes, const Lines& lines, std::int64_t points, Storage* tensor,
+                      std::int64_t step) {
   constexpr std::int64_t kSide = kLanes<T>;
-  if (!kPadded && points < kSide) {
-    for (std::int64_t x = 0; x < points; ++x) {
-      for (std::int64_t c = 0; c < channels; ++c) {
-        numeric::store(tensor + x * step + c, planes[c * stride + x]);
+  for_squares<T>(lines, [&](std::int64_t c, std::int64_t lanes, const std::int64_t* offsets) {
+    if (!kPadded && points < kSide) {
+      for (std::int64_t x = 0; x < points; ++x) {
+        for (std::int64_t i = 0; i < lanes; ++i) {
+          numeric::store(tensor + x * step + c + i, planes[offsets[i] + x]);
+        }
       }
+      return;
     }
-    return;
-  }
-  for (std::int64_t c = 0; c < channels; c += kSide) {
-    const std::int64_t lanes = channels - c < kSide ? channels - c : kSide;
     for (std::int64_t x = 0; x < points; x += kSide) {
       if (!kPadded && x + kSide > points) x = points - kSide;
       const std::int64_t count = points - x < kSide ? points - x : kSide;
-      const T* from = planes + c * stride + x;
+      const T* const from = planes + x;
       Vector<T> rows[kSide];
       if (lanes == kSide) {
 #pragma GCC unroll 16
-        for (std::int64_t i = 0; i < kSide; ++i, from += stride) rows[i] = load_vector(from);
+        for (std::int64_t i = 0; i < kSide; ++i) rows[i] = load_vector(from + offsets[i]);
       } else {
-        for (std::int64_t i = 0; i < kSide; ++i, from += stride) {
-          rows[i] = i < lanes ? load_vector(from) : Vector<T>{};
+        for (std::int64_t i = 0; i < kSide; ++i) {
+          rows[i] = i < lanes ? load_vector(from + offsets[i]) : Vector<T>{};
         }
       }
       transpose<T>(rows);
@@ -182,7 +228,13 @@ void store_transposed(const T* planes, std::int64_t stride, std::int64_t points,
         for (std::int64_t i = 0; i < count; ++i, to += step) store_some(to, rows[i], lanes);
       }
     }
-  }
+  });
+}
+
+/// Whether the rows of a box have room for whole vectors, where they have less than one.
+template <typename T>
+DCLS_HD bool has_room(const Window& w, const PlaneBox& box) {
+  return w.end[2] - w.begin[2] < kLanes<T> && w.begin[2] + kLanes<T> <= box.pitch;
 }
 
 /// Copies `channels` channels, the first at `tensor`, to scratch. The zeros around the points are
@@ -197,8 +249,11 @@ void load_planes(const Side& side, const PlaneBox& box, const Storage* tensor,
     T* const first = planes + index * box.plane;
     for (std::int64_t c = ready; c < channels; ++c) zero_surroundings(w, box, first + c * stride);
     if (side.channel_step == 1 && channels > 1) {  // channels last
+      const Lines lines{channels, stride, channels, 0};
+      const bool room = has_room<T>(w, box);
       for_rows(w, box, [&](std::int64_t to, std::int64_t from) {
-        load_transposed<false>(tensor + from, w.step[2], points, channels, first + to, stride);
+        if (room) return load_transposed<true>(tensor + from, w.step[2], points, lines, first + to);
+        load_transposed<false>(tensor + from, w.step[2], points, lines, first + to);
       });
       return;
     }
@@ -212,8 +267,9 @@ void load_planes(const Side& side, const PlaneBox& box, const Storage* tensor,
         continue;
       }
       if (w.step[1] == 1) {  // the batch as columns: the rows' first points are neighbours
-        for_slices(w, box, [&](std::int64_t to, std::int64_t from, std::int64_t rows) {
-          load_transposed<true>(source + from, w.step[2], points, rows, to_plane + to, box.pitch);
+        for_slices(w, box, [&](std::int64_t to, std::int64_t from, auto rows, auto slices) {
+          load_transposed<true>(source + from, w.step[2], points,
+                                lines_of_slices(box, rows, slices), to_plane + to);
         });
         continue;
       }
@@ -233,8 +289,11 @@ void store_planes(const Side& side, const PlaneBox& box, const std::int64_t (&ph
   const Window w = make_window(side, box, phase);
   const std::int64_t points = w.end[2] - w.begin[2];
   if (side.channel_step == 1 && channels > 1) {
+    const Lines lines{channels, box.plane, channels, 0};
+    const bool room = has_room<T>(w, box);
     for_rows(w, box, [&](std::int64_t from, std::int64_t to) {
-      store_transposed<false>(planes + from, box.plane, points, channels, tensor + to, w.step[2]);
+      if (room) return store_transposed<true>(planes + from, lines, points, tensor + to, w.step[2]);
+      store_transposed<false>(planes + from, lines, points, tensor + to, w.step[2]);
     });
     return;
   }
@@ -248,8 +307,9 @@ void store_planes(const Side& side, const PlaneBox& box, const std::int64_t (&ph
       continue;
     }
     if (w.step[1] == 1) {
-      for_slices(w, box, [&](std::int64_t from, std::int64_t to, std::int64_t rows) {
-        store_transposed<true>(from_plane + from, box.pitch, points, rows, target + to, w.step[2]);
+      for_slices(w, box, [&](std::int64_t from, std::int64_t to, auto rows, auto slices) {
+        store_transposed<true>(from_plane + from, lines_of_slices(box, rows, slices), points,
+                               target + to, w.step[2]);
       });
       continue;
     }
