@@ -49,6 +49,10 @@ RATES = (1.0, 0.5, 2.0)
 EPOCHS = {"digits": 5}
 
 
+#: Learned delays, rounded after the training, as arXiv 2306.17670 does.
+ROUNDED = "rounded"
+
+
 class Claim(NamedTuple):
     """One network is better than another one."""
 
@@ -149,13 +153,11 @@ def recipe_of(task: str, options: argparse.Namespace) -> Recipe:
 
 
 def trained(task: str, name: str, seed: int, data: Data, recipe: Recipe) -> nn.Module:
-    """Returns a trained network. Its delays are whole, as those of arXiv 2306.17670 are."""
+    """Returns a trained network."""
     network = make_network(task, name, seed)
     if not any(getattr(layer, "SIG", None) is not None for layer in network.modules()):
         recipe = replace(recipe, first_width=None)
     train(network, data.train, recipe, seed)
-    if issubclass(TASKS[task], DelayTask):
-        DCLS.round_(network)
     return network
 
 
@@ -185,13 +187,19 @@ def trainings(task: str, options: argparse.Namespace) -> list[Row]:
         for name, rate in rates.items():
             network = trained(task, name, seed, data, replace(recipe, lr=rate))
             row = {"part": "training", "task": task, "network": name, "seed": seed, "rate": rate}
-            # Before it was rounded: then nothing of it is learned any more.
-            row["parameters"] = count_parameters(make_network(task, name, seed))
-            row["validation"] = percent(evaluate(network, data.validation))
-            row["test"] = percent(evaluate(network, data.test))
-            harness.progress(str(row))
-            rows.append(row)
+            row["parameters"] = count_parameters(network)
+            rows.append({**row, **accuracies(network, data)})
+            harness.progress(str(rows[-1]))
+            if name == "learned" and issubclass(TASKS[task], DelayTask):
+                DCLS.round_(network)
+                rows.append({**row, "network": ROUNDED, **accuracies(network, data)})
     return rows
+
+
+def accuracies(network: nn.Module, data: Data) -> Row:
+    """Returns the accuracies on the validation and the test examples, in percent."""
+    parts = {"validation": data.validation, "test": data.test}
+    return {name: percent(evaluate(network, examples)) for name, examples in parts.items()}
 
 
 def interval(differences: Sequence[float]) -> tuple[float, float, float]:
