@@ -3,8 +3,9 @@
     pip install --target build/dcls-0.1.1 --no-deps dcls==0.1.1
     python benchmarks/suite.py --upstream build/dcls-0.1.1 --threads 2
 
-It writes ``benchmarks/results/NAME-cpu.json``, the pictures and ``docs/performance.md``. On two
-idle cores it should take less than 25 minutes. ``scripts/gpu_check.sh`` runs the list on a GPU.
+It writes ``benchmarks/results/NAME-cpu.json``, the pictures, ``docs/performance.md`` and
+``docs/claims.md``. On two idle cores it should take less than 40 minutes. ``scripts/gpu_check.sh``
+runs the list on a GPU.
 
 A new benchmark is a file here and an entry in :data:`BENCHMARKS`. The file takes the options of
 ``harness.make_parser`` and measures with ``harness.run`` under the name of the entry.
@@ -148,6 +149,19 @@ BENCHMARKS = (
         },
         without_upstream=("model-training",),
     ),
+    Benchmark(
+        "claims",
+        "The papers in miniature",
+        "claims.py",
+        {
+            **{
+                f"claims-{task}": ("--threads", "1", "--tasks", task)
+                for task in ("pixels", "delays", "signals", "digits")
+            },
+            "claims-speed": ("--threads", "1", "--timing"),
+        },
+        takes_upstream=False,
+    ),
 )
 
 
@@ -179,7 +193,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     commands = cpu_commands(options.threads, options.upstream)
     steps = [commands[name] for name in options.only]
-    steps += [[sys.executable, f"docs/{name}_performance.py"] for name in ("draw", "make")]
+    pages = ("draw_performance", "make_performance", "make_claims")
+    steps += [[sys.executable, f"docs/{name}.py"] for name in pages]
     for command in steps:
         print(*command, flush=True)
         begin = time.monotonic()

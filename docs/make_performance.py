@@ -37,6 +37,8 @@ PAGE = ROOT / "docs" / "performance.md"
 IMAGES = ROOT / "docs" / "images"
 RESULTS = suite.RESULTS
 NOT_MEASURED = "*Not measured yet.*"
+#: The benchmark whose results are on a page of their own, see make_claims.py.
+ELSEWHERE = "claims"
 #: The pictures, and the results on the CPU that each is drawn from.
 SOURCES = {
     "conv": "conv",
@@ -101,6 +103,8 @@ def load(folder: Path) -> Results:
             results.model = content
         elif content.get("benchmark") not in names or content.get("device") not in ("cpu", "cuda"):
             raise ResultError(f"{path} is neither of a benchmark in suite.py nor of a GPU check")
+        elif content["benchmark"] == ELSEWHERE:
+            continue
         elif content["device"] == "cuda":
             results.gpu.append(content)
         else:
@@ -213,6 +217,14 @@ def stale_pictures(results: Path, images: Path) -> list[str]:
     return stale
 
 
+def differs(page: Path, text: str, program: str) -> bool:
+    """Whether a page is not the text, and says which program makes it so."""
+    current = page.is_file() and page.read_text(encoding="utf-8") == text
+    if not current:
+        print(f"{page} is not what the results make: run {program}", file=sys.stderr)
+    return not current
+
+
 def main() -> int:
     """Writes or checks the page; returns the exit status."""
     parser = argparse.ArgumentParser(description="Writes docs/performance.md.")
@@ -225,17 +237,10 @@ def main() -> int:
     if not options.check:
         options.page.write_text(text, encoding="utf-8")
         return 0
-    present = options.page.read_text(encoding="utf-8") if options.page.is_file() else ""
     stale = stale_pictures(options.results, options.images)
     if stale:
         print(f"run python docs/draw_performance.py for {', '.join(stale)}", file=sys.stderr)
-    if present != text:
-        print(
-            f"{options.page} is not what {options.results} makes: "
-            "run python docs/make_performance.py",
-            file=sys.stderr,
-        )
-    return 1 if stale or present != text else 0
+    return int(differs(options.page, text, "python docs/make_performance.py") or bool(stale))
 
 
 if __name__ == "__main__":

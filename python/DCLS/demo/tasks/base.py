@@ -5,7 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple
+from functools import partial
+from typing import ClassVar, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from DCLS.delays import DelayLinear
 
 __all__ = [
     "KINDS",
+    "Connections",
     "Data",
     "DelayTask",
     "Kind",
@@ -107,6 +109,13 @@ class Task(ABC):
         """Returns a name for a kind in the table and the picture."""
 
 
+class Connections(Protocol):
+    """Makes a layer ``(B, T, inputs)`` to ``(B, T, outputs)``."""
+
+    def __call__(self, inputs: int, outputs: int, bias: bool = True) -> DelayLinear:
+        """Returns the layer."""
+
+
 class DelayTask(Task):
     """A task whose networks are made of connections with delays.
 
@@ -116,8 +125,19 @@ class DelayTask(Task):
 
     #: The longest delay, in steps.
     max_delay: ClassVar[int]
+    #: Hidden neurons of a network.
+    neurons: ClassVar[int]
     #: The delays of every connection of the other kinds.
     fixed_delays: ClassVar[Mapping[Kind, Sequence[int]]]
+
+    @abstractmethod
+    def build(self, connections: Connections, neurons: int) -> nn.Module:
+        """Returns a network of these connections, with so many hidden neurons."""
+
+    def network(self, kind: Kind, seed: int) -> nn.Module:
+        """Returns the network of a kind."""
+        torch.manual_seed(seed)
+        return self.build(partial(self.connections, kind), self.neurons)
 
     def connections(self, kind: Kind, inputs: int, outputs: int, bias: bool = True) -> DelayLinear:
         """Returns a layer for ``(B, T, inputs)``, with delays of a kind."""

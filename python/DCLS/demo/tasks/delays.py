@@ -6,8 +6,7 @@ The data is JapaneseVowels (Kudo, Toyama, Shimbo 1999, UCI), from the files in t
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -15,23 +14,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from DCLS.demo.tasks.base import Data, DelayTask, Kind, Recipe, Split, hold_out
+from DCLS.demo.tasks.base import Connections, Data, DelayTask, Kind, Recipe, Split, hold_out
 
 COEFFICIENTS, SPEAKERS = 12, 9
-HIDDEN = 32
 
 
 class Vowels(nn.Module):
     """Two layers of connections with delays, and the mean over the utterance.
 
     Args:
-        connections: makes a layer ``(B, T, inputs)`` to ``(B, T, outputs)`` for two numbers.
+        connections: makes the layers.
+        neurons: between them.
     """
 
-    def __init__(self, connections: Callable[[int, int], nn.Module]) -> None:
+    def __init__(self, connections: Connections, neurons: int) -> None:
         super().__init__()
-        self.first = connections(COEFFICIENTS, HIDDEN)
-        self.second = connections(HIDDEN, SPEAKERS)
+        self.first = connections(COEFFICIENTS, neurons)
+        self.second = connections(neurons, SPEAKERS)
         self.dropout = nn.Dropout(0.2)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -69,7 +68,7 @@ class Delays(DelayTask):
     recipe = Recipe(
         epochs=60, batch_size=32, lr=5e-3, position_lr_scale=20, weight_decay=1e-4, first_width=4.5
     )  # fmt: skip
-    max_delay = 8
+    max_delay, neurons = 8, 32
     fixed_delays: ClassVar[Mapping[Kind, Sequence[int]]] = {"fixed": (0, 4), "plain": (0, 1)}
 
     def load(self, seed: int) -> Data:
@@ -96,7 +95,6 @@ class Delays(DelayTask):
         )
         return Data(*hold_out(training, seed), test)
 
-    def network(self, kind: Kind, seed: int) -> nn.Module:
-        """Returns the network of a kind."""
-        torch.manual_seed(seed)
-        return Vowels(partial(self.connections, kind))
+    def build(self, connections: Connections, neurons: int) -> nn.Module:
+        """Returns the network."""
+        return Vowels(connections, neurons)

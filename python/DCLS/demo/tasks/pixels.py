@@ -5,32 +5,30 @@ The pixel above comes eight steps before. So a network with delays has to learn 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from DCLS.demo.tasks.base import Data, DelayTask, Kind, Recipe
+from DCLS.demo.tasks.base import Connections, Data, DelayTask, Kind, Recipe
 from DCLS.demo.tasks.digits import CLASSES, load_images
-
-NEURONS = 16
 
 
 class PixelNet(nn.Module):
     """Two layers of connections with delays, the mean over the image, a linear classifier.
 
     Args:
-        connections: makes a layer ``(B, T, inputs)`` to ``(B, T, outputs)`` for two numbers.
+        connections: makes the layers.
+        neurons: outputs of each.
     """
 
-    def __init__(self, connections: Callable[[int, int], nn.Module]) -> None:
+    def __init__(self, connections: Connections, neurons: int) -> None:
         super().__init__()
-        self.first = connections(1, NEURONS)
-        self.second = connections(NEURONS, NEURONS)
-        self.norm = nn.LayerNorm(NEURONS)
-        self.head = nn.Linear(NEURONS, CLASSES)
+        self.first = connections(1, neurons)
+        self.second = connections(neurons, neurons)
+        self.norm = nn.LayerNorm(neurons)
+        self.head = nn.Linear(neurons, CLASSES)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Maps ``(B, 64, 1)`` to class scores ``(B, 10)``."""
@@ -49,7 +47,7 @@ class Pixels(DelayTask):
         epochs=15, batch_size=64, lr=1e-2, position_lr_scale=20, weight_decay=1e-3,
         first_width=6,
     )  # fmt: skip
-    max_delay = 24
+    max_delay, neurons = 24, 16
     # Of the regular delays from 2 to 8 apart, 6 were the best on validation examples.
     fixed_delays: ClassVar[Mapping[Kind, Sequence[int]]] = {
         "fixed": (0, 6, 12, 18),
@@ -60,7 +58,6 @@ class Pixels(DelayTask):
         """Loads sequences ``(N, 64, 1)``."""
         return load_images(lambda images: images.flatten(1).unsqueeze(-1), seed)
 
-    def network(self, kind: Kind, seed: int) -> nn.Module:
-        """Returns the network of a kind."""
-        torch.manual_seed(seed)
-        return PixelNet(partial(self.connections, kind))
+    def build(self, connections: Connections, neurons: int) -> nn.Module:
+        """Returns the network."""
+        return PixelNet(connections, neurons)

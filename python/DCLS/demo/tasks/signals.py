@@ -14,13 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from DCLS.delays import DelayLinear
-from DCLS.demo.tasks.base import Data, DelayTask, Kind, Recipe, Split
+from DCLS.demo.tasks.base import Connections, Data, DelayTask, Kind, Recipe, Split
 
 STEPS = 64
 #: The differences in time of the directions, in steps: what arrives at the right ear, less what
 #: arrives at the left one.
 DIFFERENCES = tuple(range(-8, 9, 2))
-NEURONS = 18
 NOISE = 0.5
 COUNTS = {"train": 900, "validation": 450, "test": 1800}
 TEST_SEED = 2**40
@@ -52,8 +51,8 @@ class Ears(nn.Module):
     def __init__(self, delays: DelayLinear) -> None:
         super().__init__()
         self.delays = delays
-        self.norm = nn.LayerNorm(NEURONS)
-        self.head = nn.Linear(NEURONS, len(DIFFERENCES))
+        self.norm = nn.LayerNorm(delays.out_features)
+        self.head = nn.Linear(delays.out_features, len(DIFFERENCES))
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps ``(B, T, 2)`` to the scores of the directions, ``(B, 9)``."""
@@ -70,7 +69,7 @@ class Signals(DelayTask):
     recipe = Recipe(
         epochs=40, batch_size=50, lr=1e-2, position_lr_scale=10, weight_decay=1e-4, first_width=3
     )  # fmt: skip
-    max_delay = 12
+    max_delay, neurons = 12, 18
     fixed_delays: ClassVar[Mapping[Kind, Sequence[int]]] = {"fixed": (0, 8), "plain": (0, 1)}
 
     def load(self, seed: int) -> Data:
@@ -81,7 +80,6 @@ class Signals(DelayTask):
             generate(COUNTS["test"], TEST_SEED),
         )
 
-    def network(self, kind: Kind, seed: int) -> nn.Module:
-        """Returns the network of a kind."""
-        torch.manual_seed(seed)
-        return Ears(self.connections(kind, 2, NEURONS, bias=False))
+    def build(self, connections: Connections, neurons: int) -> nn.Module:
+        """Returns the network."""
+        return Ears(connections(2, neurons, bias=False))
