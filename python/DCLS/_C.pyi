@@ -190,3 +190,27 @@ def im2col_finish(
     workspace: int,
     where: Execution,
 ) -> None: ...
+
+class DelayStep:
+    def __init__(
+        self,
+        dtype: int,
+        steps: int,
+        rows: int,
+        elements: int,
+        inputs: int,
+        delay: int,
+        item: int,
+        weight: int,
+    ) -> None: ...
+    def __call__(
+        self,
+        batch: int,
+        input: int,
+        input_stride: int,
+        batch_stride: int,
+        state: int,
+        arriving: int,
+        next_state: int,
+        num_threads: int,
+    ) -> None: ...

@@ -9,6 +9,7 @@ PYBIND11_MODULE(_C, m, pybind11::mod_gil_not_used()) {
   dcls::bindings::register_runtime(m);
   dcls::bindings::register_construct(m);
   dcls::bindings::register_conv(m);
+  dcls::bindings::register_delay(m);
   dcls::bindings::register_im2col(m);
   dcls::bindings::register_layer(m);
 }

@@ -6,6 +6,7 @@
 
 #include "dcls/construct.hpp"
 #include "dcls/conv.hpp"
+#include "dcls/delay.hpp"
 #include "dcls/im2col.hpp"
 #include "dcls/layer.hpp"
 
@@ -44,5 +45,7 @@ void im2col_backward(const Im2colArgs& args, const void* grad_columns, const Im2
                      int num_threads);
 void im2col_finish(const Im2colArgs& args, const void* sums, std::int64_t parts,
                    void* grad_position, void* grad_sigma, int num_threads);
+
+void delay_step(const DelayPlan& plan, const DelayTensors& tensors, int num_threads);
 
 }  // namespace dcls::cpu

@@ -14,7 +14,7 @@ from DCLS import _checks
 from DCLS._types import Device, Method, Padding, Version
 from DCLS.delays._base import InitDelays, _DelayLayer, positive
 from DCLS.delays._layout import LAYOUTS
-from DCLS.delays.step import Taps, check_state, with_state
+from DCLS.delays.step import Taps, check_state, send, with_state
 from DCLS.nn.builders import ConstructKernel2_1d, ConstructKernel3_1d
 from DCLS.nn.subclassing import _DclsN_Md
 
@@ -185,11 +185,13 @@ class _DelayConv(_DelayLayer, _DclsN_Md):
         send = Planes(by_step, self._space_padding(), self.stride[: self._space], self.groups)
         return Taps(None, send, None)
 
-    def _advance(self, input: Tensor, state: Tensor, taps: Taps) -> tuple[Tensor, Tensor]:
-        pending = taps.send.onto(state, input)
-        if self.bias is None:
-            return pending[0], pending[1:]
-        return pending[0] + self.bias.view(-1, *(1,) * self._space), pending[1:]
+    def _advance(
+        self, input: Tensor, state: Tensor, taps: Taps, in_place: bool
+    ) -> tuple[Tensor, Tensor]:
+        output, state = send(taps.send, state, input, in_place)
+        if self.bias is not None:
+            output = output + self.bias.view(-1, *(1,) * self._space)
+        return output, state
 
     def _describe(self) -> Iterator[str]:
         yield f"{self.in_channels}, {self.out_channels}"

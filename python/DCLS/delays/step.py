@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from DCLS._checks import check_tensors, integer
+from DCLS._native.delay import WholeDelays
 from DCLS._spec import SIGMA_VERSIONS
 from DCLS.delays._layout import time_axis
 from DCLS.functional import construct_kernel
@@ -67,6 +68,7 @@ class Jumps(NamedTuple):
 
     targets: Tensor
     gain: float
+    whole: WholeDelays
 
     def onto(self, state: Tensor, values: Tensor) -> Tensor:
         """Sends ``values`` (channels * count, batch)."""
@@ -87,6 +89,7 @@ class Bags(NamedTuple):
     items: Tensor
     starts: Tensor
     weights: Tensor
+    whole: WholeDelays
 
     def onto(self, state: Tensor, values: Tensor) -> Tensor:
         """Sends ``values`` (inputs, batch)."""
@@ -103,6 +106,15 @@ class Bags(NamedTuple):
             per_sample_weights=self.weights,
         )
         return with_state(sums.view(len(state) + 1, *state.shape[1:]), state)
+
+
+def send(way: Any, state: Tensor, values: Tensor, in_place: bool) -> tuple[Tensor, Tensor]:
+    """Sends values; returns what arrives now, and the state, in the old one's memory if asked."""
+    whole = way.whole if isinstance(way, (Jumps, Bags)) else None
+    if whole is not None and whole.takes(state, values):
+        return whole.onto(state, values, in_place)
+    pending = way.onto(state, values)
+    return pending[0], state.copy_(pending[1:]) if in_place else pending[1:]
 
 
 class Taps(NamedTuple):
@@ -178,21 +190,52 @@ class StepForm(_DclsModule):
             TypeError: an argument has a wrong type.
             ValueError: a shape does not fit, or the layer is not causal.
         """
+        return self._checked_step(input, state, taps, False)
+
+    def step_(self, input: Tensor, state: Tensor, taps: Taps | None = None) -> Tensor:
+        """Takes the input of one step as ``step`` does, and writes the new state over the old one.
+
+        It saves new memory for the state at each step. There are no gradients: the old state would
+        be needed for them.
+
+        Args:
+            input: as of ``step``.
+            state: as of ``step``, overwritten.
+            taps: as of ``step``.
+
+        Returns:
+            The output, as of ``step``.
+
+        Raises:
+            TypeError: an argument has a wrong type.
+            ValueError: a shape does not fit, or the layer is not causal.
+            RuntimeError: a gradient is wanted. Call it under ``torch.no_grad()``.
+        """
+        check_tensors(input=input, state=state)
+        if torch.is_grad_enabled() and self._any_requires_grad([input, state, *self.parameters()]):
+            raise RuntimeError("step_ has no gradients: call it under torch.no_grad(), or step")
+        return self._checked_step(input, state, taps, True)[0]
+
+    def _checked_step(
+        self, input: Tensor, state: Tensor, taps: Taps | None, in_place: bool
+    ) -> tuple[Tensor, Tensor]:
         self._refuse_the_future()
         check_tensors(input=input, state=state)
         if taps is not None and not isinstance(taps, Taps):
             raise TypeError(f"taps must be what taps() returned, got {type(taps).__name__}")
         self._check_step(input, state)
         taps = self._taps_now() if taps is None else taps
-        return self._advance(input, state, taps)
+        return self._advance(input, state, taps, in_place)
 
-    def _advance(self, input: Tensor, state: Tensor, taps: Taps) -> tuple[Tensor, Tensor]:
+    def _advance(
+        self, input: Tensor, state: Tensor, taps: Taps, in_place: bool
+    ) -> tuple[Tensor, Tensor]:
         """Adds what the input sends; returns what arrives now, and the rest."""
-        values = input.T if taps.before is None else taps.before @ input.T
-        pending = taps.send.onto(state, values)
-        output = pending[0] if taps.after is None else taps.after @ pending[0]
-        output = output.T if self.bias is None else output.T + self.bias
-        return output, pending[1:]
+        values = input if taps.before is None else F.linear(input, taps.before)
+        arriving, state = send(taps.send, state, values.T, in_place)
+        output = arriving.T if taps.after is None else F.linear(arriving.T, taps.after)
+        bias = self.bias
+        return output if bias is None else output + bias, state
 
     def taps(self) -> Taps:
         """Returns what ``step`` needs of the parameters, differentiable in them.
@@ -269,8 +312,12 @@ class StepForm(_DclsModule):
         (size,) = self.dilated_kernel_size
         channels = P.shape[1]
         if delays is not None:
+            gain = self._gain()
             rows = torch.arange(channels, device=P.device)[:, None]
-            return Jumps((delays * channels + rows).flatten(), self._gain())
+            weight = torch.full(delays.shape, gain, dtype=self.weight.dtype, device=P.device)
+            values = torch.arange(delays.numel(), device=P.device).view_as(delays)
+            whole = WholeDelays(delays, values, weight, delays.numel(), size)
+            return Jumps((delays * channels + rows).flatten(), gain, whole)
         lines = construct_kernel(
             torch.ones_like(P[0]).unsqueeze(-1),
             *of_channels(P, SIG),
@@ -300,11 +347,13 @@ def bags(delays: Tensor, weight: Tensor, steps: int, gain: float) -> Bags:
     numbers = torch.arange(max(outputs, inputs), device=delays.device)
     targets = (delays * outputs + numbers[:outputs, None, None]).flatten()
     order = targets.argsort(stable=True)
-    items = numbers[None, :inputs, None].expand(outputs, inputs, count).flatten()[order]
+    every_item = numbers[None, :inputs, None].expand(outputs, inputs, count).flatten(1)
+    items = every_item.flatten()[order]
     every = torch.arange(steps * outputs, device=delays.device)
     starts = torch.searchsorted(targets[order], every)
     weight = (weight * gain).contiguous()
-    return Bags(weight, targets, items, starts, weight.flatten()[order])
+    whole = WholeDelays(delays.flatten(1), every_item, weight.flatten(1), inputs, steps)
+    return Bags(weight, targets, items, starts, weight.flatten()[order], whole)
 
 
 Carry = tuple[Any, Tensor, Tensor]
