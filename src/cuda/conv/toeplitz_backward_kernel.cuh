@@ -2,7 +2,8 @@
 
 // Gradient of the kernel on tensor cores: see toeplitz_plan.hpp. The rows of the tile are the depth
 // of the products, 16 columns of the gradient of the output their rows, and 8 columns of the input
-// their columns.
+// their columns. So both are read transposed. ldmatrix does that to values of 16 bits; those of
+// TF32 are read one by one.
 
 #include <cmath>
 #include <cstdint>
@@ -39,7 +40,50 @@ template <typename Storage>
 __device__ constexpr std::uint32_t ones() {
   return std::is_same_v<Storage, Half> ? 0x3c003c00u : 0x3f803f80u;
 }
-__device__ __forceinline__ bool is_finite(float value) { return value - value == 0.0f; }
+
+/// Column blocks 2 p and, if there is one, 2 p + 1 of `target`, which is the tile at the first row
+/// of a step, as rows of a product. Adds their columns to `totals`.
+template <bool kTwo, typename Storage>
+__device__ __forceinline__ void load_gradient(const Storage* target, int pitch, int p,
+                                              std::uint32_t (&gradient)[4], float (&totals)[4]) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  target += 2 * p * kBlock;
+  if constexpr (sizeof(Storage) == 4) {
+    target += lane % 4 * pitch + lane / 4;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const float value = kTwo || i % 2 == 0 ? target[i / 2 * 4 * pitch + i % 2 * kBlock] : 0.0f;
+      totals[0] += value;  // before it is rounded
+      gradient[i] = to_tf32(value);
+    }
+  } else {
+    if constexpr (kTwo) {
+      // Four matrices: the two of 16 columns, for rows 0 to 7, then for rows 8 to 15.
+      ldmatrix_transposed(gradient,
+                          target + (lane % 8 + lane / 16 * 8) * pitch + lane / 8 % 2 * kBlock);
+    } else {
+      std::uint32_t half[2];
+      ldmatrix_transposed(half, target + lane % 16 * pitch);
+      gradient[0] = half[0], gradient[2] = half[1];
+      gradient[1] = gradient[3] = 0;
+    }
+    constexpr std::uint32_t kOne = ones<Storage>();
+    constexpr std::uint32_t kOnes[2] = {kOne, kOne};
+    mma<Storage>(totals, gradient, kOnes);
+  }
+}
+
+/// What this lane has of the sum of a tile's target: all lanes together have all of it.
+template <typename Storage>
+__device__ __forceinline__ float lane_total(const float (&totals)[4]) {
+  if constexpr (sizeof(Storage) == 4) return totals[0];
+  // Each of the 8 columns of the products has the totals; lanes 4 i have the first.
+  return threadIdx.x % 4 == 0 ? totals[0] + totals[2] : 0.0f;
+}
+
+/// Rows of the source of which a lane reads: of both matrices of a block.
+template <typename Storage>
+inline constexpr int kLaneRows = 2 / kPerRegister<Storage>;
 
 /// Adds the products of one tile: sum[r][d] is that of kernel row r of the unit, of 16 columns of
 /// the target from 16 p on and the 8 columns of the source in block 2 p + d, for all p. `rows` are
@@ -53,31 +97,24 @@ __device__ __forceinline__ void add_gradients(const Storage* source, const std::
                                               float (&sum)[kGradientRows][kBlocks + 1][4],
                                               float (&totals)[4]) {
   constexpr int kPairs = (kTiles + 1) / 2;
+  constexpr int kDepth = gradient_depth(sizeof(Storage)), kRows = kLaneRows<Storage>;
   const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int row = lane % 16;  // of the depth: of both matrices of a block of the source
-  // Four matrices of the target: the two of 16 columns, for rows 0 to 7, then for rows 8 to 15.
-  const Storage* const quad =
-      target + (lane % 8 + lane / 16 * 8) * target_pitch + lane / 8 % 2 * kBlock;
-  const Storage* const pair = target + row * target_pitch;  // two, of the last 8 columns
   for (int step = 0; step < steps; ++step) {
-    const int first = step * 16 * target_pitch;
+    const Storage* const first = target + step * kDepth * target_pitch;
     std::uint32_t gradient[kPairs][4];
 #pragma unroll
-    for (int p = 0; p < kPairs; ++p) {
-      if (2 * p + 1 < kTiles) {
-        ldmatrix_transposed(gradient[p], quad + first + 2 * p * kBlock);
-      } else {
-        std::uint32_t half[2];
-        ldmatrix_transposed(half, pair + first + 2 * p * kBlock);
-        gradient[p][0] = half[0], gradient[p][2] = half[1];
-        gradient[p][1] = gradient[p][3] = 0;
-      }
+    for (int p = 0; p < kTiles / 2; ++p) {
+      load_gradient<true>(first, target_pitch, p, gradient[p], totals);
     }
-    constexpr std::uint32_t kOne = ones<Storage>();
-    constexpr std::uint32_t kOnes[2] = {kOne, kOne};
+    if constexpr (kTiles % 2 != 0) {
+      load_gradient<false>(first, target_pitch, kPairs - 1, gradient[kPairs - 1], totals);
+    }
+    int from[kRows];
 #pragma unroll
-    for (int p = 0; p < kPairs; ++p) mma<Storage>(totals, gradient[p], kOnes);
-    const Storage* from = source + places[step * 16 + row];
+    for (int i = 0; i < kRows; ++i) {
+      const int row = kRows == 1 ? lane % kDepth : lane % 4 + 4 * i;
+      from[i] = places[step * kDepth + row] + (kRows == 1 ? 0 : lane / 4);
+    }
 #pragma unroll
     for (int r = 0; r < kGradientRows; ++r) {
       if (r < rows) {  // the same in all lanes
@@ -85,7 +122,14 @@ __device__ __forceinline__ void add_gradients(const Storage* source, const std::
         for (int block = 0; block < kTiles + kBlocks - 1; ++block) {
           if (block < begin || block >= end) continue;
           std::uint32_t columns[2];
-          ldmatrix_transposed(columns, from + block * kBlock);
+          if constexpr (kRows == 1) {
+            ldmatrix_transposed(columns, source + from[0] + block * kBlock);
+          } else {
+#pragma unroll
+            for (int i = 0; i < kRows; ++i) {
+              columns[i] = numeric::bit_cast<std::uint32_t>(source[from[i] + block * kBlock]);
+            }
+          }
 #pragma unroll
           for (int p = 0; p < kPairs; ++p) {
             const int d = block - 2 * p;
@@ -94,7 +138,8 @@ __device__ __forceinline__ void add_gradients(const Storage* source, const std::
           }
         }
       }
-      from += pitch;
+#pragma unroll
+      for (int i = 0; i < kRows; ++i) from[i] += pitch;
     }
   }
 }
@@ -130,8 +175,10 @@ __global__ void __launch_bounds__(kToeplitzThreads, 2)
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int slot = warp / plan.block_units;
   const int rows = plan.planes * plan.rows;
-  const int steps = (rows + 15) / 16;
-  for (int m = static_cast<int>(threadIdx.x); m < 16 * steps; m += static_cast<int>(blockDim.x)) {
+  constexpr int kDepth = gradient_depth(sizeof(Storage));
+  const int steps = (rows + kDepth - 1) / kDepth;
+  for (int m = static_cast<int>(threadIdx.x); m < kDepth * steps;
+       m += static_cast<int>(blockDim.x)) {
     const int at = existing_row(m, rows);  // those behind the last one meet zeros of the target
     places[m] = at / plan.rows * plan.plane_pitch + at % plan.rows * plan.pitch;
   }
@@ -160,13 +207,15 @@ __global__ void __launch_bounds__(kToeplitzThreads, 2)
       // Whole planes overwrite the planes of the last tile: the zeros around them stay.
       const bool whole = plan.tiles_y * plan.tiles_x == 1 && at.image + plan.planes <= plan.batch;
       if (tile == place.tile || !whole) {
-        clear_shared(shared, plan.slots * (plan.slot_pitch + plan.target_slot) * 2);
+        clear_shared(shared, plan.slots * (plan.slot_pitch + plan.target_slot) *
+                                 static_cast<int>(sizeof(Storage)));
         __syncthreads();
       }
       load_tile(plan, source_tile(plan, at, begin, end), from_source, place.channels, shared);
       load_tile(plan, target_tile(plan, at, plan.target_slot), from_target, place.channels,
                 targets);
       copy_async_wait<0>();
+      round_operands(shared, plan.slots * plan.slot_pitch);
       __syncthreads();
       if (!active) continue;
       add_gradients<kTiles, kBlocks>(shared + slot * plan.slot_pitch + first_row * plan.pitch +
@@ -179,10 +228,9 @@ __global__ void __launch_bounds__(kToeplitzThreads, 2)
     if (active) {
       // Blocks that are left out hold zeros, which an infinite gradient makes NaN: then
       // conv_kernel_finish, or layer_finish, computes the cells anew.
-      const bool finite = is_finite(totals[0]) && is_finite(totals[2]);
-      const float all = __all_sync(kFullWarp, finite ? 1 : 0) != 0 ? 0.0f : NAN;
-      // Each of the 8 columns of the products has the totals; lanes 4 i have the first.
-      const float total = group_sum<kWarp>(lane % 4 == 0 ? totals[0] + totals[2] : 0.0f);
+      const float own = lane_total<Storage>(totals);
+      const float all = __any_sync(kFullWarp, is_special(own) ? 1 : 0) == 0 ? 0.0f : NAN;
+      const float total = group_sum<kWarp>(own);
       if (bias != nullptr && unit == 0 && lane == 0) {
         bias[std::int64_t{place.split} * plan.channels + place.channel + slot] = total;
       }

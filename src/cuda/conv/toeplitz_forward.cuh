@@ -11,35 +11,46 @@
 
 namespace dcls::cuda {
 
-/// Adds the products of `rows` kernel rows. `row` is this lane's row of the tile, for the first of
-/// them, at the first block of columns that a product may read; blocks `begin` to `end` - 1 are in
-/// the tile, others are zeros. `lines` are this slot's, from this lane's word on.
+/// How often a warp loads a block of columns of its 32 rows: 16 bytes of as many rows as a load
+/// has, or the two halves of 32 bytes.
+template <typename Storage>
+inline constexpr int kRowLoads = 2 / kPerRegister<Storage>;
+
+/// Adds the products of `rows` kernel rows. `from` and `shift` are what this lane loads of the tile
+/// for the first of them, at the first block of columns that a product may read; blocks `begin` to
+/// `end` - 1 are in the tile, others are zeros. `lines` are this slot's, from this lane's word on.
 template <int kTiles, int kBlocks, typename Storage>
-__device__ __forceinline__ void add_products(const Storage* row, int pitch, int rows, int begin,
-                                             int end, const std::uint32_t* lines,
+__device__ __forceinline__ void add_products(const Storage* const (&from)[kRowLoads<Storage>],
+                                             int shift, int pitch, int rows, int begin, int end,
+                                             const std::uint32_t* lines,
                                              float (&sum)[2][kTiles][4]) {
+  constexpr int kB = 2 / kPerRegister<Storage>, kA = 2 * kB;  // registers of a fragment
   for (int r = 0; r < rows; ++r) {
-    std::uint32_t matrix[kBlocks];
+    std::uint32_t matrix[kBlocks][kB];
 #pragma unroll
-    for (int k = 0; k < kBlocks; ++k) matrix[k] = lines[k * (kBlock / 2)];
+    for (int k = 0; k < kBlocks * kB; ++k) matrix[k / kB][k % kB] = lines[k * 4];
 #pragma unroll
     for (int block = 0; block < kTiles + kBlocks - 1; ++block) {
       if (block < begin || block >= end) continue;  // the same in all threads
-      std::uint32_t columns[4];                     // two registers for each 16 rows
-      ldmatrix(columns, row + block * kBlock);
+      std::uint32_t columns[kRowLoads<Storage>][4];
+#pragma unroll
+      for (int l = 0; l < kRowLoads<Storage>; ++l) {
+        ldmatrix(columns[l], from[l] + shift + block * kBlock);
+      }
 #pragma unroll
       for (int k = 0; k < kBlocks; ++k) {
         const int tile = block - k;
         if (tile < 0 || tile >= kTiles) continue;
-        const std::uint32_t b[1] = {matrix[k]};
 #pragma unroll
         for (int m = 0; m < 2; ++m) {
-          const std::uint32_t a[2] = {columns[2 * m], columns[2 * m + 1]};
-          mma<Storage>(sum[m][tile], a, b);
+          std::uint32_t a[kA];
+#pragma unroll
+          for (int i = 0; i < kA; ++i) a[i] = columns[(m * kA + i) / 4][(m * kA + i) % 4];
+          mma<Storage>(sum[m][tile], a, matrix[k]);
         }
       }
     }
-    row += pitch;
+    shift += pitch;
     lines += line_words(kBlocks);
   }
 }
@@ -120,12 +131,18 @@ __global__ void __launch_bounds__(kToeplitzThreads, 2)
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int slot = warp / plan.slot_warps;
   const int first_row = warp % plan.slot_warps * kWarpRows;
-  const int row = existing_row(first_row + lane, plan.planes * plan.rows);  // of this lane
   Storage* const own = shared + slot * plan.slot_pitch;
-  const Storage* const from =
-      own + row / plan.rows * plan.plane_pitch + row % plan.rows * plan.pitch;
+  constexpr int kLoadRows = kWarpRows / kRowLoads<Storage>;
+  const Storage* from[kRowLoads<Storage>];  // what this lane loads of the tile
+#pragma unroll
+  for (int l = 0; l < kRowLoads<Storage>; ++l) {
+    const int row =
+        existing_row(first_row + l * kLoadRows + lane % kLoadRows, plan.planes * plan.rows);
+    from[l] = own + row / plan.rows * plan.plane_pitch + row % plan.rows * plan.pitch +
+              lane / kLoadRows * (kBlock / 2);
+  }
   const std::uint32_t* const own_lines =
-      lines + slot * plan.kernel_rows * line_words(kBlocks) + lane_word<kBlocks>(lane);
+      lines + slot * plan.kernel_rows * line_words(kBlocks) + lane_word<Storage, kBlocks>(lane);
 
   for (auto item = static_cast<std::int32_t>(blockIdx.x); item < toeplitz_blocks(plan);
        item += static_cast<std::int32_t>(gridDim.x)) {
@@ -134,7 +151,7 @@ __global__ void __launch_bounds__(kToeplitzThreads, 2)
     const Storage* const from_source =
         source +
         place.channel * channel_pitch(plan, std::int64_t{plan.source_height} * plan.source_width);
-    clear_shared(shared, plan.slots * plan.slot_pitch * 2);
+    clear_shared(shared, plan.slots * plan.slot_pitch * static_cast<int>(sizeof(Storage)));
     __syncthreads();
     load_tile(plan, source_tile(plan, place, begin, end), from_source, place.channels, shared);
     const bool active = slot < place.channels;
@@ -160,11 +177,14 @@ __global__ void __launch_bounds__(kToeplitzThreads, 2)
         special =
             build_lines<kBlocks>(plan, cells, place.channels, r, rows, chunk * kBlocks, lines) ||
             special;
-        if (chunk + r == 0) copy_async_wait<0>();
+        if (chunk + r == 0) {
+          copy_async_wait<0>();
+          round_operands(shared, plan.slots * plan.slot_pitch);
+        }
         __syncthreads();
         if (!active) continue;
         const int block = chunk * kBlocks;
-        add_products<kTiles, kBlocks>(from + r * plan.pitch + (block - begin) * kBlock, plan.pitch,
+        add_products<kTiles, kBlocks>(from, r * plan.pitch + (block - begin) * kBlock, plan.pitch,
                                       rows, begin - block, end - block, own_lines, sum);
       }
     }
@@ -191,9 +211,8 @@ __global__ void __launch_bounds__(kToeplitzThreads, 2)
 #pragma unroll
           for (int half = 0; half < 2; ++half) {
             const int at = first_row + 16 * m + 8 * half + lane / 4;
-            auto* const to = reinterpret_cast<std::uint32_t*>(own + at * plan.target_pitch +
-                                                              tile * kBlock + lane % 4 * 2);
-            *to = pack<Storage>(sum[m][tile][2 * half], sum[m][tile][2 * half + 1]);
+            store_pair(own + at * plan.target_pitch + tile * kBlock + lane % 4 * 2,
+                       sum[m][tile][2 * half], sum[m][tile][2 * half + 1]);
           }
         }
       }

@@ -20,24 +20,28 @@
 
 namespace dcls::cuda {
 
-/// Values of 16 bits in the 16 bytes that ldmatrix loads of a row: one block of columns.
+/// One block of columns: those of a product of the target, and its depth.
 inline constexpr int kBlock = 8;
+/// Bytes that ldmatrix loads of a row.
+inline constexpr int kLoadBytes = 16;
 /// Rows of a warp: two products of 16.
 inline constexpr int kWarpRows = 32;
 inline constexpr int kToeplitzWarps = 8;
 inline constexpr int kToeplitzThreads = 32 * kToeplitzWarps;
-/// Channels of a block in channels_last: 16 bytes of a pixel.
-inline constexpr int kToeplitzSlots = 8;
+/// Channels of a block in channels_last, of values of so many bytes: 16 bytes of a pixel.
+DCLS_HD constexpr int toeplitz_slots(int bytes) { return kLoadBytes / bytes; }
 
-/// Words of a kernel row in shared memory. A register of T_r holds two cells, c and c + 1, and each
-/// lane, column block and row of T_r has its own c. So a line is the row with zeros around it,
-/// twice: as pairs from an even place on, and as pairs from an odd one.
+/// Words of a kernel row in shared memory. A register of T_r holds two cells of 16 bits, c and c +
+/// 1, and each lane, column block and row of T_r has its own c. So a line is the row with zeros
+/// around it, twice: as pairs from an even place on, and as pairs from an odd one. A register holds
+/// one cell of TF32: there the line is the row once.
 DCLS_HD constexpr int line_words(int column_blocks) { return 2 * (column_blocks + 1) * kBlock / 2; }
 
 struct ToeplitzPlan {
   std::int32_t batch, channels;
   std::int32_t source_height, source_width, target_height, target_width;
   std::int32_t kernel_height, kernel_width;
+  std::int32_t bytes;    ///< of a value
   std::int32_t padding;  ///< rows of zeros above the source
   bool mirrored;         ///< the kernel, for the gradient of the input
   bool channels_last;
@@ -54,6 +58,7 @@ struct ToeplitzPlan {
   // Channels.
   std::int32_t slots, slot_warps;  ///< of a block, and warps of each
   // Shared memory, in values.
+  std::int32_t unit;  ///< rows of the source are an odd number of units apart
   std::int32_t pitch, plane_pitch, slot_pitch, target_pitch;
   std::int32_t copy, store;  ///< values that are copied at once
   // Blocks.
@@ -66,6 +71,8 @@ struct ToeplitzPlan {
 inline constexpr int kGradientRows = 3;
 /// Rows of a tile there, at most.
 inline constexpr int kGradientTileRows = 128;
+/// Rows of the tile that a product of values of so many bytes adds up there.
+DCLS_HD constexpr int gradient_depth(int bytes) { return 32 / bytes; }
 
 /// Of the gradient of the kernel: `source` is the input, `target` the gradient of the output. A
 /// unit is kGradientRows kernel rows and one chunk of columns, and is one warp's.
