@@ -10,6 +10,7 @@
 #include "check.hpp"
 #include "conv_problem.hpp"
 #include "cuda/conv/toeplitz_launch.cuh"
+#include "cuda/layer/layer_plan.hpp"
 #include "cuda_host/schedules.hpp"
 
 using namespace dcls;
@@ -390,6 +391,17 @@ TEST(float32_is_covered_only_where_it_may_be_rounded) {
   CHECK(cuda::toeplitz_covers(args));
   args.dtype = DType::kFloat64;
   CHECK(!cuda::toeplitz_covers(args));
+}
+
+TEST(what_a_layer_saves_tells_whether_it_was_rounded) {
+  LayerArgs layer;
+  layer.conv = conv_args(2, 8, 8, 8, {6, 16}, {3, 5}, {1, 2});
+  layer.construct.rows = 8;
+  layer.for_input = true;
+  CHECK_EQ(cuda::LayerPlan(layer, false).saved() % 256, 0u);
+  CHECK_EQ(cuda::LayerPlan(layer, true).saved() % 256, 8u);
+  layer.conv.dtype = DType::kBFloat16;
+  CHECK_EQ(cuda::LayerPlan(layer, true).saved() % 256, 0u);
 }
 
 namespace {
