@@ -2,8 +2,7 @@
 
 // Gradient of the kernel on tensor cores: see toeplitz_plan.hpp. The rows of the tile are the depth
 // of the products, 16 columns of the gradient of the output their rows, and 8 columns of the input
-// their columns. So both are read transposed. ldmatrix does that to values of 16 bits; those of
-// TF32 are read one by one.
+// their columns. So both are read transposed.
 
 #include <cmath>
 #include <cstdint>
@@ -35,55 +34,93 @@ struct ToeplitzKernelPlace {
   }
 };
 
-/// Two ones of 16 bits.
+/// What a lane loads of the gradient of the output, whose first row is at `target`: columns of one
+/// step's rows, as rows of a product. ldmatrix transposes values of 16 bits.
 template <typename Storage>
-__device__ constexpr std::uint32_t ones() {
-  return std::is_same_v<Storage, Half> ? 0x3c003c00u : 0x3f803f80u;
-}
+struct GradientRows {
+  const Storage *quad, *pair;
 
-/// Column blocks 2 p and, if there is one, 2 p + 1 of `target`, which is the tile at the first row
-/// of a step, as rows of a product. Adds their columns to `totals`.
-template <bool kTwo, typename Storage>
-__device__ __forceinline__ void load_gradient(const Storage* target, int pitch, int p,
-                                              std::uint32_t (&gradient)[4], float (&totals)[4]) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  target += 2 * p * kBlock;
-  if constexpr (sizeof(Storage) == 4) {
-    target += lane % 4 * pitch + lane / 4;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const float value = kTwo || i % 2 == 0 ? target[i / 2 * 4 * pitch + i % 2 * kBlock] : 0.0f;
-      totals[0] += value;  // before it is rounded
-      gradient[i] = to_tf32(value);
-    }
-  } else {
-    if constexpr (kTwo) {
+  __device__ __forceinline__ GradientRows(const Storage* target, int pitch, int lane)
       // Four matrices: the two of 16 columns, for rows 0 to 7, then for rows 8 to 15.
-      ldmatrix_transposed(gradient,
-                          target + (lane % 8 + lane / 16 * 8) * pitch + lane / 8 % 2 * kBlock);
-    } else {
-      std::uint32_t half[2];
-      ldmatrix_transposed(half, target + lane % 16 * pitch);
-      gradient[0] = half[0], gradient[2] = half[1];
-      gradient[1] = gradient[3] = 0;
-    }
-    constexpr std::uint32_t kOne = ones<Storage>();
-    constexpr std::uint32_t kOnes[2] = {kOne, kOne};
-    mma<Storage>(totals, gradient, kOnes);
+      : quad(target + (lane % 8 + lane / 16 * 8) * pitch + lane / 8 % 2 * kBlock),
+        pair(target + lane % 16 * pitch) {}  // two, of the last 8 columns
+
+  /// Two blocks of columns from `column` on, or one. The step begins at `at`.
+  __device__ __forceinline__ void load(int at, int column, std::uint32_t (&to)[4]) const {
+    ldmatrix_transposed(to, quad + at + column);
   }
-}
+  __device__ __forceinline__ void load(int at, int column, std::uint32_t (&to)[2]) const {
+    ldmatrix_transposed(to, pair + at + column);
+  }
+  /// Adds the columns to `totals`: each of the 8 columns of the products has the totals.
+  static __device__ __forceinline__ void add(std::uint32_t (&rows)[4], float (&totals)[4]) {
+    constexpr std::uint32_t kOne = std::is_same_v<Storage, Half> ? 0x3c003c00u : 0x3f803f80u;
+    constexpr std::uint32_t kOnes[2] = {kOne, kOne};
+    mma<Storage>(totals, rows, kOnes);
+  }
+  /// So many lanes have the same totals.
+  static constexpr int kOwners = 4;
+};
+/// Values of 32 bits are read one by one.
+template <>
+struct GradientRows<float> {
+  const float* own;
+  int below;  // 4 rows
 
-/// What this lane has of the sum of a tile's target: all lanes together have all of it.
-template <typename Storage>
-__device__ __forceinline__ float lane_total(const float (&totals)[4]) {
-  if constexpr (sizeof(Storage) == 4) return totals[0];
-  // Each of the 8 columns of the products has the totals; lanes 4 i have the first.
-  return threadIdx.x % 4 == 0 ? totals[0] + totals[2] : 0.0f;
-}
+  __device__ __forceinline__ GradientRows(const float* target, int pitch, int lane)
+      : own(target + lane % 4 * pitch + lane / 4), below(4 * pitch) {}
 
-/// Rows of the source of which a lane reads: of both matrices of a block.
+  template <int kCount>
+  __device__ __forceinline__ void load(int at, int column, std::uint32_t (&to)[kCount]) const {
+    constexpr int kOfRow = kCount / 2;
+    const float* const from = own + at + column;
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      to[i] =
+          numeric::bit_cast<std::uint32_t>(from[i / kOfRow * below + i % kOfRow * kBlock]);
+    }
+  }
+  /// Rounds what it has added.
+  static __device__ __forceinline__ void add(std::uint32_t (&rows)[4], float (&totals)[4]) {
+#pragma unroll
+    for (std::uint32_t& bits : rows) {
+      const auto value = numeric::bit_cast<float>(bits);
+      totals[0] += value;
+      bits = to_tf32(value);
+    }
+  }
+  static constexpr int kOwners = 1;
+};
+__device__ __forceinline__ bool is_finite(float value) { return value - value == 0.0f; }
+
+/// What a lane loads of the rows of the source that a step meets, which are `places`, from `at`
+/// on, behind `source`: one block of columns as a product's second factor.
 template <typename Storage>
-inline constexpr int kLaneRows = 2 / kPerRegister<Storage>;
+struct SourceRows {
+  const Storage* row;
+
+  __device__ __forceinline__ SourceRows(const Storage* source, const std::int32_t* places, int at,
+                                        int lane)
+      : row(source + places[at + lane % 16]) {}  // of both matrices of a block
+  __device__ __forceinline__ void move(int values) { row += values; }
+  __device__ __forceinline__ void load(int column, std::uint32_t (&to)[2]) const {
+    ldmatrix_transposed(to, row + column);
+  }
+};
+template <>
+struct SourceRows<float> {
+  const float* own;
+  int first, second;
+
+  __device__ __forceinline__ SourceRows(const float* source, const std::int32_t* places, int at,
+                                        int lane)
+      : own(source + lane / 4), first(places[at + lane % 4]), second(places[at + lane % 4 + 4]) {}
+  __device__ __forceinline__ void move(int values) { first += values, second += values; }
+  __device__ __forceinline__ void load(int column, std::uint32_t (&to)[2]) const {
+    to[0] = numeric::bit_cast<std::uint32_t>(own[first + column]);
+    to[1] = numeric::bit_cast<std::uint32_t>(own[second + column]);
+  }
+};
 
 /// Adds the products of one tile: sum[r][d] is that of kernel row r of the unit, of 16 columns of
 /// the target from 16 p on and the 8 columns of the source in block 2 p + d, for all p. `rows` are
@@ -96,25 +133,26 @@ __device__ __forceinline__ void add_gradients(const Storage* source, const std::
                                               int steps, int rows, int begin, int end,
                                               float (&sum)[kGradientRows][kBlocks + 1][4],
                                               float (&totals)[4]) {
-  constexpr int kPairs = (kTiles + 1) / 2;
-  constexpr int kDepth = gradient_depth(sizeof(Storage)), kRows = kLaneRows<Storage>;
+  constexpr int kPairs = (kTiles + 1) / 2, kDepth = gradient_depth(sizeof(Storage));
   const int lane = static_cast<int>(threadIdx.x) % 32;
+  const GradientRows<Storage> gradients(target, target_pitch, lane);
   for (int step = 0; step < steps; ++step) {
-    const Storage* const first = target + step * kDepth * target_pitch;
+    const int first = step * kDepth * target_pitch;
     std::uint32_t gradient[kPairs][4];
 #pragma unroll
-    for (int p = 0; p < kTiles / 2; ++p) {
-      load_gradient<true>(first, target_pitch, p, gradient[p], totals);
+    for (int p = 0; p < kPairs; ++p) {
+      if (2 * p + 1 < kTiles) {
+        gradients.load(first, 2 * p * kBlock, gradient[p]);
+      } else {
+        std::uint32_t half[2];
+        gradients.load(first, 2 * p * kBlock, half);
+        gradient[p][0] = half[0], gradient[p][2] = half[1];
+        gradient[p][1] = gradient[p][3] = 0;
+      }
     }
-    if constexpr (kTiles % 2 != 0) {
-      load_gradient<false>(first, target_pitch, kPairs - 1, gradient[kPairs - 1], totals);
-    }
-    int from[kRows];
 #pragma unroll
-    for (int i = 0; i < kRows; ++i) {
-      const int row = kRows == 1 ? lane % kDepth : lane % 4 + 4 * i;
-      from[i] = places[step * kDepth + row] + (kRows == 1 ? 0 : lane / 4);
-    }
+    for (int p = 0; p < kPairs; ++p) gradients.add(gradient[p], totals);
+    SourceRows<Storage> from(source, places, step * kDepth, lane);
 #pragma unroll
     for (int r = 0; r < kGradientRows; ++r) {
       if (r < rows) {  // the same in all lanes
@@ -122,14 +160,7 @@ __device__ __forceinline__ void add_gradients(const Storage* source, const std::
         for (int block = 0; block < kTiles + kBlocks - 1; ++block) {
           if (block < begin || block >= end) continue;
           std::uint32_t columns[2];
-          if constexpr (kRows == 1) {
-            ldmatrix_transposed(columns, source + from[0] + block * kBlock);
-          } else {
-#pragma unroll
-            for (int i = 0; i < kRows; ++i) {
-              columns[i] = numeric::bit_cast<std::uint32_t>(source[from[i] + block * kBlock]);
-            }
-          }
+          from.load(block * kBlock, columns);
 #pragma unroll
           for (int p = 0; p < kPairs; ++p) {
             const int d = block - 2 * p;
@@ -138,8 +169,7 @@ __device__ __forceinline__ void add_gradients(const Storage* source, const std::
           }
         }
       }
-#pragma unroll
-      for (int i = 0; i < kRows; ++i) from[i] += pitch;
+      from.move(pitch);
     }
   }
 }
@@ -228,9 +258,10 @@ __global__ void __launch_bounds__(kToeplitzThreads, 2)
     if (active) {
       // Blocks that are left out hold zeros, which an infinite gradient makes NaN: then
       // conv_kernel_finish, or layer_finish, computes the cells anew.
-      const float own = lane_total<Storage>(totals);
-      const float all = __any_sync(kFullWarp, is_special(own) ? 1 : 0) == 0 ? 0.0f : NAN;
-      const float total = group_sum<kWarp>(own);
+      const bool finite = is_finite(totals[0]) && is_finite(totals[2]);
+      const float all = __all_sync(kFullWarp, finite ? 1 : 0) != 0 ? 0.0f : NAN;
+      const bool owner = lane % GradientRows<Storage>::kOwners == 0;
+      const float total = group_sum<kWarp>(owner ? totals[0] + totals[2] : 0.0f);
       if (bias != nullptr && unit == 0 && lane == 0) {
         bias[std::int64_t{place.split} * plan.channels + place.channel + slot] = total;
       }

@@ -11,46 +11,76 @@
 
 namespace dcls::cuda {
 
-/// How often a warp loads a block of columns of its 32 rows: 16 bytes of as many rows as a load
-/// has, or the two halves of 32 bytes.
+/// Row m of a slot's products in the tile.
 template <typename Storage>
-inline constexpr int kRowLoads = 2 / kPerRegister<Storage>;
+__device__ __forceinline__ const Storage* row_of(const ToeplitzPlan& plan, const Storage* tile,
+                                                 int slot, int m) {
+  const int row = existing_row(m, plan.planes * plan.rows);
+  const Storage* const own = tile + slot * plan.slot_pitch;
+  return own + row / plan.rows * plan.plane_pitch + row % plan.rows * plan.pitch;
+}
 
-/// Adds the products of `rows` kernel rows. `from` and `shift` are what this lane loads of the tile
-/// for the first of them, at the first block of columns that a product may read; blocks `begin` to
-/// `end` - 1 are in the tile, others are zeros. `lines` are this slot's, from this lane's word on.
+/// A warp's 32 rows of the tile, as the rows of two products: what this lane loads of them. One load
+/// has both, of 16 bytes of each row.
+template <typename Storage>
+struct WarpRows {
+  const Storage* row;
+
+  /// From row `first` of the slot on.
+  __device__ __forceinline__ WarpRows(const ToeplitzPlan& plan, const Storage* tile, int slot,
+                                      int first, int lane)
+      : row(row_of(plan, tile, slot, first + lane)) {}
+  __device__ __forceinline__ void move(int values) { row += values; }
+  /// The columns from `column` on, for each product.
+  __device__ __forceinline__ void load(int column, std::uint32_t (&to)[2][2]) const {
+    std::uint32_t all[4];
+    ldmatrix(all, row + column);
+    to[0][0] = all[0], to[0][1] = all[1];
+    to[1][0] = all[2], to[1][1] = all[3];
+  }
+};
+/// Of TF32 a load has 16 rows, both halves of their 32 bytes.
+template <>
+struct WarpRows<float> {
+  const float* row[2];
+
+  __device__ __forceinline__ WarpRows(const ToeplitzPlan& plan, const float* tile, int slot,
+                                      int first, int lane)
+      : row{row_of(plan, tile, slot, first + lane % 16) + lane / 16 * 4,
+            row_of(plan, tile, slot, first + 16 + lane % 16) + lane / 16 * 4} {}
+  __device__ __forceinline__ void move(int values) { row[0] += values, row[1] += values; }
+  __device__ __forceinline__ void load(int column, std::uint32_t (&to)[2][4]) const {
+    ldmatrix(to[0], row[0] + column);
+    ldmatrix(to[1], row[1] + column);
+  }
+};
+
+/// Adds the products of `count` kernel rows. `rows` are those of the tile for the first of them, at
+/// the first block of columns that a product may read; blocks `begin` to `end` - 1 are in the tile,
+/// others are zeros. `lines` are this slot's, from this lane's word on.
 template <int kTiles, int kBlocks, typename Storage>
-__device__ __forceinline__ void add_products(const Storage* const (&from)[kRowLoads<Storage>],
-                                             int shift, int pitch, int rows, int begin, int end,
-                                             const std::uint32_t* lines,
+__device__ __forceinline__ void add_products(WarpRows<Storage> rows, int pitch, int count,
+                                             int begin, int end, const std::uint32_t* lines,
                                              float (&sum)[2][kTiles][4]) {
   constexpr int kB = 2 / kPerRegister<Storage>, kA = 2 * kB;  // registers of a fragment
-  for (int r = 0; r < rows; ++r) {
+  for (int r = 0; r < count; ++r) {
     std::uint32_t matrix[kBlocks][kB];
 #pragma unroll
     for (int k = 0; k < kBlocks * kB; ++k) matrix[k / kB][k % kB] = lines[k * 4];
 #pragma unroll
     for (int block = 0; block < kTiles + kBlocks - 1; ++block) {
       if (block < begin || block >= end) continue;  // the same in all threads
-      std::uint32_t columns[kRowLoads<Storage>][4];
-#pragma unroll
-      for (int l = 0; l < kRowLoads<Storage>; ++l) {
-        ldmatrix(columns[l], from[l] + shift + block * kBlock);
-      }
+      std::uint32_t columns[2][kA];
+      rows.load(block * kBlock, columns);
 #pragma unroll
       for (int k = 0; k < kBlocks; ++k) {
         const int tile = block - k;
         if (tile < 0 || tile >= kTiles) continue;
 #pragma unroll
-        for (int m = 0; m < 2; ++m) {
-          std::uint32_t a[kA];
-#pragma unroll
-          for (int i = 0; i < kA; ++i) a[i] = columns[(m * kA + i) / 4][(m * kA + i) % 4];
-          mma<Storage>(sum[m][tile], a, matrix[k]);
-        }
+        for (int m = 0; m < 2; ++m) mma<Storage>(sum[m][tile], columns[m], matrix[k]);
       }
     }
-    shift += pitch;
+    rows.move(pitch);
     lines += line_words(kBlocks);
   }
 }
@@ -131,16 +161,8 @@ __global__ void __launch_bounds__(kToeplitzThreads, 2)
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int slot = warp / plan.slot_warps;
   const int first_row = warp % plan.slot_warps * kWarpRows;
+  const WarpRows<Storage> own_rows(plan, shared, slot, first_row, lane);
   Storage* const own = shared + slot * plan.slot_pitch;
-  constexpr int kLoadRows = kWarpRows / kRowLoads<Storage>;
-  const Storage* from[kRowLoads<Storage>];  // what this lane loads of the tile
-#pragma unroll
-  for (int l = 0; l < kRowLoads<Storage>; ++l) {
-    const int row =
-        existing_row(first_row + l * kLoadRows + lane % kLoadRows, plan.planes * plan.rows);
-    from[l] = own + row / plan.rows * plan.plane_pitch + row % plan.rows * plan.pitch +
-              lane / kLoadRows * (kBlock / 2);
-  }
   const std::uint32_t* const own_lines =
       lines + slot * plan.kernel_rows * line_words(kBlocks) + lane_word<Storage, kBlocks>(lane);
 
@@ -184,8 +206,11 @@ __global__ void __launch_bounds__(kToeplitzThreads, 2)
         __syncthreads();
         if (!active) continue;
         const int block = chunk * kBlocks;
-        add_products<kTiles, kBlocks>(from, r * plan.pitch + (block - begin) * kBlock, plan.pitch,
-                                      rows, begin - block, end - block, own_lines, sum);
+        WarpRows<Storage> from = own_rows;
+        from.move(r * plan.pitch);
+        from.move((block - begin) * kBlock);
+        add_products<kTiles, kBlocks>(from, plan.pitch, rows, begin - block, end - block, own_lines,
+                                      sum);
       }
     }
     bool is_nan = false;

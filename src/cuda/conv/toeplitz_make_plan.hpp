@@ -146,8 +146,8 @@ inline std::int32_t plan_rows(ToeplitzPlan& plan) {
 /// number.
 inline ToeplitzPlan plan_problem(const ConvArgs& args, bool mirrored, std::int32_t unit) {
   ToeplitzPlan plan{};
-  plan.bytes = static_cast<std::int32_t>(storage_bytes(args.dtype));
-  plan.unit = unit;
+  plan.bytes = static_cast<std::uint8_t>(storage_bytes(args.dtype));
+  plan.unit = static_cast<std::uint8_t>(unit);
   const int x = args.ndim - 1;
   const auto size = [&](const std::int64_t (&sizes)[kMaxDims], int d) {
     return args.ndim == 1 && d == 0 ? 1 : static_cast<std::int32_t>(sizes[d == 0 ? 0 : x]);

@@ -41,10 +41,12 @@ struct ToeplitzPlan {
   std::int32_t batch, channels;
   std::int32_t source_height, source_width, target_height, target_width;
   std::int32_t kernel_height, kernel_width;
-  std::int32_t bytes;    ///< of a value
   std::int32_t padding;  ///< rows of zeros above the source
   bool mirrored;         ///< the kernel, for the gradient of the input
   bool channels_last;
+  // For the host. Here, in the gap behind the flags, they move no field that kernels read.
+  std::uint8_t bytes;  ///< of a value
+  std::uint8_t unit;   ///< values; rows of the source are an odd number of units apart
 
   // Columns.
   std::int32_t lead, offset;   ///< see above
@@ -58,7 +60,6 @@ struct ToeplitzPlan {
   // Channels.
   std::int32_t slots, slot_warps;  ///< of a block, and warps of each
   // Shared memory, in values.
-  std::int32_t unit;  ///< rows of the source are an odd number of units apart
   std::int32_t pitch, plane_pitch, slot_pitch, target_pitch;
   std::int32_t copy, store;  ///< values that are copied at once
   // Blocks.

@@ -180,14 +180,10 @@ __device__ void load_pixels(const ToeplitzPlan& plan, const ToeplitzTile& tile, 
       }
 #pragma unroll
       for (int s = 0; s < kSlots; ++s) {
-        auto* const word =
-            reinterpret_cast<std::uint32_t*>(shared + (slot + s) * tile.slot_pitch + to);
-        if constexpr (kPixels == 1) {
-          *word = pixels[0].part[s];
-        } else {
-          const std::uint32_t a = pixels[0].part[s / 2], b = pixels[1].part[s / 2];
-          *word = s % 2 == 0 ? low_halves(a, b) : high_halves(a, b);
-        }
+        const std::uint32_t a = pixels[0].part[s / kPixels];
+        const std::uint32_t b = pixels[kPixels - 1].part[s / kPixels];
+        *reinterpret_cast<std::uint32_t*>(shared + (slot + s) * tile.slot_pitch + to) =
+            kPixels == 1 ? a : s % 2 == 0 ? low_halves(a, b) : high_halves(a, b);
       }
     }
   });
