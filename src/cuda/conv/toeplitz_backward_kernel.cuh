@@ -61,23 +61,23 @@ struct GradientRows {
   /// So many lanes have the same totals.
   static constexpr int kOwners = 4;
 };
-/// Values of 32 bits are read one by one.
+/// Values of 32 bits are read one by one. Registers are few here.
 template <>
 struct GradientRows<float> {
-  const float* own;
-  int below;  // 4 rows
+  const float* target;
+  int pitch;
 
-  __device__ __forceinline__ GradientRows(const float* target, int pitch, int lane)
-      : own(target + lane % 4 * pitch + lane / 4), below(4 * pitch) {}
+  __device__ __forceinline__ GradientRows(const float* target_, int pitch_, int)
+      : target(target_), pitch(pitch_) {}
 
   template <int kCount>
   __device__ __forceinline__ void load(int at, int column, std::uint32_t (&to)[kCount]) const {
     constexpr int kOfRow = kCount / 2;
-    const float* const from = own + at + column;
+    const int lane = fresh_lane();
+    const float* const from = target + at + column + lane % 4 * pitch + lane / 4;
 #pragma unroll
     for (int i = 0; i < kCount; ++i) {
-      to[i] =
-          numeric::bit_cast<std::uint32_t>(from[i / kOfRow * below + i % kOfRow * kBlock]);
+      to[i] = numeric::bit_cast<std::uint32_t>(from[i / kOfRow * 4 * pitch + i % kOfRow * kBlock]);
     }
   }
   /// Rounds what it has added.
@@ -279,7 +279,10 @@ __global__ void __launch_bounds__(kToeplitzThreads, 2)
     }
     __syncthreads();
     if (partial == nullptr) continue;
-    const int row_begin = place.unit / plan.chunks * kGradientRows;
+    // TF32 has no register for place.unit over the tiles.
+    const int unit_begin =
+        sizeof(Storage) == 4 ? unit - (warp - slot * plan.block_units) : place.unit;
+    const int row_begin = unit_begin / plan.chunks * kGradientRows;
     const int most = plan.block_units / plan.chunks * kGradientRows;
     const int below = plan.kernel_height - row_begin;
     const int block_rows = below < most ? below : most;

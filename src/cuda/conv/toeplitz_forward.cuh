@@ -20,8 +20,8 @@ __device__ __forceinline__ const Storage* row_of(const ToeplitzPlan& plan, const
   return own + row / plan.rows * plan.plane_pitch + row % plan.rows * plan.pitch;
 }
 
-/// A warp's 32 rows of the tile, as the rows of two products: what this lane loads of them. One load
-/// has both, of 16 bytes of each row.
+/// A warp's 32 rows of the tile, as the rows of two products: what this lane loads of them. One
+/// load has both, of 16 bytes of each row.
 template <typename Storage>
 struct WarpRows {
   const Storage* row;

@@ -183,7 +183,9 @@ __device__ void load_pixels(const ToeplitzPlan& plan, const ToeplitzTile& tile, 
         const std::uint32_t a = pixels[0].part[s / kPixels];
         const std::uint32_t b = pixels[kPixels - 1].part[s / kPixels];
         *reinterpret_cast<std::uint32_t*>(shared + (slot + s) * tile.slot_pitch + to) =
-            kPixels == 1 ? a : s % 2 == 0 ? low_halves(a, b) : high_halves(a, b);
+            kPixels == 1 ? a
+            : s % 2 == 0 ? low_halves(a, b)
+                         : high_halves(a, b);
       }
     }
   });

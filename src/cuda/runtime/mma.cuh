@@ -156,6 +156,10 @@ __device__ __forceinline__ std::uint32_t to_tf32(float value) {
   return (bits & 0x7f800000u) == 0x7f800000u ? bits : (bits + 0x1000u) & 0xffffe000u;
 }
 
+/// The lane of this thread, read anew at each call: so the compiler keeps nothing that it computes
+/// from it in a register over a loop.
+__device__ __forceinline__ int fresh_lane() { return static_cast<int>(threadIdx.x) % 32; }
+
 /// Two values of 16 bits, rounded to nearest, the first in the low bits.
 template <typename Storage>
 __device__ __forceinline__ std::uint32_t pack(float low, float high) {
@@ -281,6 +285,12 @@ __device__ __forceinline__ std::uint32_t to_tf32(float value) {
   asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(rounded) : "f"(value));
 #endif
   return rounded;
+}
+
+__device__ __forceinline__ int fresh_lane() {
+  int lane;
+  asm volatile("mov.u32 %0, %%laneid;" : "=r"(lane));
+  return lane;
 }
 
 template <typename Storage>
