@@ -38,7 +38,7 @@ double difference(const std::vector<double>& a, const std::vector<double>& b) {
 /// Runs a step twice, with machine code and on the host, and compares. The compiler of the host
 /// may round products where a GPU does not: not bit for bit.
 template <typename Run>
-bool verify(Run&& machine, Run&& host, DType dtype, Launches& launches, const std::string& name) {
+bool verify(Run&& machine, Run&& host, double most, Launches& launches, const std::string& name) {
   machine.fill();
   machine.run(launches);
   const auto observer = std::move(host_cuda::launch_observer);
@@ -54,7 +54,7 @@ bool verify(Run&& machine, Run&& host, DType dtype, Launches& launches, const st
     if (std::isnan(error)) worst = error;
     if (std::isnan(worst)) break;
   }
-  const bool same = worst < (dtype == DType::kFloat32 ? 1e-5 : 1e-2);
+  const bool same = worst < most;
   std::cout << (same ? "verified " : "DIFFERENT ") << name << ": " << worst << std::endl;
   return same;
 }
@@ -67,20 +67,22 @@ int run(const Options& options) {
   const bool verifies = options.task == Launches::Task::kResults;
   bool same = true;
   for (const model::Layer& layer : verifies ? model::small_layers() : model::layers()) {
-    for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+    for (const model::Operands& operands : model::kOperands) {
       for (const Layout layout : {Layout::kChannelsFirst, Layout::kChannelsLast}) {
         // Of one axis torch has one layout, and im2col has one.
         if (layout == Layout::kChannelsLast &&
             (layer.ndim == 1 || layer.kind == model::Layer::Kind::kIm2col)) {
           continue;
         }
-        const std::string dtype_name = dtype == DType::kFloat32 ? "float32" : "bfloat16";
+        // Where tensor cores do not take it, TF32 is float32.
+        if (operands.allow_tf32 && !model::has_tf32(layer)) continue;
+        const std::string dtype_name = operands.name;
         const std::string layout_name = layout == Layout::kChannelsLast ? "channels_last" : "NCHW";
         const std::string name = layer.name + ", " + dtype_name + ", " + layout_name;
         if (name.find(options.only) == std::string::npos) continue;
         const auto with = [&](auto make) {
           if (verifies) {
-            same = verify(make(), make(), dtype, launches, name) && same;
+            same = verify(make(), make(), operands.most, launches, name) && same;
             return;
           }
           auto step = make();
@@ -90,9 +92,9 @@ int run(const Options& options) {
         };
         using Kind = model::Layer::Kind;
         switch (layer.kind) {
-          case Kind::kLayer: with([&] { return model::LayerRun(layer, dtype, layout); }); break;
-          case Kind::kParts: with([&] { return model::PartsRun(layer, dtype, layout); }); break;
-          case Kind::kIm2col: with([&] { return model::Im2colRun(layer, dtype); }); break;
+          case Kind::kLayer: with([&] { return model::LayerRun(layer, operands, layout); }); break;
+          case Kind::kParts: with([&] { return model::PartsRun(layer, operands, layout); }); break;
+          case Kind::kIm2col: with([&] { return model::Im2colRun(layer, operands.dtype); }); break;
         }
       }
     }

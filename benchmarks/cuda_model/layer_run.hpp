@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/dispatch.hpp"
+#include "cuda/conv/toeplitz_make_plan.hpp"
 #include "cuda/cuda_backend.hpp"
 #include "launches.hpp"
 #include "layers.hpp"
@@ -59,11 +60,23 @@ inline double sigma_min(const Layer& layer) {
   return layer.version == Version::kGauss ? 0.27 : 0.0;
 }
 
-inline LayerArgs layer_args(const Layer& layer, DType dtype, Layout layout) {
+/// The values that a step multiplies.
+struct Operands {
+  const char* name;
+  DType dtype;
+  bool allow_tf32;
+  double most;  ///< the difference between machine code and host
+};
+inline constexpr Operands kOperands[] = {{"float32", DType::kFloat32, false, 1e-5},
+                                         {"tf32", DType::kFloat32, true, 1e-5},
+                                         {"bfloat16", DType::kBFloat16, false, 1e-2}};
+
+inline LayerArgs layer_args(const Layer& layer, const Operands& operands, Layout layout) {
   LayerArgs args;
   ConvArgs& conv = args.conv;
   ConstructArgs& construct = args.construct;
-  conv.dtype = dtype;
+  conv.dtype = operands.dtype;
+  conv.allow_tf32 = operands.allow_tf32;
   conv.layout = layout;
   conv.ndim = construct.ndim = layer.ndim;
   conv.batch = layer.batch;
@@ -82,6 +95,12 @@ inline LayerArgs layer_args(const Layer& layer, DType dtype, Layout layout) {
   }
   args.for_input = args.for_parameters = true;
   return args;
+}
+
+/// Whether tensor cores take a layer in TF32. The functions for its parts launch the same kernels.
+inline bool has_tf32(const Layer& layer) {
+  return layer.kind == Layer::Kind::kLayer &&
+         cuda::toeplitz_covers(layer_args(layer, kOperands[1], Layout::kChannelsFirst).conv);
 }
 
 /// A tensor of the convolution: zeros in memory that is taken when it is touched.
@@ -154,16 +173,16 @@ class StepRun {
   }
 
  protected:
-  StepRun(const Layer& layer, DType dtype, Layout layout)
+  StepRun(const Layer& layer, const Operands& operands, Layout layout)
       : layer_(layer),
-        args_(layer_args(layer, dtype, layout)),
+        args_(layer_args(layer, operands, layout)),
         parameters_(layer, args_.construct.rows),
         points_(layer.batch * product(layer.size)),
-        input_(dtype, layer.in_channels * points_, "input"),
-        grad_input_(dtype, layer.in_channels * points_, "grad_input"),
-        output_(dtype, layer.out_channels * points_, "output"),
-        grad_output_(dtype, layer.out_channels * points_, "grad_output"),
-        bias_(dtype, layer.out_channels, "bias"),
+        input_(operands.dtype, layer.in_channels * points_, "input"),
+        grad_input_(operands.dtype, layer.in_channels * points_, "grad_input"),
+        output_(operands.dtype, layer.out_channels * points_, "output"),
+        grad_output_(operands.dtype, layer.out_channels * points_, "grad_output"),
+        bias_(operands.dtype, layer.out_channels, "bias"),
         grad_weight_(parameters_.weight.size(), "grad_weight", Guard::kBegin),
         grad_position_(parameters_.position.size(), "grad_position", Guard::kBegin),
         grad_sigma_(parameters_.sigma.size(), "grad_sigma", Guard::kBegin) {
@@ -209,8 +228,9 @@ class StepRun {
 /// By the operator of a whole layer.
 class LayerRun : public StepRun {
  public:
-  LayerRun(const Layer& layer, DType dtype, Layout layout)
-      : StepRun(layer, dtype, layout), grad_bias_(dtype, layer.out_channels, "grad_bias") {}
+  LayerRun(const Layer& layer, const Operands& operands, Layout layout)
+      : StepRun(layer, operands, layout),
+        grad_bias_(operands.dtype, layer.out_channels, "grad_bias") {}
 
   void run(Launches& launches) {
     const Execution where = on_cuda();

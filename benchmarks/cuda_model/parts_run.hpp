@@ -10,11 +10,11 @@ namespace dcls::model {
 
 class PartsRun : public StepRun {
  public:
-  PartsRun(const Layer& layer, DType dtype, Layout layout)
-      : StepRun(layer, dtype, layout),
+  PartsRun(const Layer& layer, const Operands& operands, Layout layout)
+      : StepRun(layer, operands, layout),
         cells_(args_.construct.rows * product(layer.kernel)),
-        kernel_(dtype, cells_, "kernel"),
-        grad_kernel_(dtype, cells_, "grad_kernel"),
+        kernel_(operands.dtype, cells_, "kernel"),
+        grad_kernel_(operands.dtype, cells_, "grad_kernel"),
         built_(DType::kFloat32, cells_, "built kernel"),
         grad_built_(DType::kFloat32, cells_, "gradient of the built kernel") {}
 

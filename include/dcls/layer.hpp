@@ -28,8 +28,9 @@ struct LayerArgs {
 /// The passes of a layer.
 enum class LayerPass : int { kForward = 0, kBackward = 1 };
 
-/// Bytes, aligned to 256, that the forward pass leaves in `saved` for the backward pass; on CUDA of
-/// device memory. Without a backward pass it is what the forward pass itself needs for the kernel.
+/// Bytes that the forward pass leaves in `saved` for the backward pass; on CUDA of device memory.
+/// Without a backward pass it is what the forward pass itself needs for the kernel. A multiple of
+/// 256, and 8 more where kernels are in the layout for TF32: the size tells the two apart.
 /// @throws std::invalid_argument if an argument is out of range.
 /// @throws std::runtime_error if `where` asks for CUDA and the library was built without it.
 DCLS_API std::size_t layer_saved(const LayerArgs& args, const Execution& where);

@@ -35,6 +35,7 @@ class ConvProblem:
         stride: list[int],
         padding: list[int],
         dilation: list[int],
+        allow_tf32: bool = False,
     ) -> None: ...
 
 class VersionInfo:

@@ -185,7 +185,8 @@ def direct_conv(
     Differentiable in ``input``, ``kernel`` and ``bias``, any number of times, in reverse and in
     forward mode; both take a cell outside of ``support`` as a constant. Under autocast it
     computes in autocast's dtype, as torch's convolutions do. Results do not depend on the number of
-    threads.
+    threads. On a GPU with tensor cores, depthwise float32 convolutions may be rounded to TF32 (11
+    significant bits) where torch's own may: ``torch.backends.cudnn.allow_tf32 = False`` forbids it.
 
     Args:
         input: of shape ``(batch, in_channels, *size)`` or ``(in_channels, *size)``, with as many

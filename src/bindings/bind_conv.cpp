@@ -18,7 +18,7 @@ using Sizes = std::vector<std::int64_t>;
 ConvArgs make_args(int dtype, int layout, std::int64_t batch, std::int64_t in_channels,
                    std::int64_t out_channels, std::int64_t groups, const Sizes& input_size,
                    const Sizes& output_size, const Sizes& kernel_size, const Sizes& stride,
-                   const Sizes& padding, const Sizes& dilation) {
+                   const Sizes& padding, const Sizes& dilation, bool allow_tf32) {
   ConvArgs args;
   args.dtype = static_cast<DType>(dtype);
   args.layout = static_cast<Layout>(layout);
@@ -40,6 +40,7 @@ ConvArgs make_args(int dtype, int layout, std::int64_t batch, std::int64_t in_ch
   fill("stride", stride, args.stride);
   fill("padding", padding, args.padding);
   fill("dilation", dilation, args.dilation);
+  args.allow_tf32 = allow_tf32;
   return args;
 }
 
@@ -49,7 +50,7 @@ void register_conv(py::module_& m) {
   py::class_<ConvArgs>(m, "ConvProblem")
       .def(py::init(&make_args), "dtype"_a, "layout"_a, "batch"_a, "in_channels"_a,
            "out_channels"_a, "groups"_a, "input_size"_a, "output_size"_a, "kernel_size"_a,
-           "stride"_a, "padding"_a, "dilation"_a);
+           "stride"_a, "padding"_a, "dilation"_a, "allow_tf32"_a = false);
   m.def(
       "direct_conv_workspace",
       [](const ConvArgs& args, int pass, const Execution& where) {

@@ -37,11 +37,18 @@ bool on_tensor_cores(const ConvArgs& args, const Execution& where) {
   return toeplitz_covers(args) && has_tensor_cores(where);
 }
 
+/// The instantiation for what tensor cores read of a dtype.
+template <typename Launch>
+Launch* for_operands(DType dtype, Launch* half, Launch* bfloat16, Launch* tf32) {
+  return dtype == DType::kFloat16 ? half : dtype == DType::kBFloat16 ? bfloat16 : tf32;
+}
+
 /// The same by tensor cores, from the cells.
 void convolve_dense(const ConvArgs& args, ConvPass pass, const void* source, const void* kernel,
                     const void* bias, void* target, const Execution& where) {
-  const auto launch = args.dtype == DType::kFloat16 ? launch_toeplitz_forward<Half>
-                                                    : launch_toeplitz_forward<BFloat16>;
+  auto* const launch =
+      for_operands(args.dtype, launch_toeplitz_forward<Half>, launch_toeplitz_forward<BFloat16>,
+                   launch_toeplitz_forward<float>);
   launch(args, pass, source, kernel, bias, target, where);
 }
 
@@ -99,8 +106,8 @@ void direct_conv_backward_kernel(const ConvArgs& args, const void* grad_output, 
   if (writes_nothing(args, ConvPass::kBackwardKernel)) return;
   auto* launch = args.ndim == 1 ? launch_conv_kernel<true> : launch_conv_kernel<false>;
   if (on_tensor_cores(args, where)) {
-    launch = args.dtype == DType::kFloat16 ? launch_toeplitz_kernel<Half>
-                                           : launch_toeplitz_kernel<BFloat16>;
+    launch = for_operands(args.dtype, launch_toeplitz_kernel<Half>,
+                          launch_toeplitz_kernel<BFloat16>, launch_toeplitz_kernel<float>);
   }
   launch(args, grad_output, input, support, grad_kernel, workspace, where);
 }
@@ -148,8 +155,9 @@ void layer_backward(const LayerArgs& args, const void* grad_output, const void* 
   if (finish.blocks() == 0) return;
   void* const bias_sums = finish.bias != nullptr ? plan.bias_sums(workspace) : nullptr;
   if (tensor_cores) {
-    const auto launch = args.conv.dtype == DType::kFloat16 ? launch_toeplitz_partial<Half>
-                                                           : launch_toeplitz_partial<BFloat16>;
+    auto* const launch =
+        for_operands(args.conv.dtype, launch_toeplitz_partial<Half>,
+                     launch_toeplitz_partial<BFloat16>, launch_toeplitz_partial<float>);
     launch(args.conv, grad_output, input, finish.of_kernel() ? finish.partial : nullptr, bias_sums,
            where);
   } else if (plan.kernel().splits > 0) {

@@ -204,6 +204,6 @@ def test_the_committed_budgets_are_of_every_stage(model):
     text = {f"{row['layer']}, {row['dtype']}, {row['layout']}" for row in rows}
     for stage in ("96@56x56", "192@28x28", "384@14x14", "768@7x7"):
         for kernel in ("17x17 v1", "23x23 gauss"):
-            for dtype in ("float32", "bfloat16"):
+            for dtype in ("float32", "tf32", "bfloat16"):
                 for layout in ("NCHW", "channels_last"):
                     assert f"{stage} {kernel}, {dtype}, {layout}" in text

@@ -74,6 +74,16 @@ def test_all_is_well_here(whole: dict[str, Any]) -> None:
     assert allowed.keys() == {str(dtype).removeprefix("torch.") for dtype in dense.DTYPES}
 
 
+def test_float32_may_be_rounded_where_torch_allows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for allowed in (True, False):
+        monkeypatch.setattr(values, "allows_tf32", lambda _, allowed=allowed: allowed)
+        for case in values.cases():
+            rounds = allowed and case.dtype == torch.float32
+            rounds = rounds and case.operator in ("direct_conv", "layer")
+            limit = values.TF32_TOLERANCE if rounds else values.TOLERANCES[case.dtype]
+            assert case.allowed(CPU) == limit
+
+
 def test_results_are_json(whole: dict[str, Any]) -> None:
     again = json.loads(json.dumps(whole, allow_nan=False))
     assert again["info"]["native"] == _C.build_info()

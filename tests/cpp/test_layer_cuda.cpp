@@ -11,6 +11,7 @@
 #include "check.hpp"
 #include "core/dispatch.hpp"
 #include "cuda/conv/conv_launch.hpp"
+#include "cuda/conv/toeplitz_make_plan.hpp"
 #include "cuda/cuda_backend.hpp"
 #include "cuda/layer/layer_finish.cuh"
 #include "cuda/layer/layer_prepare.cuh"
@@ -85,6 +86,32 @@ TEST(every_dtype) {
   for (const ConvArgs& args : typical_conv_args()) {
     check_every_dtype(LayerProblem(args, Version::kGauss));
   }
+}
+
+TEST(tf32_where_it_is_allowed) {
+  int covered = 0;
+  for (ConvArgs args : typical_conv_args()) {
+    args.allow_tf32 = true;
+    if (!cuda::toeplitz_covers(args)) continue;
+    ++covered;
+    const LayerProblem rounded(args, Version::kGauss);
+    check_layer<float>(rounded);
+    args.allow_tf32 = false;
+    const LayerResults got = Device<float, float>(rounded).run();
+    const LayerResults exact = Device<float, float>(LayerProblem(args, Version::kGauss)).run();
+    const auto compare = [](const std::vector<double>& some, const std::vector<double>& all) {
+      const double error = relative_error(some, all);
+      CHECK(error > 1e-6);
+      CHECK(error < 1e-3);  // values have 11 significant bits
+    };
+    compare(got.output, exact.output);
+    compare(got.input, exact.input);
+    compare(got.weight, exact.weight);
+    compare(got.position, exact.position);
+    compare(got.sigma, exact.sigma);
+    CHECK(relative_error(got.bias, exact.bias) < 1e-6);  // sums of values that are not rounded
+  }
+  CHECK(covered >= 4);
 }
 
 TEST(random_geometries) {

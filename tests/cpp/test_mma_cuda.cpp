@@ -274,6 +274,9 @@ TEST(tf32_reads_19_bits_and_rounding_is_to_nearest) {
   CHECK_EQ(cuda::to_tf32(1.0f + 0x1p-11f), bits_of(1.0f + 0x1p-10f));  // a tie, away from zero
   CHECK_EQ(cuda::to_tf32(-1.0f - 0x1p-12f), bits_of(-1.0f));
   CHECK_EQ(cuda::to_tf32(HUGE_VALF), bits_of(HUGE_VALF));
+  const std::uint32_t smallest_nan = 0x7f800001u;
+  const std::uint32_t read = cuda::to_tf32(numeric::bit_cast<float>(smallest_nan)) & 0xffffe000u;
+  CHECK(std::isnan(numeric::bit_cast<float>(read)));
   const std::vector<float> a(16 * 8, 1.0f + 0x1p-11f), b(8 * 8, 1.0f);
   const GuardedBuffer<float> in_a(a, "a"), in_b(b, "b");
   GuardedBuffer<float> c(std::vector<float>(16 * 8, 0.0f), "c");

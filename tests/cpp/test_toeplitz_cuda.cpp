@@ -10,6 +10,7 @@
 #include "check.hpp"
 #include "conv_problem.hpp"
 #include "cuda/conv/toeplitz_launch.cuh"
+#include "cuda/layer/layer_plan.hpp"
 #include "cuda_host/schedules.hpp"
 
 using namespace dcls;
@@ -45,6 +46,28 @@ void convolve(const HowToRun& how, const ConvArgs& args, ConvPass pass, const St
   });
 }
 
+/// The sums of the gradient of the output are those in float32: nothing is rounded for them.
+template <typename Storage>
+void check_bias(const ConvArgs& args, int splits, const GuardedBuffer<float>& bias,
+                const Storage* grad_output) {
+  const std::int64_t points = ConvProblem::points(args.output_size, args.ndim);
+  const std::int64_t channels = args.out_channels;
+  const bool last = args.layout == Layout::kChannelsLast && channels > 1;
+  for (std::int64_t c = 0; c < channels; ++c) {
+    double expected = 0, size = 0, got = 0;
+    for (std::int64_t i = 0; i < args.batch * points; ++i) {
+      const std::int64_t first = i / points * channels * points;
+      const std::int64_t at = first + (last ? i % points * channels + c : c * points + i % points);
+      const double value = numeric::load(grad_output[at]);
+      expected += value, size += std::fabs(value);
+    }
+    for (std::int64_t split = 0; split < splits; ++split) {
+      got += bias.data()[split * channels + c];
+    }
+    if (std::isfinite(expected)) CHECK(std::fabs(got - expected) <= 1e-6 * size);
+  }
+}
+
 template <typename Storage>
 void kernel_gradient(const HowToRun& how, const ConvArgs& args, const Storage* grad_output,
                      const Storage* input, const std::uint8_t* support, Storage* grad_kernel) {
@@ -63,6 +86,7 @@ void kernel_gradient(const HowToRun& how, const ConvArgs& args, const Storage* g
         grad_output, partial.data(), bias.data());
   });
   partial.check(), bias.check();
+  check_bias(args, plan.splits, bias, grad_output);
   host_cuda::launch(how.launch, cuda::conv_kernel_finish<Storage>,
                     static_cast<unsigned>(cuda::divide_up(cells, cuda::kFinishThreads)),
                     cuda::kFinishThreads, 0, args, finish,
@@ -74,6 +98,7 @@ template <typename Storage>
 ConvResults on_host_cuda(const ConvProblem& problem, const HowToRun& how = {}) {
   ConvArgs args = problem.args;
   args.dtype = DTypeOf<Storage>::value;
+  args.allow_tf32 = true;
   REQUIRE(cuda::toeplitz_covers(args));
   const GuardedBuffer<Storage> input(problem.store<Storage>(problem.input, args.in_channels),
                                      "input");
@@ -139,6 +164,7 @@ TEST(every_kernel_and_dtype) {
     const ConvProblem problem(args);
     check_problem<Half>(problem);
     check_problem<BFloat16>(problem);
+    check_problem<float>(problem);
   }
 }
 
@@ -150,12 +176,15 @@ TEST(all_instantiated_kernels_were_run) {
       const ConvProblem problem(args);
       check_problem<Half>(problem);
       check_problem<BFloat16>(problem);
+      check_problem<float>(problem);
       const cuda::ToeplitzPlan plan = cuda::make_toeplitz_plan(args, ConvPass::kForward);
       cuda::dispatch_toeplitz(plan, [&](auto tiles, auto blocks) {
         constexpr int kTiles = tiles.value, kBlocks = blocks.value;
         using host_cuda::launch_count;
         CHECK(launch_count(cuda::toeplitz_forward<Half, kTiles, kBlocks>) > 0);
         CHECK(launch_count(cuda::toeplitz_forward<BFloat16, kTiles, kBlocks>) > 0);
+        CHECK(launch_count(cuda::toeplitz_forward<float, kTiles, kBlocks>) > 0);
+        CHECK(launch_count(cuda::toeplitz_kernel_partial<float, kTiles, kBlocks>) > 0);
         CHECK(launch_count(cuda::toeplitz_kernel_partial<Half, kTiles, kBlocks>) > 0);
         CHECK(launch_count(cuda::toeplitz_kernel_partial<BFloat16, kTiles, kBlocks>) > 0);
         found.emplace(kTiles, kBlocks);
@@ -178,12 +207,30 @@ TEST(random_geometries) {
     if (!cuda::toeplitz_covers(args)) continue;
     ++count;
     const check::Case here("seed ", seed);
-    check_problem<BFloat16>(ConvProblem(args, seed, seed % 3 == 0 ? 0.9 : 0.3));
+    const ConvProblem problem(args, seed, seed % 3 == 0 ? 0.9 : 0.3);
+    check_problem<BFloat16>(problem);
+    if (seed % 2 == 0) check_problem<float>(problem);
   }
   CHECK(count > 100);
 }
 
-/// Values that are not of few bits: as good as sums in float32 of the same 16-bit values.
+/// The nearest numbers of 11 significant bits, ties away from zero.
+void round_to_tf32(std::vector<double>& values) {
+  for (double& value : values) {
+    int exponent = 0;
+    const double part = std::frexp(value, &exponent);
+    value = std::ldexp(std::round(std::ldexp(part, 11)), exponent - 11);
+  }
+}
+
+void check_same_bits(const ConvResults& got, const ConvResults& expected) {
+  CHECK_SAME_BITS(got.output, expected.output);
+  CHECK_SAME_BITS(got.grad_input, expected.grad_input);
+  CHECK_SAME_BITS(got.grad_kernel, expected.grad_kernel);
+}
+
+/// Values that are not of few bits: as good as sums in float32 of the values that the products
+/// read.
 template <typename Storage>
 void check_errors(const ConvArgs& args) {
   ConvProblem problem(args, 8, 0.3);
@@ -193,20 +240,32 @@ void check_errors(const ConvArgs& args) {
     }
     *values = to_double(to_storage<Storage>(*values));  // the oracle reads what the kernels read
   }
-  const ConvResults got = on_host_cuda<Storage>(problem), exact = problem.by_the_formula();
-  ConvProblem in_float = problem;
-  const ConvResults plain = in_float.on_cpu<Storage>();  // float32 sums, then rounded
-  const check::Case here(problem.name());
-  CHECK(relative_error(got.output, exact.output) < 2 * relative_error(plain.output, exact.output));
-  CHECK(relative_error(got.grad_input, exact.grad_input) <
-        2 * relative_error(plain.grad_input, exact.grad_input));
-  CHECK(relative_error(got.grad_kernel, exact.grad_kernel) <=
-        2 * relative_error(plain.grad_kernel, exact.grad_kernel));
+  const check::Case here(problem.name(), ", dtype ", static_cast<int>(DTypeOf<Storage>::value));
+  const ConvResults got = on_host_cuda<Storage>(problem);
+  if (sizeof(Storage) == 4) {
+    for (auto* values : {&problem.input, &problem.kernel, &problem.grad_output}) {
+      round_to_tf32(*values);
+    }
+    check_same_bits(got, on_host_cuda<Storage>(problem));
+  }
+  const ConvResults exact = problem.by_the_formula();
+  const ConvResults plain = problem.on_cpu<Storage>();  // float32 sums, then rounded
+  // The error of a sum in float32, whatever its order.
+  const double least = sizeof(Storage) == 4 ? 2e-6 : 0;
+  const auto near = [&](const std::vector<double>& values, const std::vector<double>& in_float,
+                        const std::vector<double>& in_double) {
+    const double bound = 2 * relative_error(in_float, in_double);
+    CHECK(relative_error(values, in_double) <= std::max(bound, least));
+  };
+  near(got.output, plain.output, exact.output);
+  near(got.grad_input, plain.grad_input, exact.grad_input);
+  near(got.grad_kernel, plain.grad_kernel, exact.grad_kernel);
 }
 TEST(errors_are_those_of_float32_sums) {
   for (const ConvArgs& args : covered_args()) {
     check_errors<Half>(args);
     check_errors<BFloat16>(args);
+    check_errors<float>(args);
   }
 }
 
@@ -214,20 +273,53 @@ TEST(infinite_values_reach_what_they_meet) {
   for (const ConvArgs& args : covered_args()) {
     if (args.batch * args.groups * args.kernel_size[0] > 60) continue;  // minutes
     check_infinities(args, [](const ConvProblem& p) { return on_host_cuda<BFloat16>(p); });
+    check_infinities(args, [](const ConvProblem& p) { return on_host_cuda<float>(p); });
   }
 }
 
-TEST(zero_cells_meet_no_infinity) {
+/// The same of the gradient of the output, beside the CPU: the zeros beside an input make NaN too.
+template <typename Storage>
+void check_infinite_gradients(const ConvArgs& args) {
+  ConvProblem problem(args, 7);
+  for (auto* values : {&problem.input, &problem.kernel, &problem.grad_output}) {
+    for (double& v : *values) v = v < 0 ? -1 : 1;
+  }
+  for (auto& mark : problem.support) mark = 1;
+  const std::vector<double> finite = problem.grad_output;
+  for (const int part : {0, 1, 2, 4}) {
+    problem.grad_output = finite;
+    const std::size_t place = (finite.size() - 1) * static_cast<std::size_t>(part) / 4;
+    problem.grad_output[place] = part == 1 ? std::nan("") : HUGE_VAL;
+    const check::Case here(problem.name(), ", grad_output ", place);
+    const ConvResults got = on_host_cuda<Storage>(problem), expected = problem.on_cpu<Storage>();
+    CHECK(kinds(got.grad_input) == kinds(expected.grad_input));
+    CHECK(kinds(got.grad_kernel) == kinds(expected.grad_kernel));
+  }
+}
+TEST(infinite_gradients_reach_what_they_meet) {
+  for (const ConvArgs& args : covered_args()) {
+    if (args.batch * args.groups * args.kernel_size[0] > 60) continue;  // minutes
+    check_infinite_gradients<BFloat16>(args);
+    check_infinite_gradients<float>(args);
+  }
+}
+
+template <typename Storage>
+void check_zero_cells() {
   ConvProblem problem(conv_args(1, 1, 1, 1, {8, 9}, {3, 3}, {1, 1}), 6, 1.0);
   for (double& w : problem.kernel) w = 0;
   problem.kernel[4] = 2;
   problem.input[0] = HUGE_VAL;
-  const ConvResults got = on_host_cuda<Half>(problem);
+  const ConvResults got = on_host_cuda<Storage>(problem);
   for (std::size_t i = 0; i < got.output.size(); ++i) {
     CHECK_EQ(got.output[i], problem.input[i] * 2 + problem.bias[0]);
   }
   problem.kernel[0] = std::nan("");
-  for (const double value : on_host_cuda<Half>(problem).output) CHECK(value != value);
+  for (const double value : on_host_cuda<Storage>(problem).output) CHECK(value != value);
+}
+TEST(zero_cells_meet_no_infinity) {
+  check_zero_cells<Half>();
+  check_zero_cells<float>();
 }
 
 TEST(fewer_blocks_than_work) {
@@ -237,68 +329,110 @@ TEST(fewer_blocks_than_work) {
     how.splits = static_cast<int>(blocks);  // of several tiles
     for (const ConvArgs& args : covered_args()) {
       check_problem<BFloat16>(ConvProblem(args, blocks), how);
+      check_problem<float>(ConvProblem(args, blocks), how);
     }
   }
 }
 
+template <typename Storage>
+void check_orders(const ConvProblem& problem) {
+  const ConvResults first = on_host_cuda<Storage>(problem);
+  host_cuda::in_all_schedules([&](const LaunchOptions& options) {
+    HowToRun how;
+    how.launch = options;
+    check_same_bits(on_host_cuda<Storage>(problem, how), first);
+  });
+}
 TEST(bitwise_equal_in_every_order_of_threads) {
   for (const ConvArgs& args : covered_args()) {
     if (args.kernel_size[0] > 20) continue;  // they are slow, and use no other barriers
     ConvProblem problem(args, 5);
     for (double& v : problem.input) v = v / 3;  // sums that are rounded
-    const ConvResults first = on_host_cuda<BFloat16>(problem);
-    host_cuda::in_all_schedules([&](const LaunchOptions& options) {
-      HowToRun how;
-      how.launch = options;
-      const ConvResults other = on_host_cuda<BFloat16>(problem, how);
-      CHECK_SAME_BITS(other.output, first.output);
-      CHECK_SAME_BITS(other.grad_input, first.grad_input);
-      CHECK_SAME_BITS(other.grad_kernel, first.grad_kernel);
-    });
+    check_orders<BFloat16>(problem);
+    check_orders<float>(problem);
   }
 }
 
+template <typename Storage>
+void check_addresses(Layout layout) {
+  ConvArgs args = conv_args(2, 8, 8, 8, {6, 16}, {3, 5}, {1, 2}, {}, {}, layout);
+  args.dtype = DTypeOf<Storage>::value;
+  const ConvProblem problem(args);
+  const auto kernel = to_storage<Storage>(problem.kernel);
+  const auto input = problem.store<Storage>(problem.input, 8);
+  std::vector<double> first;
+  for (std::size_t shift = 0; shift < 4; ++shift) {
+    std::vector<Storage> from(shift);
+    from.insert(from.end(), input.begin(), input.end());
+    const GuardedBuffer<Storage> source(from, "input");
+    GuardedBuffer<Storage> target(shift + input.size(), "output");
+    const GuardedBuffer<Storage> cells(kernel, "kernel");
+    convolve<Storage>({}, args, ConvPass::kForward, source.data() + shift, cells.data(), nullptr,
+                      target.data() + shift);
+    std::vector<double> got;
+    for (std::size_t i = shift; i < target.size(); ++i)
+      got.push_back(numeric::load(target.data()[i]));
+    if (shift == 0) first = got;
+    CHECK_SAME_BITS(got, first);
+  }
+}
 TEST(tensors_at_any_address) {
   for (const Layout layout : {Layout::kChannelsFirst, Layout::kChannelsLast}) {
-    ConvArgs args = conv_args(2, 8, 8, 8, {6, 16}, {3, 5}, {1, 2}, {}, {}, layout);
-    args.dtype = DType::kBFloat16;
-    const ConvProblem problem(args);
-    const auto kernel = to_storage<BFloat16>(problem.kernel);
-    const auto input = problem.store<BFloat16>(problem.input, 8);
-    std::vector<double> first;
-    for (std::size_t shift = 0; shift < 4; ++shift) {
-      std::vector<BFloat16> from(shift);
-      from.insert(from.end(), input.begin(), input.end());
-      const GuardedBuffer<BFloat16> source(from, "input");
-      GuardedBuffer<BFloat16> target(shift + input.size(), "output");
-      const GuardedBuffer<BFloat16> cells(kernel, "kernel");
-      convolve<BFloat16>({}, args, ConvPass::kForward, source.data() + shift, cells.data(), nullptr,
-                         target.data() + shift);
-      std::vector<double> got;
-      for (std::size_t i = shift; i < target.size(); ++i)
-        got.push_back(numeric::load(target.data()[i]));
-      if (shift == 0) first = got;
-      CHECK_SAME_BITS(got, first);
-    }
+    check_addresses<BFloat16>(layout);
+    check_addresses<float>(layout);
   }
+}
+
+TEST(float32_is_covered_only_where_it_may_be_rounded) {
+  ConvArgs args = conv_args(2, 8, 8, 8, {6, 16}, {3, 5}, {1, 2});
+  CHECK(!args.allow_tf32);
+  CHECK(!cuda::toeplitz_covers(args));
+  args.allow_tf32 = true;
+  CHECK(cuda::toeplitz_covers(args));
+  args.dtype = DType::kFloat64;
+  CHECK(!cuda::toeplitz_covers(args));
+}
+
+TEST(what_a_layer_saves_tells_whether_it_was_rounded) {
+  LayerArgs layer;
+  layer.conv = conv_args(2, 8, 8, 8, {6, 16}, {3, 5}, {1, 2});
+  layer.construct.rows = 8;
+  layer.for_input = true;
+  CHECK_EQ(cuda::LayerPlan(layer, false).saved() % 256, 0u);
+  CHECK_EQ(cuda::LayerPlan(layer, true).saved() % 256, 8u);
+  layer.conv.dtype = DType::kBFloat16;
+  CHECK_EQ(cuda::LayerPlan(layer, true).saved() % 256, 0u);
 }
 
 namespace {
 
-/// Wavefronts of a load of 8 rows of 16 bytes at these places, in values: rows in the same banks
-/// are read one after another.
-int wavefronts(const std::vector<int>& places) {
+/// Wavefronts of a load of a warp from these places, in bytes, of `bytes` each: those of 16 bytes
+/// are read 8 at a time, and different words of a bank one after another.
+int wavefronts(const std::vector<int>& places, int bytes) {
   int most = 0;
-  for (int bank = 0; bank < 8; ++bank) {
-    std::vector<int> different;
+  const int banks = cuda::kBankBytes / bytes;
+  for (int bank = 0; bank < banks; ++bank) {
+    std::set<int> different;
     for (const int place : places) {
-      if (place / cuda::kBlock % 8 == bank) different.push_back(place);
+      if (place / bytes % banks == bank) different.insert(place);
     }
-    std::sort(different.begin(), different.end());
-    different.erase(std::unique(different.begin(), different.end()), different.end());
     most = std::max(most, static_cast<int>(different.size()));
   }
   return most;
+}
+
+/// Of the rows that are loaded together, from row `row` of a plan's tile on: 8 of 16 bytes, or 4 of
+/// 8 values in the gradient of the kernel in TF32.
+int row_wavefronts(const cuda::ToeplitzPlan& plan, int row, bool of_source) {
+  const bool words = plan.unit * plan.bytes > cuda::kLoadBytes;
+  std::vector<int> places;
+  for (int i = row; i < row + (words ? 4 : 8); ++i) {
+    const int m = cuda::existing_row(i, plan.planes * plan.rows);
+    const int place = of_source ? m / plan.rows * plan.plane_pitch + m % plan.rows * plan.pitch
+                                : i * plan.target_pitch;
+    for (int c = 0; c < (words ? 8 : 1); ++c) places.push_back((place + c) * plan.bytes);
+  }
+  return wavefronts(places, words ? 4 : cuda::kLoadBytes);
 }
 
 }  // namespace
@@ -308,23 +442,29 @@ TEST(plans_fit_and_have_no_bank_conflicts) {
     for (const std::int64_t size : {1, 7, 10, 14, 28, 56, 100, 224, 4096}) {
       for (const Layout layout : {Layout::kChannelsFirst, Layout::kChannelsLast}) {
         for (const std::int64_t batch : {1, 5, 128}) {
-          ConvArgs args = conv_args(batch, 96, 96, 96, {size, size}, {kernel, kernel},
-                                    {kernel / 2, kernel / 2}, {}, {}, layout);
-          args.dtype = DType::kBFloat16;
-          for (const ConvPass pass : {ConvPass::kForward, ConvPass::kBackwardInput}) {
-            const cuda::ToeplitzPlan plan = cuda::make_toeplitz_plan(args, pass);
-            REQUIRE(plan.slots > 0 && plan.slot_warps > 0);
-            CHECK(plan.threads() <= cuda::kToeplitzThreads);
-            CHECK(cuda::toeplitz_shared_bytes(plan) <= cuda::kToeplitzShared);
-            CHECK(plan.planes * plan.rows <= plan.slot_warps * cuda::kWarpRows);
-            for (int row = 0; row < plan.slot_warps * cuda::kWarpRows; row += 8) {
-              std::vector<int> places;
-              for (int i = row; i < row + 8; ++i) {
-                const int m = cuda::existing_row(i, plan.planes * plan.rows);
-                places.push_back(m / plan.rows * plan.plane_pitch + m % plan.rows * plan.pitch);
+          for (const DType dtype : {DType::kBFloat16, DType::kFloat32}) {
+            ConvArgs args = conv_args(batch, 96, 96, 96, {size, size}, {kernel, kernel},
+                                      {kernel / 2, kernel / 2}, {}, {}, layout);
+            args.dtype = dtype;
+            args.allow_tf32 = true;
+            const auto check_plan = [](const auto& plan, int rows) {
+              REQUIRE(plan.slots > 0 && plan.threads() > 0);
+              CHECK(plan.threads() <= cuda::kToeplitzThreads);
+              CHECK(cuda::toeplitz_shared_bytes(plan) <= cuda::kToeplitzShared);
+              CHECK(plan.planes * plan.rows <= rows);
+              const int least = plan.planes * plan.rows < 8 ? 2 : 1;
+              for (int row = 0; row < rows; row += 8) {
+                CHECK(row_wavefronts(plan, row, true) <= least);
               }
-              CHECK(wavefronts(places) <= (plan.planes * plan.rows < 8 ? 2 : 1));
+            };
+            for (const ConvPass pass : {ConvPass::kForward, ConvPass::kBackwardInput}) {
+              const cuda::ToeplitzPlan plan = cuda::make_toeplitz_plan(args, pass);
+              check_plan(plan, plan.slot_warps * cuda::kWarpRows);
             }
+            const cuda::ToeplitzKernelPlan plan = cuda::make_toeplitz_kernel_plan(args);
+            const int rows = plan.planes * plan.rows;
+            check_plan(plan, rows + 7 - (rows + 7) % 8);
+            CHECK_EQ(row_wavefronts(plan, 0, false), 1);
           }
         }
       }

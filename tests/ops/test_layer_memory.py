@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+from typing import Any
+
 import pytest
 import torch
 
@@ -36,6 +39,36 @@ def test_saved_has_one_dtype_and_any_layout() -> None:
     assert all(map(torch.equal, got, expected))
     with pytest.raises(ValueError, match="saved must be what layer returned"):
         torch.ops.dcls.layer_backward(*given, saved.view(torch.int8), *numbers, [True] * 5)
+
+
+def test_the_backward_pass_rounds_as_the_forward_pass_did(monkeypatch: pytest.MonkeyPatch) -> None:
+    used = []
+
+    class Recorded(Layer):
+        """A layer whose saved bytes tell whether it is rounded to TF32, as on a GPU."""
+
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            self.tf32 = args[-1]
+
+        def saved_bytes(self) -> int:
+            return super().saved_bytes() + 8 * self.tf32
+
+        def backward(self, *args: Any) -> None:
+            used.append(self.tf32)
+            super().backward(*args)
+
+    ops = importlib.import_module("DCLS._ops.layer")
+    monkeypatch.setattr(ops._native, "Layer", Recorded)
+    numbers = ([3], [0], "v1", 1.0, [3], [1], [1], 1, [True, True])
+    x, weight, P = torch.ones(1, 1, 6), torch.ones(1, 1, 2), torch.zeros(1, 1, 1, 2)
+    for allowed in (True, False):
+        monkeypatch.setattr(ops, "allows_tf32", lambda _, allowed=allowed: allowed)
+        output, saved = torch.ops.dcls.layer(x, weight, P, None, None, *numbers)
+        monkeypatch.setattr(ops, "allows_tf32", lambda _, allowed=allowed: not allowed)
+        given = (torch.ones_like(output), x, weight, P, None, saved)
+        torch.ops.dcls.layer_backward(*given, *numbers, [True] * 5)
+    assert used == [True, False]
 
 
 def test_a_profiler_sees_the_operators() -> None:

@@ -14,6 +14,7 @@ import pytest
 import torch
 from tuning_problem import FAST_CHOICE, GEOMETRY, MACHINE, PROBLEM, Bench, find, make_bench
 
+from DCLS._precision import allows_tf32, may_round_float32
 from DCLS.tuning import facts, forget, lookup, set_tuning, state
 from DCLS.tuning.decide import Decision, Trial
 from DCLS.tuning.problem import Geometry, as_json, bucket
@@ -111,9 +112,12 @@ def test_tf32_is_seen_however_it_is_set() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.backends.cudnn.allow_tf32 = True
-        assert facts.may_round_float32("cuda")
+        assert allows_tf32(torch.device("cuda"))
+        assert not allows_tf32(torch.device("cpu"))
+        assert may_round_float32("cuda")
         torch.backends.cudnn.allow_tf32 = False
-        assert not facts.may_round_float32("cuda")
+        assert not allows_tf32(torch.device("cuda"))
+        assert not may_round_float32("cuda")
 
 
 def test_batches_and_cells_have_buckets() -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from DCLS import _backend
 from DCLS._native import first_use
+from DCLS._precision import allows_tf32
 from DCLS._spec import DTYPES, VERSIONS
 
 if TYPE_CHECKING:
@@ -196,6 +197,7 @@ def _conv_problem(
         list(stride),
         list(padding),
         list(dilation),
+        allows_tf32(kernel.device),
     )
 
 

@@ -49,6 +49,7 @@ class Layer:
         spec: Spec,
         for_input: bool,
         for_parameters: bool,
+        allow_tf32: bool = False,
     ) -> None:
         self.layout = memory_format(input)
         self.input = input.contiguous(memory_format=self.layout)
@@ -78,6 +79,7 @@ class Layer:
             list(spec.stride),
             list(spec.padding),
             [1] * ndim,
+            allow_tf32,
         )
         self.problem = _C.LayerProblem(construct, conv, for_input, for_parameters)
 

@@ -42,7 +42,7 @@ def _values(device: torch.device, operators: Any) -> Iterator[Callable[[], list[
     for case in values.cases(operators):
 
         def run(case: values.Case = case) -> list[Result]:
-            allowed = values.TOLERANCES[case.dtype]
+            allowed = case.allowed(device)
             dtype = str(case.dtype).removeprefix("torch.")
             try:
                 error = case.error(device)

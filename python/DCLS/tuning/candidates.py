@@ -18,10 +18,10 @@ from torch import Tensor
 
 from DCLS import _ops
 from DCLS._checks import resolve_sigma_min
+from DCLS._precision import may_round_float32
 from DCLS._spec import INITIAL_SIG
 from DCLS.functional import construct_kernel
 from DCLS.tuning.decide import Step
-from DCLS.tuning.facts import may_round_float32
 from DCLS.tuning.problem import Problem
 
 #: How far results may be from torch's, in norm. Both round; the gradients of positions are

@@ -13,17 +13,9 @@ from torch.autograd import forward_ad
 from torch.nn import Parameter
 
 from DCLS import _backend
+from DCLS._precision import conv_precision
 from DCLS._version import __version__
 from DCLS.method import is_tracing
-
-
-def _precision(backend: str) -> str:
-    """In which precision a float32 convolution may run: ``tf32``, ``bf16``, or a name for exact."""
-    try:
-        # Both ways to set it end there; the older getters raise where both were used.
-        return str(torch._C._get_fp32_precision_getter(backend, "conv"))
-    except AttributeError:  # before torch 2.9
-        return "tf32" if backend == "cuda" and torch._C._get_cudnn_allow_tf32() else "ieee"
 
 
 def flags(device_type: str) -> tuple[Any, ...]:
@@ -37,20 +29,15 @@ def flags(device_type: str) -> tuple[Any, ...]:
             deterministic,
             torch.get_num_threads(),
             torch._C._get_mkldnn_enabled(),
-            _precision("mkldnn"),
+            conv_precision("cpu"),
         )
     return (
         deterministic,
         torch._C._get_cudnn_enabled(),
         torch._C._get_cudnn_benchmark(),
         torch._C._get_cudnn_deterministic(),
-        _precision("cuda"),
+        conv_precision("cuda"),
     )
-
-
-def may_round_float32(device_type: str) -> bool:
-    """Whether torch may compute a float32 convolution with fewer bits (TF32)."""
-    return _precision("mkldnn" if device_type == "cpu" else "cuda") in ("tf32", "bf16")
 
 
 @functools.cache

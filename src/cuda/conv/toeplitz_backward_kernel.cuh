@@ -2,7 +2,7 @@
 
 // Gradient of the kernel on tensor cores: see toeplitz_plan.hpp. The rows of the tile are the depth
 // of the products, 16 columns of the gradient of the output their rows, and 8 columns of the input
-// their columns.
+// their columns. So both are read transposed.
 
 #include <cmath>
 #include <cstdint>
@@ -34,12 +34,93 @@ struct ToeplitzKernelPlace {
   }
 };
 
-/// Two ones of 16 bits.
+/// What a lane loads of the gradient of the output, whose first row is at `target`: columns of one
+/// step's rows, as rows of a product. ldmatrix transposes values of 16 bits.
 template <typename Storage>
-__device__ constexpr std::uint32_t ones() {
-  return std::is_same_v<Storage, Half> ? 0x3c003c00u : 0x3f803f80u;
-}
+struct GradientRows {
+  const Storage *quad, *pair;
+
+  __device__ __forceinline__ GradientRows(const Storage* target, int pitch, int lane)
+      // Four matrices: the two of 16 columns, for rows 0 to 7, then for rows 8 to 15.
+      : quad(target + (lane % 8 + lane / 16 * 8) * pitch + lane / 8 % 2 * kBlock),
+        pair(target + lane % 16 * pitch) {}  // two, of the last 8 columns
+
+  /// Two blocks of columns from `column` on, or one. The step begins at `at`.
+  __device__ __forceinline__ void load(int at, int column, std::uint32_t (&to)[4]) const {
+    ldmatrix_transposed(to, quad + at + column);
+  }
+  __device__ __forceinline__ void load(int at, int column, std::uint32_t (&to)[2]) const {
+    ldmatrix_transposed(to, pair + at + column);
+  }
+  /// Adds the columns to `totals`: each of the 8 columns of the products has the totals.
+  static __device__ __forceinline__ void add(std::uint32_t (&rows)[4], float (&totals)[4]) {
+    constexpr std::uint32_t kOne = std::is_same_v<Storage, Half> ? 0x3c003c00u : 0x3f803f80u;
+    constexpr std::uint32_t kOnes[2] = {kOne, kOne};
+    mma<Storage>(totals, rows, kOnes);
+  }
+  /// So many lanes have the same totals.
+  static constexpr int kOwners = 4;
+};
+/// Values of 32 bits are read one by one. Registers are few here.
+template <>
+struct GradientRows<float> {
+  const float* target;
+  int pitch;
+
+  __device__ __forceinline__ GradientRows(const float* target_, int pitch_, int)
+      : target(target_), pitch(pitch_) {}
+
+  template <int kCount>
+  __device__ __forceinline__ void load(int at, int column, std::uint32_t (&to)[kCount]) const {
+    constexpr int kOfRow = kCount / 2;
+    const int lane = fresh_lane();
+    const float* const from = target + at + column + lane % 4 * pitch + lane / 4;
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      to[i] = numeric::bit_cast<std::uint32_t>(from[i / kOfRow * 4 * pitch + i % kOfRow * kBlock]);
+    }
+  }
+  /// Rounds what it has added.
+  static __device__ __forceinline__ void add(std::uint32_t (&rows)[4], float (&totals)[4]) {
+#pragma unroll
+    for (std::uint32_t& bits : rows) {
+      const auto value = numeric::bit_cast<float>(bits);
+      totals[0] += value;
+      bits = to_tf32(value);
+    }
+  }
+  static constexpr int kOwners = 1;
+};
 __device__ __forceinline__ bool is_finite(float value) { return value - value == 0.0f; }
+
+/// What a lane loads of the rows of the source that a step meets, which are `places`, from `at`
+/// on, behind `source`: one block of columns as a product's second factor.
+template <typename Storage>
+struct SourceRows {
+  const Storage* row;
+
+  __device__ __forceinline__ SourceRows(const Storage* source, const std::int32_t* places, int at,
+                                        int lane)
+      : row(source + places[at + lane % 16]) {}  // of both matrices of a block
+  __device__ __forceinline__ void move(int values) { row += values; }
+  __device__ __forceinline__ void load(int column, std::uint32_t (&to)[2]) const {
+    ldmatrix_transposed(to, row + column);
+  }
+};
+template <>
+struct SourceRows<float> {
+  const float* own;
+  int first, second;
+
+  __device__ __forceinline__ SourceRows(const float* source, const std::int32_t* places, int at,
+                                        int lane)
+      : own(source + lane / 4), first(places[at + lane % 4]), second(places[at + lane % 4 + 4]) {}
+  __device__ __forceinline__ void move(int values) { first += values, second += values; }
+  __device__ __forceinline__ void load(int column, std::uint32_t (&to)[2]) const {
+    to[0] = numeric::bit_cast<std::uint32_t>(own[first + column]);
+    to[1] = numeric::bit_cast<std::uint32_t>(own[second + column]);
+  }
+};
 
 /// Adds the products of one tile: sum[r][d] is that of kernel row r of the unit, of 16 columns of
 /// the target from 16 p on and the 8 columns of the source in block 2 p + d, for all p. `rows` are
@@ -52,32 +133,26 @@ __device__ __forceinline__ void add_gradients(const Storage* source, const std::
                                               int steps, int rows, int begin, int end,
                                               float (&sum)[kGradientRows][kBlocks + 1][4],
                                               float (&totals)[4]) {
-  constexpr int kPairs = (kTiles + 1) / 2;
+  constexpr int kPairs = (kTiles + 1) / 2, kDepth = gradient_depth(sizeof(Storage));
   const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int row = lane % 16;  // of the depth: of both matrices of a block of the source
-  // Four matrices of the target: the two of 16 columns, for rows 0 to 7, then for rows 8 to 15.
-  const Storage* const quad =
-      target + (lane % 8 + lane / 16 * 8) * target_pitch + lane / 8 % 2 * kBlock;
-  const Storage* const pair = target + row * target_pitch;  // two, of the last 8 columns
+  const GradientRows<Storage> gradients(target, target_pitch, lane);
   for (int step = 0; step < steps; ++step) {
-    const int first = step * 16 * target_pitch;
+    const int first = step * kDepth * target_pitch;
     std::uint32_t gradient[kPairs][4];
 #pragma unroll
     for (int p = 0; p < kPairs; ++p) {
       if (2 * p + 1 < kTiles) {
-        ldmatrix_transposed(gradient[p], quad + first + 2 * p * kBlock);
+        gradients.load(first, 2 * p * kBlock, gradient[p]);
       } else {
         std::uint32_t half[2];
-        ldmatrix_transposed(half, pair + first + 2 * p * kBlock);
+        gradients.load(first, 2 * p * kBlock, half);
         gradient[p][0] = half[0], gradient[p][2] = half[1];
         gradient[p][1] = gradient[p][3] = 0;
       }
     }
-    constexpr std::uint32_t kOne = ones<Storage>();
-    constexpr std::uint32_t kOnes[2] = {kOne, kOne};
 #pragma unroll
-    for (int p = 0; p < kPairs; ++p) mma<Storage>(totals, gradient[p], kOnes);
-    const Storage* from = source + places[step * 16 + row];
+    for (int p = 0; p < kPairs; ++p) gradients.add(gradient[p], totals);
+    SourceRows<Storage> from(source, places, step * kDepth, lane);
 #pragma unroll
     for (int r = 0; r < kGradientRows; ++r) {
       if (r < rows) {  // the same in all lanes
@@ -85,7 +160,7 @@ __device__ __forceinline__ void add_gradients(const Storage* source, const std::
         for (int block = 0; block < kTiles + kBlocks - 1; ++block) {
           if (block < begin || block >= end) continue;
           std::uint32_t columns[2];
-          ldmatrix_transposed(columns, from + block * kBlock);
+          from.load(block * kBlock, columns);
 #pragma unroll
           for (int p = 0; p < kPairs; ++p) {
             const int d = block - 2 * p;
@@ -94,7 +169,7 @@ __device__ __forceinline__ void add_gradients(const Storage* source, const std::
           }
         }
       }
-      from += pitch;
+      from.move(pitch);
     }
   }
 }
@@ -130,8 +205,10 @@ __global__ void __launch_bounds__(kToeplitzThreads, 2)
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int slot = warp / plan.block_units;
   const int rows = plan.planes * plan.rows;
-  const int steps = (rows + 15) / 16;
-  for (int m = static_cast<int>(threadIdx.x); m < 16 * steps; m += static_cast<int>(blockDim.x)) {
+  constexpr int kDepth = gradient_depth(sizeof(Storage));
+  const int steps = (rows + kDepth - 1) / kDepth;
+  for (int m = static_cast<int>(threadIdx.x); m < kDepth * steps;
+       m += static_cast<int>(blockDim.x)) {
     const int at = existing_row(m, rows);  // those behind the last one meet zeros of the target
     places[m] = at / plan.rows * plan.plane_pitch + at % plan.rows * plan.pitch;
   }
@@ -160,13 +237,15 @@ __global__ void __launch_bounds__(kToeplitzThreads, 2)
       // Whole planes overwrite the planes of the last tile: the zeros around them stay.
       const bool whole = plan.tiles_y * plan.tiles_x == 1 && at.image + plan.planes <= plan.batch;
       if (tile == place.tile || !whole) {
-        clear_shared(shared, plan.slots * (plan.slot_pitch + plan.target_slot) * 2);
+        clear_shared(shared, plan.slots * (plan.slot_pitch + plan.target_slot) *
+                                 static_cast<int>(sizeof(Storage)));
         __syncthreads();
       }
       load_tile(plan, source_tile(plan, at, begin, end), from_source, place.channels, shared);
       load_tile(plan, target_tile(plan, at, plan.target_slot), from_target, place.channels,
                 targets);
       copy_async_wait<0>();
+      round_operands(shared, plan.slots * plan.slot_pitch);
       __syncthreads();
       if (!active) continue;
       add_gradients<kTiles, kBlocks>(shared + slot * plan.slot_pitch + first_row * plan.pitch +
@@ -181,8 +260,8 @@ __global__ void __launch_bounds__(kToeplitzThreads, 2)
       // conv_kernel_finish, or layer_finish, computes the cells anew.
       const bool finite = is_finite(totals[0]) && is_finite(totals[2]);
       const float all = __all_sync(kFullWarp, finite ? 1 : 0) != 0 ? 0.0f : NAN;
-      // Each of the 8 columns of the products has the totals; lanes 4 i have the first.
-      const float total = group_sum<kWarp>(lane % 4 == 0 ? totals[0] + totals[2] : 0.0f);
+      const bool owner = lane % GradientRows<Storage>::kOwners == 0;
+      const float total = group_sum<kWarp>(owner ? totals[0] + totals[2] : 0.0f);
       if (bias != nullptr && unit == 0 && lane == 0) {
         bias[std::int64_t{place.split} * plan.channels + place.channel + slot] = total;
       }
@@ -200,7 +279,10 @@ __global__ void __launch_bounds__(kToeplitzThreads, 2)
     }
     __syncthreads();
     if (partial == nullptr) continue;
-    const int row_begin = place.unit / plan.chunks * kGradientRows;
+    // TF32 has no register for place.unit over the tiles.
+    const int unit_begin =
+        sizeof(Storage) == 4 ? unit - (warp - slot * plan.block_units) : place.unit;
+    const int row_begin = unit_begin / plan.chunks * kGradientRows;
     const int most = plan.block_units / plan.chunks * kGradientRows;
     const int below = plan.kernel_height - row_begin;
     const int block_rows = below < most ? below : most;

@@ -11,35 +11,76 @@
 
 namespace dcls::cuda {
 
-/// Adds the products of `rows` kernel rows. `row` is this lane's row of the tile, for the first of
-/// them, at the first block of columns that a product may read; blocks `begin` to `end` - 1 are in
-/// the tile, others are zeros. `lines` are this slot's, from this lane's word on.
+/// Row m of a slot's products in the tile.
+template <typename Storage>
+__device__ __forceinline__ const Storage* row_of(const ToeplitzPlan& plan, const Storage* tile,
+                                                 int slot, int m) {
+  const int row = existing_row(m, plan.planes * plan.rows);
+  const Storage* const own = tile + slot * plan.slot_pitch;
+  return own + row / plan.rows * plan.plane_pitch + row % plan.rows * plan.pitch;
+}
+
+/// A warp's 32 rows of the tile, as the rows of two products: what this lane loads of them. One
+/// load has both, of 16 bytes of each row.
+template <typename Storage>
+struct WarpRows {
+  const Storage* row;
+
+  /// From row `first` of the slot on.
+  __device__ __forceinline__ WarpRows(const ToeplitzPlan& plan, const Storage* tile, int slot,
+                                      int first, int lane)
+      : row(row_of(plan, tile, slot, first + lane)) {}
+  __device__ __forceinline__ void move(int values) { row += values; }
+  /// The columns from `column` on, for each product.
+  __device__ __forceinline__ void load(int column, std::uint32_t (&to)[2][2]) const {
+    std::uint32_t all[4];
+    ldmatrix(all, row + column);
+    to[0][0] = all[0], to[0][1] = all[1];
+    to[1][0] = all[2], to[1][1] = all[3];
+  }
+};
+/// Of TF32 a load has 16 rows, both halves of their 32 bytes.
+template <>
+struct WarpRows<float> {
+  const float* row[2];
+
+  __device__ __forceinline__ WarpRows(const ToeplitzPlan& plan, const float* tile, int slot,
+                                      int first, int lane)
+      : row{row_of(plan, tile, slot, first + lane % 16) + lane / 16 * 4,
+            row_of(plan, tile, slot, first + 16 + lane % 16) + lane / 16 * 4} {}
+  __device__ __forceinline__ void move(int values) { row[0] += values, row[1] += values; }
+  __device__ __forceinline__ void load(int column, std::uint32_t (&to)[2][4]) const {
+    ldmatrix(to[0], row[0] + column);
+    ldmatrix(to[1], row[1] + column);
+  }
+};
+
+/// Adds the products of `count` kernel rows. `rows` are those of the tile for the first of them, at
+/// the first block of columns that a product may read; blocks `begin` to `end` - 1 are in the tile,
+/// others are zeros. `lines` are this slot's, from this lane's word on.
 template <int kTiles, int kBlocks, typename Storage>
-__device__ __forceinline__ void add_products(const Storage* row, int pitch, int rows, int begin,
-                                             int end, const std::uint32_t* lines,
+__device__ __forceinline__ void add_products(WarpRows<Storage> rows, int pitch, int count,
+                                             int begin, int end, const std::uint32_t* lines,
                                              float (&sum)[2][kTiles][4]) {
-  for (int r = 0; r < rows; ++r) {
-    std::uint32_t matrix[kBlocks];
+  constexpr int kB = 2 / kPerRegister<Storage>, kA = 2 * kB;  // registers of a fragment
+  for (int r = 0; r < count; ++r) {
+    std::uint32_t matrix[kBlocks][kB];
 #pragma unroll
-    for (int k = 0; k < kBlocks; ++k) matrix[k] = lines[k * (kBlock / 2)];
+    for (int k = 0; k < kBlocks * kB; ++k) matrix[k / kB][k % kB] = lines[k * 4];
 #pragma unroll
     for (int block = 0; block < kTiles + kBlocks - 1; ++block) {
       if (block < begin || block >= end) continue;  // the same in all threads
-      std::uint32_t columns[4];                     // two registers for each 16 rows
-      ldmatrix(columns, row + block * kBlock);
+      std::uint32_t columns[2][kA];
+      rows.load(block * kBlock, columns);
 #pragma unroll
       for (int k = 0; k < kBlocks; ++k) {
         const int tile = block - k;
         if (tile < 0 || tile >= kTiles) continue;
-        const std::uint32_t b[1] = {matrix[k]};
 #pragma unroll
-        for (int m = 0; m < 2; ++m) {
-          const std::uint32_t a[2] = {columns[2 * m], columns[2 * m + 1]};
-          mma<Storage>(sum[m][tile], a, b);
-        }
+        for (int m = 0; m < 2; ++m) mma<Storage>(sum[m][tile], columns[m], matrix[k]);
       }
     }
-    row += pitch;
+    rows.move(pitch);
     lines += line_words(kBlocks);
   }
 }
@@ -120,12 +161,10 @@ __global__ void __launch_bounds__(kToeplitzThreads, 2)
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int slot = warp / plan.slot_warps;
   const int first_row = warp % plan.slot_warps * kWarpRows;
-  const int row = existing_row(first_row + lane, plan.planes * plan.rows);  // of this lane
+  const WarpRows<Storage> own_rows(plan, shared, slot, first_row, lane);
   Storage* const own = shared + slot * plan.slot_pitch;
-  const Storage* const from =
-      own + row / plan.rows * plan.plane_pitch + row % plan.rows * plan.pitch;
   const std::uint32_t* const own_lines =
-      lines + slot * plan.kernel_rows * line_words(kBlocks) + lane_word<kBlocks>(lane);
+      lines + slot * plan.kernel_rows * line_words(kBlocks) + lane_word<Storage, kBlocks>(lane);
 
   for (auto item = static_cast<std::int32_t>(blockIdx.x); item < toeplitz_blocks(plan);
        item += static_cast<std::int32_t>(gridDim.x)) {
@@ -134,7 +173,7 @@ __global__ void __launch_bounds__(kToeplitzThreads, 2)
     const Storage* const from_source =
         source +
         place.channel * channel_pitch(plan, std::int64_t{plan.source_height} * plan.source_width);
-    clear_shared(shared, plan.slots * plan.slot_pitch * 2);
+    clear_shared(shared, plan.slots * plan.slot_pitch * static_cast<int>(sizeof(Storage)));
     __syncthreads();
     load_tile(plan, source_tile(plan, place, begin, end), from_source, place.channels, shared);
     const bool active = slot < place.channels;
@@ -160,12 +199,18 @@ __global__ void __launch_bounds__(kToeplitzThreads, 2)
         special =
             build_lines<kBlocks>(plan, cells, place.channels, r, rows, chunk * kBlocks, lines) ||
             special;
-        if (chunk + r == 0) copy_async_wait<0>();
+        if (chunk + r == 0) {
+          copy_async_wait<0>();
+          round_operands(shared, plan.slots * plan.slot_pitch);
+        }
         __syncthreads();
         if (!active) continue;
         const int block = chunk * kBlocks;
-        add_products<kTiles, kBlocks>(from + r * plan.pitch + (block - begin) * kBlock, plan.pitch,
-                                      rows, begin - block, end - block, own_lines, sum);
+        WarpRows<Storage> from = own_rows;
+        from.move(r * plan.pitch);
+        from.move((block - begin) * kBlock);
+        add_products<kTiles, kBlocks>(from, plan.pitch, rows, begin - block, end - block, own_lines,
+                                      sum);
       }
     }
     bool is_nan = false;
@@ -191,9 +236,8 @@ __global__ void __launch_bounds__(kToeplitzThreads, 2)
 #pragma unroll
           for (int half = 0; half < 2; ++half) {
             const int at = first_row + 16 * m + 8 * half + lane / 4;
-            auto* const to = reinterpret_cast<std::uint32_t*>(own + at * plan.target_pitch +
-                                                              tile * kBlock + lane % 4 * 2);
-            *to = pack<Storage>(sum[m][tile][2 * half], sum[m][tile][2 * half + 1]);
+            store_pair(own + at * plan.target_pitch + tile * kBlock + lane % 4 * 2,
+                       sum[m][tile][2 * half], sum[m][tile][2 * half + 1]);
           }
         }
       }

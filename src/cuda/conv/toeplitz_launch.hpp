@@ -10,7 +10,7 @@ namespace dcls::cuda {
 bool has_tensor_cores(const Execution& where);
 
 /// The forward pass, or the gradient of the input, of a problem that toeplitz_covers().
-/// Instantiated for each dtype of 16 bits in a .cu of its own.
+/// Instantiated for each dtype of 16 bits, and for float as TF32, in a .cu of its own.
 template <typename Storage>
 void launch_toeplitz_forward(const ConvArgs& args, ConvPass pass, const void* source,
                              const void* kernel, const void* bias, void* target,

@@ -17,6 +17,8 @@ inline constexpr std::size_t kToeplitzShared = 96 * 1024;
 /// Of it, what the lines of the kernel take.
 inline constexpr std::int32_t kLineShared = 32 * 1024;
 inline constexpr std::int64_t kWidestKernel = 63;
+/// Bytes of shared memory that a warp reads at once.
+inline constexpr std::int32_t kBankBytes = 128;
 /// The column tiles and the blocks of source columns that there are kernels for. Images of up to 8
 /// columns that keep their width meet 1 block, those of up to 16 meet 3, however wide the kernel.
 struct ToeplitzColumns {
@@ -27,9 +29,10 @@ inline constexpr ToeplitzColumns kToeplitzColumns[] = {{1, 1}, {2, 3}, {4, 3}, {
                                                        {4, 5}, {7, 3}, {7, 4}, {7, 5}};
 
 /// Whether the tensor cores take a problem, if the GPU has them: depthwise, one or two axes, stride
-/// and dilation 1, 16 bits a value.
+/// and dilation 1, 16 bits a value, or float32 that may be rounded to TF32.
 inline bool toeplitz_covers(const ConvArgs& args) {
-  if (args.dtype != DType::kFloat16 && args.dtype != DType::kBFloat16) return false;
+  const bool tf32 = args.dtype == DType::kFloat32 && args.allow_tf32;
+  if (args.dtype != DType::kFloat16 && args.dtype != DType::kBFloat16 && !tf32) return false;
   if (args.ndim > 2 || args.in_channels != args.groups || args.out_channels != args.groups) {
     return false;
   }
@@ -55,8 +58,8 @@ inline std::int32_t line_bytes(const ToeplitzPlan& plan) {
   return line_words(plan.column_blocks) * 4;
 }
 inline std::size_t toeplitz_shared_bytes(const ToeplitzPlan& plan) {
-  return static_cast<std::size_t>(plan.slots *
-                                  (plan.slot_pitch * 2 + plan.kernel_rows * line_bytes(plan)));
+  return static_cast<std::size_t>(
+      plan.slots * (plan.slot_pitch * plan.bytes + plan.kernel_rows * line_bytes(plan)));
 }
 
 namespace toeplitz {
@@ -72,9 +75,8 @@ inline std::int32_t parts_of(std::int32_t count, std::int32_t part) {
 inline std::int32_t even(std::int32_t count, std::int32_t most) {
   return parts_of(count, parts_of(count, std::max(most, 1)));
 }
-/// Values that are copied at once if lines have `width` of them.
-inline std::int32_t copy_of(std::int32_t width) {
-  std::int32_t copy = kBlock;
+/// Values that are copied at once, at most `copy`, if lines have `width` of them.
+inline std::int32_t copy_of(std::int32_t width, std::int32_t copy) {
   while (width % copy != 0) copy /= 2;
   return copy;
 }
@@ -82,9 +84,10 @@ inline std::int32_t copy_of(std::int32_t width) {
 /// The columns: fewest blocks, then the widest copies.
 inline void plan_columns(ToeplitzPlan& plan, std::int32_t padding) {
   const std::int32_t tiles = parts_of(plan.target_width, kBlock);
+  const std::int32_t most = kLoadBytes / plan.bytes;
   std::int32_t fewest = std::numeric_limits<std::int32_t>::max();
   // A lead that is a multiple of what is copied at once keeps the copies aligned.
-  for (std::int32_t step = kBlock; step > 0; step /= 2) {
+  for (std::int32_t step = most; step > 0; step /= 2) {
     const std::int32_t lead = ceil_to(padding, step);
     const std::int32_t all = parts_of(kBlock - 1 + lead - padding + plan.kernel_width, kBlock);
     // Those that are left of the source for all tiles, or right of it, meet zeros alone.
@@ -95,9 +98,9 @@ inline void plan_columns(ToeplitzPlan& plan, std::int32_t padding) {
     fewest = blocks;
     plan.lead = lead - left * kBlock;
     plan.offset = padding - plan.lead;
-    plan.copy = plan.channels_last ? 1 : std::min(step, copy_of(plan.source_width));
+    plan.copy = plan.channels_last ? 1 : copy_of(plan.source_width, step);
   }
-  plan.store = plan.channels_last ? 1 : copy_of(plan.target_width);
+  plan.store = plan.channels_last ? 1 : copy_of(plan.target_width, most);
   plan.chunks = parts_of(fewest, kMostColumnBlocks);
   std::int32_t least = std::numeric_limits<std::int32_t>::max();
   for (const ToeplitzColumns& kernel : kToeplitzColumns) {
@@ -116,8 +119,8 @@ inline void plan_columns(ToeplitzPlan& plan, std::int32_t padding) {
     const int first = x * plan.column_tiles * kBlock;
     widest = std::max(widest, end_block(plan, first) - first_block(plan, first));
   }
-  // Rows an odd number of 16 bytes apart: the eight of a matrix lie in different banks.
-  plan.pitch = (widest | 1) * kBlock;
+  // The rows that are loaded together lie in different banks.
+  plan.pitch = (widest * kBlock / plan.unit | 1) * plan.unit;
   plan.target_pitch = (plan.column_tiles | 1) * kBlock;
 }
 
@@ -133,15 +136,18 @@ inline std::int32_t plan_rows(ToeplitzPlan& plan) {
     plan.plane_rows -= plan.shared;
   }
   // So many banks from plane to plane as the rows of a product would be apart within one.
-  const std::int32_t units = plan.pitch / kBlock;
-  const std::int32_t extra = ((plan.rows - plan.plane_rows) * units % 8 + 8) % 8;
-  plan.plane_pitch = plan.plane_rows * plan.pitch + (plan.planes > 1 ? extra * kBlock : 0);
+  const std::int32_t units = plan.pitch / plan.unit, all = kBankBytes / (plan.unit * plan.bytes);
+  const std::int32_t extra = ((plan.rows - plan.plane_rows) * units % all + all) % all;
+  plan.plane_pitch = plan.plane_rows * plan.pitch + (plan.planes > 1 ? extra * plan.unit : 0);
   return plan.planes * plan.plane_pitch + plan.shared * plan.pitch;
 }
 
-/// The problem and the columns of a plan.
-inline ToeplitzPlan plan_problem(const ConvArgs& args, bool mirrored) {
+/// The problem and the columns of a plan. Rows of the source are `unit` values apart, times an odd
+/// number.
+inline ToeplitzPlan plan_problem(const ConvArgs& args, bool mirrored, std::int32_t unit) {
   ToeplitzPlan plan{};
+  plan.bytes = static_cast<std::uint8_t>(storage_bytes(args.dtype));
+  plan.unit = static_cast<std::uint8_t>(unit);
   const int x = args.ndim - 1;
   const auto size = [&](const std::int64_t (&sizes)[kMaxDims], int d) {
     return args.ndim == 1 && d == 0 ? 1 : static_cast<std::int32_t>(sizes[d == 0 ? 0 : x]);
@@ -197,24 +203,27 @@ inline ToeplitzPlan plan_block(ToeplitzPlan plan) {
 
 /// The plan of the forward pass or of the gradient of the input, of a problem that is covered.
 inline ToeplitzPlan make_toeplitz_plan(const ConvArgs& args, ConvPass pass) {
-  ToeplitzPlan plan = toeplitz::plan_problem(args, pass == ConvPass::kBackwardInput);
+  // ldmatrix loads 8 rows of 16 bytes.
+  const auto unit = kLoadBytes / static_cast<std::int32_t>(storage_bytes(args.dtype));
+  ToeplitzPlan plan = toeplitz::plan_problem(args, pass == ConvPass::kBackwardInput, unit);
+  const std::int32_t widest = toeplitz_slots(plan.bytes);
   // Fewer channels where the halo of a large kernel would leave too few rows of each.
   constexpr std::int32_t kFewRows = 16;
   ToeplitzPlan best{};
-  for (plan.slots = plan.channels_last ? kToeplitzSlots : 1; plan.slots > 0; plan.slots /= 2) {
+  for (plan.slots = plan.channels_last ? widest : 1; plan.slots > 0; plan.slots /= 2) {
     best = toeplitz::plan_block(plan);
     if (best.rows >= std::min(kFewRows, plan.target_height)) break;
   }
   best.channel_blocks = toeplitz::parts_of(best.channels, best.slots);
-  if (plan.channels_last && best.slots == kToeplitzSlots && best.channels % kToeplitzSlots == 0) {
-    best.copy = best.store = kToeplitzSlots;
+  if (plan.channels_last && best.slots == widest && best.channels % widest == 0) {
+    best.copy = best.store = widest;
   }
   return best;
 }
 
 inline std::size_t toeplitz_shared_bytes(const ToeplitzKernelPlan& plan) {
   const std::size_t tiles =
-      static_cast<std::size_t>(plan.slots * (plan.slot_pitch + plan.target_slot)) * 2;
+      static_cast<std::size_t>(plan.slots * (plan.slot_pitch + plan.target_slot) * plan.bytes);
   // The sums of all warps, in the same place.
   const std::size_t sums =
       static_cast<std::size_t>(plan.threads() / 32 * kGradientRows * row_sums(plan)) *
@@ -225,33 +234,39 @@ inline std::size_t toeplitz_shared_bytes(const ToeplitzKernelPlan& plan) {
 /// The plan of the gradient of the kernel.
 inline ToeplitzKernelPlan make_toeplitz_kernel_plan(const ConvArgs& args) {
   ToeplitzKernelPlan plan{};
-  static_cast<ToeplitzPlan&>(plan) = toeplitz::plan_problem(args, false);
+  // Values of 32 bits are loaded one by one, 8 of each of 4 rows; others by ldmatrix.
+  static_cast<ToeplitzPlan&>(plan) = toeplitz::plan_problem(args, false, kBlock);
+  const std::int32_t widest = toeplitz_slots(plan.bytes);
   const std::int32_t groups = toeplitz::parts_of(plan.kernel_height, kGradientRows);
   plan.units = groups * plan.chunks;
   // The widest slots that leave a warp for each chunk of a row, and rows for the tile.
-  for (plan.slots = plan.channels_last ? kToeplitzSlots / plan.chunks : 1; plan.slots > 0;
+  for (plan.slots = plan.channels_last ? widest / plan.chunks : 1; plan.slots > 0;
        plan.slots /= 2) {
     const std::int32_t warps = kToeplitzWarps / plan.slots / plan.chunks;  // of a chunk
     plan.block_units = toeplitz::even(groups, warps) * plan.chunks;
+    const auto fits = [&plan] {
+      const std::int32_t rows =
+          toeplitz::ceil_to(plan.planes * plan.rows, gradient_depth(plan.bytes));
+      plan.slot_pitch = toeplitz::plan_rows(plan);
+      plan.target_slot = rows * plan.target_pitch;
+      return toeplitz_shared_bytes(plan) <= kToeplitzShared;
+    };
     std::int32_t parts = toeplitz::parts_of(plan.target_height, kGradientTileRows);
     for (;; ++parts) {
       plan.rows = toeplitz::parts_of(plan.target_height, parts);
       plan.planes =
           plan.rows == plan.target_height ? std::min(plan.batch, kGradientTileRows / plan.rows) : 1;
-      plan.slot_pitch = toeplitz::plan_rows(plan);
-      plan.target_slot = toeplitz::ceil_to(plan.planes * plan.rows, 16) * plan.target_pitch;
-      if (toeplitz_shared_bytes(plan) <= kToeplitzShared || plan.rows == 1) break;
+      if (fits() || plan.rows == 1) break;
     }
-    if (toeplitz_shared_bytes(plan) <= kToeplitzShared &&
-        plan.rows >= std::min(8, plan.target_height))
-      break;
+    while (!fits() && plan.planes > 1) plan.planes /= 2;  // lines, with rows of zeros around each
+    if (fits() && plan.rows >= std::min(8, plan.target_height)) break;
   }
   plan.unit_blocks = toeplitz::parts_of(plan.units, plan.block_units);
   plan.tiles_n = toeplitz::parts_of(plan.batch, plan.planes);
   plan.tiles_y = toeplitz::parts_of(plan.target_height, plan.rows);
   plan.channel_blocks = toeplitz::parts_of(plan.channels, plan.slots);
-  if (plan.channels_last && plan.slots == kToeplitzSlots && plan.channels % plan.slots == 0) {
-    plan.copy = plan.store = kToeplitzSlots;
+  if (plan.channels_last && plan.slots == widest && plan.channels % widest == 0) {
+    plan.copy = plan.store = widest;
   }
   const std::int64_t tiles = std::int64_t{plan.tiles_n} * plan.tiles_y * plan.tiles_x;
   const std::int64_t blocks = std::int64_t{plan.channel_blocks} * plan.unit_blocks;
@@ -274,7 +289,8 @@ inline std::size_t toeplitz_kernel_workspace(const ConvArgs& args) {
 /// Narrows the copies to what the addresses of the tensors allow: results stay the same.
 inline void align_toeplitz_plan(ToeplitzPlan& plan, const void* source, const void* target) {
   const auto narrow = [&plan](std::int32_t& copy, const void* tensor) {
-    while (reinterpret_cast<std::uintptr_t>(tensor) % (2 * static_cast<std::uintptr_t>(copy)) !=
+    while (reinterpret_cast<std::uintptr_t>(tensor) %
+               static_cast<std::uintptr_t>(plan.bytes * copy) !=
            0) {
       copy = plan.channels_last ? 1 : copy / 2;
     }

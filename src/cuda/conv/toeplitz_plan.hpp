@@ -20,18 +20,21 @@
 
 namespace dcls::cuda {
 
-/// Values of 16 bits in the 16 bytes that ldmatrix loads of a row: one block of columns.
+/// One block of columns: those of a product of the target, and its depth.
 inline constexpr int kBlock = 8;
+/// Bytes that ldmatrix loads of a row.
+inline constexpr int kLoadBytes = 16;
 /// Rows of a warp: two products of 16.
 inline constexpr int kWarpRows = 32;
 inline constexpr int kToeplitzWarps = 8;
 inline constexpr int kToeplitzThreads = 32 * kToeplitzWarps;
-/// Channels of a block in channels_last: 16 bytes of a pixel.
-inline constexpr int kToeplitzSlots = 8;
+/// Channels of a block in channels_last, of values of so many bytes: 16 bytes of a pixel.
+DCLS_HD constexpr int toeplitz_slots(int bytes) { return kLoadBytes / bytes; }
 
-/// Words of a kernel row in shared memory. A register of T_r holds two cells, c and c + 1, and each
-/// lane, column block and row of T_r has its own c. So a line is the row with zeros around it,
-/// twice: as pairs from an even place on, and as pairs from an odd one.
+/// Words of a kernel row in shared memory. A register of T_r holds two cells of 16 bits, c and c +
+/// 1, and each lane, column block and row of T_r has its own c. So a line is the row with zeros
+/// around it, twice: as pairs from an even place on, and as pairs from an odd one. A register holds
+/// one cell of TF32: there the line is the row once.
 DCLS_HD constexpr int line_words(int column_blocks) { return 2 * (column_blocks + 1) * kBlock / 2; }
 
 struct ToeplitzPlan {
@@ -41,6 +44,9 @@ struct ToeplitzPlan {
   std::int32_t padding;  ///< rows of zeros above the source
   bool mirrored;         ///< the kernel, for the gradient of the input
   bool channels_last;
+  // For the host. Here, in the gap behind the flags, they move no field that kernels read.
+  std::uint8_t bytes;  ///< of a value
+  std::uint8_t unit;   ///< values; rows of the source are an odd number of units apart
 
   // Columns.
   std::int32_t lead, offset;   ///< see above
@@ -66,6 +72,8 @@ struct ToeplitzPlan {
 inline constexpr int kGradientRows = 3;
 /// Rows of a tile there, at most.
 inline constexpr int kGradientTileRows = 128;
+/// Rows of the tile that a product of values of so many bytes adds up there.
+DCLS_HD constexpr int gradient_depth(int bytes) { return 32 / bytes; }
 
 /// Of the gradient of the kernel: `source` is the input, `target` the gradient of the output. A
 /// unit is kGradientRows kernel rows and one chunk of columns, and is one warp's.

@@ -1,7 +1,7 @@
 #pragma once
 
-// What a block of the tensor-core kernels has in shared memory: tiles of 16-bit values, and the
-// fragments of the Toeplitz matrices.
+// What a block of the tensor-core kernels has in shared memory: tiles of the tensors, and the
+// fragments of the Toeplitz matrices. Storage is Half, BFloat16, or float for TF32.
 
 #include <cstdint>
 #include <type_traits>
@@ -124,11 +124,22 @@ __device__ __forceinline__ void with_count(int count, Function&& function) {
   (call(std::integral_constant<int, kCounts>{}) || ...);
 }
 
-/// Values of 16 bits that are moved at once: in pairs if there are several.
-template <int kCount>
-struct alignas(2 * kCount) HalfVector {
-  using Part = std::conditional_t<kCount == 1, std::uint16_t, std::uint32_t>;
-  Part part[(kCount + 1) / 2];
+/// The same with the values of a row that may be copied at once.
+template <typename Storage, typename Function>
+__device__ __forceinline__ void with_row_copy(int count, Function&& function) {
+  if constexpr (sizeof(Storage) == 4) {
+    with_count<4, 2, 1>(count, function);
+  } else {
+    with_count<8, 4, 2, 1>(count, function);
+  }
+}
+
+/// Values that are moved at once: those of 16 bits in pairs if there are several.
+template <typename Storage, int kCount>
+struct alignas(sizeof(Storage) * kCount) ValueVector {
+  static constexpr std::size_t kBytes = sizeof(Storage) * kCount;
+  using Part = std::conditional_t<kBytes == 2, std::uint16_t, std::uint32_t>;
+  Part part[kBytes / sizeof(Part)];
 };
 
 /// The two low halves of a and b, and the two high ones.
@@ -151,29 +162,30 @@ __device__ void load_rows(const ToeplitzPlan& plan, const ToeplitzTile& tile, co
   });
 }
 
-/// Pixels of channels_last that a thread moves at once: a word of shared memory has one value of
-/// each.
-inline constexpr int kPixels = 2;
-
-/// The same of channels_last: the channels of a pixel lie together, kSlots are moved at once.
+/// The same of channels_last: the channels of a pixel lie together, kSlots are moved at once. A
+/// thread moves the pixels of a word of shared memory, which has one value of each.
 template <int kSlots, typename Storage>
 __device__ void load_pixels(const ToeplitzPlan& plan, const ToeplitzTile& tile, const Storage* from,
                             int channels, Storage* shared) {
+  constexpr int kPixels = kPerRegister<Storage>;
+  using Vector = ValueVector<Storage, kSlots>;
   for_tile(plan, tile, kPixels, plan.channels, from, [&](int column, const Storage* at, int to) {
     for (int slot = 0; slot < channels; slot += kSlots) {
-      HalfVector<kSlots> pixels[kPixels] = {};
+      Vector pixels[kPixels] = {};
 #pragma unroll
       for (int i = 0; i < kPixels; ++i) {
         const int x = tile.x + column + i;
         if (x < 0 || x >= tile.width) continue;
-        pixels[i] = *reinterpret_cast<const HalfVector<kSlots>*>(
-            at + std::int64_t{i} * plan.channels + slot);
+        pixels[i] = *reinterpret_cast<const Vector*>(at + std::int64_t{i} * plan.channels + slot);
       }
 #pragma unroll
       for (int s = 0; s < kSlots; ++s) {
-        const std::uint32_t a = pixels[0].part[s / 2], b = pixels[1].part[s / 2];
+        const std::uint32_t a = pixels[0].part[s / kPixels];
+        const std::uint32_t b = pixels[kPixels - 1].part[s / kPixels];
         *reinterpret_cast<std::uint32_t*>(shared + (slot + s) * tile.slot_pitch + to) =
-            s % 2 == 0 ? low_halves(a, b) : high_halves(a, b);
+            kPixels == 1 ? a
+            : s % 2 == 0 ? low_halves(a, b)
+                         : high_halves(a, b);
       }
     }
   });
@@ -185,11 +197,11 @@ template <typename Storage>
 __device__ void load_tile(const ToeplitzPlan& plan, const ToeplitzTile& tile, const Storage* from,
                           int channels, Storage* shared) {
   if (plan.channels_last) {
-    with_count<kToeplitzSlots, 1>(tile.copy, [&](auto count) {
+    with_count<toeplitz_slots(sizeof(Storage)), 1>(tile.copy, [&](auto count) {
       load_pixels<count.value>(plan, tile, from, channels, shared);
     });
   } else {
-    with_count<8, 4, 2, 1>(tile.copy,
+    with_row_copy<Storage>(tile.copy,
                            [&](auto count) { load_rows<count.value>(plan, tile, from, shared); });
   }
   copy_async_commit();
@@ -198,7 +210,7 @@ __device__ void load_tile(const ToeplitzPlan& plan, const ToeplitzTile& tile, co
 template <int kStore, typename Storage>
 __device__ void store_rows(const ToeplitzPlan& plan, const ToeplitzTile& tile,
                            const Storage* shared, Storage* to) {
-  using Vector = HalfVector<kStore>;
+  using Vector = ValueVector<Storage, kStore>;
   for_tile(plan, tile, kStore, 1, to, [&](int, Storage* at, int from) {
     *reinterpret_cast<Vector*>(at) = *reinterpret_cast<const Vector*>(shared + from);
   });
@@ -207,24 +219,30 @@ __device__ void store_rows(const ToeplitzPlan& plan, const ToeplitzTile& tile,
 template <int kSlots, typename Storage>
 __device__ void store_pixels(const ToeplitzPlan& plan, const ToeplitzTile& tile,
                              const Storage* shared, int channels, Storage* to) {
+  constexpr int kPixels = kPerRegister<Storage>;
+  using Vector = ValueVector<Storage, kSlots>;
   for_tile(plan, tile, kPixels, plan.channels, to, [&](int column, Storage* at, int from) {
     for (int slot = 0; slot < channels; slot += kSlots) {
-      HalfVector<kSlots> pixels[kPixels];
+      Vector pixels[kPixels];
 #pragma unroll
-      for (int s = 0; s < kSlots; s += 2) {
+      for (int s = 0; s < kSlots; s += kPixels) {
         const auto word = [&](int of) {
           return *reinterpret_cast<const std::uint32_t*>(shared + of * tile.slot_pitch + from);
         };
-        const std::uint32_t a = word(slot + s), b = kSlots > 1 ? word(slot + s + 1) : 0;
-        using Part = typename HalfVector<kSlots>::Part;
-        pixels[0].part[s / 2] = static_cast<Part>(low_halves(a, b));
-        pixels[1].part[s / 2] = static_cast<Part>(high_halves(a, b));
+        const std::uint32_t a = word(slot + s);
+        if constexpr (kPixels == 1) {
+          pixels[0].part[s] = a;
+        } else {
+          const std::uint32_t b = kSlots > 1 ? word(slot + s + 1) : 0;
+          using Part = typename Vector::Part;
+          pixels[0].part[s / 2] = static_cast<Part>(low_halves(a, b));
+          pixels[1].part[s / 2] = static_cast<Part>(high_halves(a, b));
+        }
       }
 #pragma unroll
       for (int i = 0; i < kPixels; ++i) {
         if (tile.x + column + i >= tile.width) continue;
-        *reinterpret_cast<HalfVector<kSlots>*>(at + std::int64_t{i} * plan.channels + slot) =
-            pixels[i];
+        *reinterpret_cast<Vector*>(at + std::int64_t{i} * plan.channels + slot) = pixels[i];
       }
     }
   });
@@ -235,27 +253,59 @@ template <typename Storage>
 __device__ void store_tile(const ToeplitzPlan& plan, const ToeplitzTile& tile,
                            const Storage* shared, int channels, Storage* to) {
   if (plan.channels_last) {
-    with_count<kToeplitzSlots, 1>(tile.copy, [&](auto count) {
+    with_count<toeplitz_slots(sizeof(Storage)), 1>(tile.copy, [&](auto count) {
       store_pixels<count.value>(plan, tile, shared, channels, to);
     });
   } else {
-    with_count<8, 4, 2, 1>(tile.copy,
+    with_row_copy<Storage>(tile.copy,
                            [&](auto count) { store_rows<count.value>(plan, tile, shared, to); });
   }
 }
 
+/// Stores two values that are next to each other.
+template <typename Storage>
+__device__ __forceinline__ void store_pair(Storage* to, float low, float high) {
+  ValueVector<Storage, 2> pair;
+  if constexpr (sizeof(Storage) == 4) {
+    pair.part[0] = numeric::bit_cast<std::uint32_t>(low);
+    pair.part[1] = numeric::bit_cast<std::uint32_t>(high);
+  } else {
+    pair.part[0] = pack<Storage>(low, high);
+  }
+  *reinterpret_cast<ValueVector<Storage, 2>*>(to) = pair;
+}
+
+/// Rounds `count` values in shared memory to those that tensor cores read, by all threads of the
+/// block, between two barriers. Those of 16 bits are.
+template <typename Storage>
+__device__ __forceinline__ void round_operands(Storage* shared, int count) {
+  if constexpr (sizeof(Storage) == 4) {
+    using Vector = ValueVector<float, 4>;
+    __syncthreads();
+    auto* const all = reinterpret_cast<Vector*>(shared);
+    for (int i = static_cast<int>(threadIdx.x); i < count / 4; i += static_cast<int>(blockDim.x)) {
+      Vector values = all[i];
+#pragma unroll
+      for (std::uint32_t& bits : values.part) bits = to_tf32(numeric::bit_cast<float>(bits));
+      all[i] = values;
+    }
+  }
+}
+
 /// Whether a value is infinite or NaN.
+__device__ __forceinline__ bool is_special(float value) { return !(value - value == 0.0f); }
 __device__ __forceinline__ bool is_special(Half value) { return (value.bits & 0x7c00u) == 0x7c00u; }
 __device__ __forceinline__ bool is_special(BFloat16 value) {
   return (value.bits & 0x7f80u) == 0x7f80u;
 }
 
-/// Where in a line (see toeplitz_plan.hpp) this lane's register of a Toeplitz matrix is. That of
-/// the next column block is kBlock / 2 words behind it.
-template <int kBlocks>
+/// Where in a line (see toeplitz_plan.hpp) this lane's first register of a Toeplitz matrix is. Its
+/// next one is 4 words behind it, also that of the next column block.
+template <typename Storage, int kBlocks>
 __device__ __forceinline__ int lane_word(int lane) {
-  const int first = lane % 4 * 2 - lane / 4 + kBlock - 1;
-  return first / 2 + first % 2 * (line_words(kBlocks) / 2);
+  constexpr int kPer = kPerRegister<Storage>;
+  const int first = lane % 4 * kPer - lane / 4 + kBlock - 1;
+  return first / kPer + first % kPer * (line_words(kBlocks) / kPer);
 }
 
 /// Writes the lines of kernel rows `first` to `first` + `rows` - 1, for products of the column
@@ -264,7 +314,7 @@ __device__ __forceinline__ int lane_word(int lane) {
 template <int kBlocks, typename Storage>
 __device__ bool build_lines(const ToeplitzPlan& plan, const Storage* kernel, int channels,
                             int first, int rows, int block, std::uint32_t* lines) {
-  constexpr int kWords = line_words(kBlocks);
+  constexpr int kWords = line_words(kBlocks), kPer = kPerRegister<Storage>;
   const int start = block * kBlock + plan.offset - (kBlock - 1);
   bool special = false;
   for (int slot = 0; slot < channels; ++slot) {
@@ -275,16 +325,16 @@ __device__ bool build_lines(const ToeplitzPlan& plan, const Storage* kernel, int
       const int r = first + i / kWords;
       const Storage* const row =
           cells + (plan.mirrored ? plan.kernel_height - 1 - r : r) * plan.kernel_width;
-      const int c = start + i % (kWords / 2) * 2 + i / (kWords / 2) % 2;
-      std::uint32_t pair = 0;
+      const int c = start + i % (kWords / kPer) * kPer + i / (kWords / kPer) % kPer;
+      std::uint32_t word = 0;
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        if (c + half < 0 || c + half >= plan.kernel_width) continue;
-        const Storage value = row[plan.mirrored ? plan.kernel_width - 1 - c - half : c + half];
+      for (int part = 0; part < kPer; ++part) {
+        if (c + part < 0 || c + part >= plan.kernel_width) continue;
+        const Storage value = row[plan.mirrored ? plan.kernel_width - 1 - c - part : c + part];
         special = special || is_special(value);
-        pair |= static_cast<std::uint32_t>(value.bits) << 16 * half;
+        word |= operand(value) << 16 * part;
       }
-      to[i] = pair;
+      to[i] = word;
     }
   }
   return special;

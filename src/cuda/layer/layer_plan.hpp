@@ -118,7 +118,12 @@ class LayerPlan {
   const ConvPlan& input() const { return input_; }
   const ConvPlan& kernel() const { return kernel_; }
 
-  std::size_t saved() const { return kernel_lists_at() + kernel_bytes() + support_bytes(); }
+  /// With TF32 it is 8 bytes more than a multiple of 256, else such a multiple: the size tells
+  /// which forward pass saved it.
+  std::size_t saved() const {
+    const bool tf32 = tensor_cores_ && args_.conv.dtype == DType::kFloat32;
+    return kernel_lists_at() + kernel_bytes() + support_bytes() + (tf32 ? 8 : 0);
+  }
   std::size_t workspace(LayerPass pass) const {
     if (pass == LayerPass::kForward) {
       const LayerPrepare job = prepare(nullptr, nullptr);

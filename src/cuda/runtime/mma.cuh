@@ -26,6 +26,11 @@ inline constexpr bool kTensorCores = true;
 #define DCLS_SITE_PARAMETER
 #endif
 
+/// What a 32-bit register of a fragment holds: two values of 16 bits, or one of TF32, for which
+/// float stands.
+template <typename Storage>
+inline constexpr int kPerRegister = 4 / static_cast<int>(sizeof(Storage));
+
 #if defined(DCLS_CUDA_ON_HOST)
 namespace fragment {
 
@@ -33,10 +38,6 @@ namespace fragment {
 struct Place {
   int row, column;
 };
-
-/// What a 32-bit register of a fragment holds: two values of 16 bits, or one of float32.
-template <typename Storage>
-inline constexpr int kPerRegister = 4 / static_cast<int>(sizeof(Storage));
 
 /// The place of value `i` of a lane in A, 16 rows; in order of the registers.
 template <typename Storage>
@@ -125,8 +126,8 @@ template <int kCount, bool kTransposed>
 
 }  // namespace fragment
 
-/// sum += a . b, by a whole warp: a has 16 rows, b 8 columns, both of Storage; float stands for
-/// TF32. The registers give the depth: 4 of a are 16 deep (TF32: 8), 2 are 8 deep.
+/// sum += a . b, by a whole warp: a has 16 rows, b 8 columns, both of Storage. The registers give
+/// the depth: 4 of a are 16 deep (TF32: 8), 2 are 8 deep.
 template <typename Storage, int kA, int kB>
 __device__ __forceinline__ void mma(float (&sum)[4], const std::uint32_t (&a)[kA],
                                     const std::uint32_t (&b)[kB] DCLS_SITE_PARAMETER) {
@@ -151,8 +152,13 @@ __device__ __forceinline__ void ldmatrix_transposed(std::uint32_t (&to)[kCount],
 /// The nearest TF32 number, ties away from zero.
 __device__ __forceinline__ std::uint32_t to_tf32(float value) {
   const auto bits = numeric::bit_cast<std::uint32_t>(value);
+  if (value != value) return 0x7fffffffu;  // one whose 19 bits are not those of an infinity
   return (bits & 0x7f800000u) == 0x7f800000u ? bits : (bits + 0x1000u) & 0xffffe000u;
 }
+
+/// The lane of this thread, read anew at each call: so the compiler keeps nothing that it computes
+/// from it in a register over a loop.
+__device__ __forceinline__ int fresh_lane() { return static_cast<int>(threadIdx.x) % 32; }
 
 /// Two values of 16 bits, rounded to nearest, the first in the low bits.
 template <typename Storage>
@@ -281,6 +287,12 @@ __device__ __forceinline__ std::uint32_t to_tf32(float value) {
   return rounded;
 }
 
+__device__ __forceinline__ int fresh_lane() {
+  int lane;
+  asm volatile("mov.u32 %0, %%laneid;" : "=r"(lane));
+  return lane;
+}
+
 template <typename Storage>
 __device__ __forceinline__ std::uint32_t pack(float low, float high) {
   std::uint32_t pair = 0;
@@ -319,5 +331,10 @@ __device__ __forceinline__ void copy_async_wait() {
 }
 
 #endif
+
+/// The bits of a value in a register of a fragment.
+__device__ __forceinline__ std::uint32_t operand(float value) { return to_tf32(value); }
+__device__ __forceinline__ std::uint32_t operand(Half value) { return value.bits; }
+__device__ __forceinline__ std::uint32_t operand(BFloat16 value) { return value.bits; }
 
 }  // namespace dcls::cuda

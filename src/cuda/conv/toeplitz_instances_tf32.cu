@@ -1,0 +1,10 @@
+#include "cuda/conv/toeplitz_launch.cuh"
+
+namespace dcls::cuda {
+template void launch_toeplitz_forward<float>(const ConvArgs&, ConvPass, const void*, const void*,
+                                             const void*, void*, const Execution&);
+template void launch_toeplitz_kernel<float>(const ConvArgs&, const void*, const void*,
+                                            const std::uint8_t*, void*, void*, const Execution&);
+template void launch_toeplitz_partial<float>(const ConvArgs&, const void*, const void*, void*,
+                                             void*, const Execution&);
+}  // namespace dcls::cuda
