@@ -10,7 +10,7 @@ takes than torch's convolution, and ``over 0.1.1`` than that, round by round. Th
 sharings, and ``axonal`` in three ways.
 
 ``step`` is one step without gradients, beside ``nn.Linear`` of the size: with whole delays, and
-with those of gauss.
+with those of gauss. ``in place`` is ``step_``, with taps given.
 """
 
 from __future__ import annotations
@@ -181,6 +181,9 @@ def step(options: argparse.Namespace) -> list[Row]:
                     taps, state = one.taps(), one.initial_state(batch)
                 steps[f"{name}, {delays}, taps given"] = _without_gradients(
                     one.step, x, state, taps
+                )
+                steps[f"{name}, {delays}, in place"] = _without_gradients(
+                    one.step_, x, state.clone(), taps
                 )
                 steps[f"{name}, {delays}"] = _without_gradients(one.step, x, state)
         timings = harness.time_steps(steps, options)

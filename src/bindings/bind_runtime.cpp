@@ -1,5 +1,9 @@
 #include <pybind11/stl.h>
 
+#include <cstddef>
+#include <cstring>
+
+#include "address.hpp"
 #include "dcls/runtime.hpp"
 #include "dcls/types.hpp"
 #include "register.hpp"
@@ -29,6 +33,13 @@ void register_runtime(py::module_& m) {
       .def_readonly("name", &DTypeInfo::name)
       .def_readonly("bytes", &DTypeInfo::bytes);
   m.def("dtypes", &dtypes);
+  m.def(
+      "same_bytes",
+      [](Address one, Address other, std::size_t count) {
+        const py::gil_scoped_release release;
+        return count == 0 || std::memcmp(pointer<>(one), pointer<>(other), count) == 0;
+      },
+      "one"_a, "other"_a, "count"_a);
   m.def("cuda_status", [] {
     const CudaStatus status = cuda_status();
     return py::dict("available"_a = status.available, "driver"_a = status.driver,

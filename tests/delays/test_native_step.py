@@ -181,3 +181,20 @@ def test_taps_are_copied_and_pickled(calls: mock.Mock) -> None:
     for same in (copy.deepcopy(taps), pickle.loads(pickle.dumps(taps))):
         assert torch.equal(layer.step(x, state, same)[0], want)
     assert calls.call_count == 3
+
+
+@torch.no_grad()
+def test_kept_taps_are_compared_by_their_bytes() -> None:
+    layer = make("synaptic")
+    layer.weight[0, 0] = torch.nan
+    kept = layer._taps_now()
+    assert layer._taps_now() is kept, "NaN is the same NaN"
+    layer.weight.data[-1, -1] += 1e-9
+    assert layer._taps_now() is not kept
+    kept = layer._taps_now()
+    layer.weight.data = layer.weight.data.transpose(0, 1).contiguous().transpose(0, 1)
+    assert not layer.weight.is_contiguous()
+    layer.weight[0, 0] = 1
+    changed = layer._taps_now()
+    assert changed is not kept
+    assert layer._taps_now() is changed

@@ -275,11 +275,12 @@ class StepForm(_DclsModule):
         SIG = self.SIG if self.version in SIGMA_VERSIONS else None
         tensors = [t for t in (self._used_weight(), self.P, SIG) if t is not None]
         frozen = self._kernel_cache is not None
-        if self._trains(tensors) or not may_keep(tensors) or not (frozen or may_read(tensors)):
+        read = all([t.is_cpu for t in tensors]) or frozen  # noqa: C419  # as torch.compile takes it
+        if self._trains(tensors) or not read or not may_keep(tensors):
             return self._make_taps()
         if self._step_cache is None:
             self._step_cache = KernelCache()
-        kind = self.weight.device.type
+        kind = tensors[0].device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
         settings = (self.version, self.dilated_kernel_size, dtype)
         build: Callable[..., Any] = self._make_taps
