@@ -13,7 +13,8 @@ once. Networks are compared seed by seed: a claim has the mean difference of the
 test examples, in points of a hundred, and the 95 % interval of Student's t.
 
 ``--timing`` measures a training step instead: the output, the loss and all gradients. ``over base``
-is how many times longer it takes than with the network that has no positions to learn.
+is how many times longer it takes than with ``base``, the network without delays, or where there is
+none, with plain convolutions. The gaussians of delays have their last width, 0.23.
 """
 
 from __future__ import annotations
@@ -47,8 +48,6 @@ CHOOSING_SEED = 0
 RATES = (1.0, 0.5, 2.0)
 #: What takes long is trained for fewer epochs than in the demo.
 EPOCHS = {"digits": 5}
-
-
 #: Learned delays, rounded after the training, as arXiv 2306.17670 does.
 ROUNDED = "rounded"
 

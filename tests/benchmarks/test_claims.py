@@ -156,3 +156,11 @@ def test_the_page_follows_from_the_results(
     ):
         assert part in text, part
     assert text.count("*Not measured yet.*") == 1
+    speed = {"part": "speed", "task": "pixels", "network": "v1", "base": "plain"}
+    speed |= {"ms": [2.5, 2.0, 3.0, 9], "over base": [1.25, 1.0, 1.5, 9]}
+    (tmp_path / "claims-speed-cpu.json").write_text(json.dumps({**head, "results": [speed]}))
+    assert make_page(monkeypatch, *where) == 0
+    text = " ".join(page.read_text().split())
+    times = "2.50 [2.00-3.00] | 1.25 [1.00-1.50]"
+    assert f"| `pixels` | learned, v1 | {times} | plain convolutions |" in text
+    assert "*Not measured yet.*" not in text
