@@ -393,6 +393,16 @@ TEST(float32_is_covered_only_where_it_may_be_rounded) {
   CHECK(!cuda::toeplitz_covers(args));
 }
 
+TEST(tf32_only_on_gpus_where_it_is_faster) {
+  const auto pays = cuda::tensor_cores_pay;
+  CHECK(pays(DType::kFloat32, 8, 0) && pays(DType::kFloat32, 9, 0));
+  CHECK(pays(DType::kFloat32, 10, 0) && pays(DType::kFloat32, 10, 3));
+  CHECK(!pays(DType::kFloat32, 7, 5) && !pays(DType::kFloat32, 8, 6));
+  CHECK(!pays(DType::kFloat32, 8, 9) && !pays(DType::kFloat32, 12, 0));
+  CHECK(pays(DType::kBFloat16, 8, 9) && pays(DType::kFloat16, 12, 0));
+  CHECK(!pays(DType::kBFloat16, 7, 5) && !pays(DType::kFloat16, 7, 0));
+}
+
 TEST(what_a_layer_saves_tells_whether_it_was_rounded) {
   LayerArgs layer;
   layer.conv = conv_args(2, 8, 8, 8, {6, 16}, {3, 5}, {1, 2});

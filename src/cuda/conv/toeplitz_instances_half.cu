@@ -2,13 +2,16 @@
 
 namespace dcls::cuda {
 #if defined(DCLS_CUDA_ON_HOST)
-bool has_tensor_cores(const Execution&) { return true; }
+bool has_tensor_cores(DType, const Execution&) { return true; }
 #else
-bool has_tensor_cores(const Execution& where) {
-  int major = 0;
-  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, where.device_index),
-        "cudaDeviceGetAttribute");
-  return major >= 8;
+bool has_tensor_cores(DType dtype, const Execution& where) {
+  const auto attribute = [&](cudaDeviceAttr which) {
+    int value = 0;
+    check(cudaDeviceGetAttribute(&value, which, where.device_index), "cudaDeviceGetAttribute");
+    return value;
+  };
+  return tensor_cores_pay(dtype, attribute(cudaDevAttrComputeCapabilityMajor),
+                          attribute(cudaDevAttrComputeCapabilityMinor));
 }
 #endif
 template void launch_toeplitz_forward<Half>(const ConvArgs&, ConvPass, const void*, const void*,
