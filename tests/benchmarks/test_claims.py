@@ -46,7 +46,7 @@ def test_networks_have_as_many_parameters(claims: ModuleType, task: str) -> None
                 assert counts["learned"] <= counts[claim.worse]
 
 
-def test_delays_of_the_other_networks(claims: ModuleType) -> None:
+def test_positions_of_the_other_networks(claims: ModuleType) -> None:
     def delays(name: str, seed: int) -> torch.Tensor:
         layer = claims.make_network("signals", name, seed).delays
         assert layer.P.requires_grad == (name == "v1")
@@ -58,6 +58,8 @@ def test_delays_of_the_other_networks(claims: ModuleType) -> None:
     assert not torch.equal(delays("random", 1), delays("random", 2))
     assert not delays("none", 1).any()
     assert delays("v1", 1).std() > 2
+    layers = claims.make_network("digits", "v1", 1).depthwise_layers()
+    assert {layer.version for layer in layers} == {"v1"}
 
 
 def test_interval_is_that_of_student(claims: ModuleType) -> None:
