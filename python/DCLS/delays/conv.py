@@ -14,7 +14,8 @@ from DCLS import _checks
 from DCLS._types import Device, Method, Padding, Version
 from DCLS.delays._base import InitDelays, _DelayLayer, positive
 from DCLS.delays._layout import LAYOUTS
-from DCLS.delays.step import Taps, check_state, send, with_state
+from DCLS.delays._ways import send, with_state
+from DCLS.delays.step import Taps, check_state
 from DCLS.nn.builders import ConstructKernel2_1d, ConstructKernel3_1d
 from DCLS.nn.subclassing import _DclsN_Md
 

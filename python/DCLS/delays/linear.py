@@ -13,7 +13,8 @@ from torch.fx import Proxy
 from DCLS import _checks
 from DCLS._types import Device, Method, Version
 from DCLS.delays._base import InitDelays, _DelayLayer, positive
-from DCLS.delays.step import Matrix, Taps, bags, of_channels
+from DCLS.delays._ways import Matrix, bags
+from DCLS.delays.step import Taps, of_channels
 from DCLS.functional import construct_kernel, direct_conv, im2col_conv
 from DCLS.method import Choice, choose, convolution_dtype
 from DCLS.nn.builders import ConstructKernel1d
