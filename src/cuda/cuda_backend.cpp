@@ -34,7 +34,8 @@ void convolve(const ConvArgs& args, const ConvPlan& plan, ConvPass pass, const C
 
 /// Whether the tensor cores convolve, in place of lists of cells.
 bool on_tensor_cores(const ConvArgs& args, const Execution& where) {
-  return toeplitz_covers(args) && has_tensor_cores(args.dtype, where);
+  return toeplitz_covers(args) && (args.dtype != DType::kFloat32 || tf32_pays(args)) &&
+         has_tensor_cores(args.dtype, where);
 }
 
 /// The instantiation for what tensor cores read of a dtype.

@@ -403,6 +403,16 @@ TEST(tf32_only_on_gpus_where_it_is_faster) {
   CHECK(!pays(DType::kBFloat16, 7, 5) && !pays(DType::kFloat16, 7, 0));
 }
 
+TEST(tf32_only_for_layers_where_it_is_faster) {
+  const auto pays = [](std::int64_t width, std::int64_t kernel, Layout layout) {
+    return cuda::tf32_pays(
+        conv_args(2, 8, 8, 8, {30, width}, {3, kernel}, {1, kernel / 2}, {}, {}, layout));
+  };
+  const Layout first = Layout::kChannelsFirst, last = Layout::kChannelsLast;
+  CHECK(pays(9, 3, first) && !pays(8, 3, first) && !pays(8, 23, last));
+  CHECK(pays(9, 21, last) && !pays(9, 19, last));
+}
+
 TEST(what_a_layer_saves_tells_whether_it_was_rounded) {
   LayerArgs layer;
   layer.conv = conv_args(2, 8, 8, 8, {6, 16}, {3, 5}, {1, 2});

@@ -28,6 +28,14 @@ inline constexpr int kMostColumnBlocks = 5;
 inline constexpr ToeplitzColumns kToeplitzColumns[] = {{1, 1}, {2, 3}, {4, 3}, {4, 4},
                                                        {4, 5}, {7, 3}, {7, 4}, {7, 5}};
 
+/// Whether TF32 beats float32 in a training step, by the model of benchmarks/cuda_model.py: not on
+/// narrow maps, and in channels_last only with wide kernels. Their cells cost TF32 nothing.
+inline bool tf32_pays(const ConvArgs& args) {
+  const int last = args.ndim - 1;
+  return args.output_size[last] > 8 &&
+         (args.layout == Layout::kChannelsFirst || args.kernel_size[last] >= 20);
+}
+
 /// Whether the tensor cores take a problem, if the GPU has them: depthwise, one or two axes, stride
 /// and dilation 1, 16 bits a value, or float32 that may be rounded to TF32.
 inline bool toeplitz_covers(const ConvArgs& args) {
