@@ -172,10 +172,16 @@ TERMS: Final[tuple[Term, ...]] = (
          points=(SMALL_MAP, LARGE_MAP), channels_last=True, training=False),
     # With vectors of 32 bytes, torch's depthwise kernels are slower, and from 11x11 on they are not
     # taken.
-    Term("depthwise planes, narrow vectors", _PLANES, "one", (25, _ANY), channels_last=False,
+    Term("depthwise planes, narrow vectors", _PLANES, "one", (9, _ANY), channels_last=False,
          training=False, wide=False, measured=_NARROW),
-    Term("depthwise planes, narrow vectors, channels last", _PLANES, "one", (49, _ANY),
-         channels_last=True, training=False, wide=False, measured=_NARROW),
+    Term("depthwise planes in training, narrow vectors", _PLANES, "one", (9, _ANY),
+         points=(SMALL_MAP, _ANY), channels_last=False, training=True, wide=False,
+         measured=_NARROW),
+    Term("depthwise planes, narrow vectors, channels last", _PLANES, "one", (25, _ANY),
+         points=(SMALL_MAP, _ANY), channels_last=True, training=False, wide=False,
+         measured=_NARROW),
+    Term("small depthwise planes, narrow vectors, channels last", _PLANES, "one", (49, _ANY),
+         points=(0, SMALL_MAP), channels_last=True, training=False, wide=False, measured=_NARROW),
     Term("depthwise planes in training, narrow vectors, channels last", _PLANES, "one", (25, _ANY),
          channels_last=True, training=True, wide=False, measured=_NARROW),
 )
