@@ -84,7 +84,7 @@ BENCHMARKS = (
         "parts",
         "Where the time goes",
         "bench_parts.py",
-        {"parts": ()},
+        {"parts": ("--repeats", "7")},
         takes_upstream=False,
     ),
     Benchmark(
@@ -128,6 +128,12 @@ BENCHMARKS = (
         {"im2col": (*_FIVE, "--cases", "2d-7", "2d-15", "2d", "depthwise", "1d")},
         {"": ()},
         takes_upstream=False,
+    ),
+    Benchmark(
+        "delays",
+        "Learned delays",
+        "bench_delays.py",
+        {"delays": ("--repeats", "5", "--slow-repeats", "3")},
     ),
     Benchmark(
         "model",

@@ -23,6 +23,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import harness  # noqa: E402
 import suite  # noqa: E402
+from performance_delays import delays_lines  # noqa: E402
 from performance_model import model_lines  # noqa: E402
 from performance_sections import (  # noqa: E402
     FURTHER,
@@ -179,12 +180,13 @@ def page(folder: Path) -> str:
         where += " **Nothing has been measured on a GPU.**"
     lines = [HEAD.format(where="\n".join(paragraph(where)[:-1]))]
     titles = {name: each.title for each in suite.BENCHMARKS for name in each.cpu_runs}
-    for name, words in SECTIONS.items():
+    for name, words in {**SECTIONS, "delays": delays_lines}.items():
         lines += [f"## {titles[name]}", ""]
         if name in cpu:
             if len(machines) > 1:
                 lines += [f"*{machine_text(cpu[name])}*", ""]
-            lines += [*picture(name, titles[name]), *words(cpu[name])]
+            lines += picture(name, titles[name]) if name in SOURCES else []
+            lines += words(cpu[name])
         else:
             lines += [NOT_MEASURED, ""]
         for more, further in FURTHER.get(name, {}).items():
