@@ -79,8 +79,8 @@ def model_lines(report: Report | None) -> list[str]:
         "with them. The positions are spread over the kernel. Microseconds of the launches of a "
         "forward and of a backward pass, without the time between launches; the floor is that of "
         "one convolution: its tensors moved once, or in float32 its products. *parts* are the "
-        "functions for construct and convolution, one after the other. Of *tf32* the library "
-        "launches what is faster than float32 here ([the rule](method.md#why-it-is-cheap))."
+        "functions for construct and convolution, one after the other. Of *tf32* "
+        "there are the layers that it is launched for ([the rule](method.md#why-it-is-cheap))."
     )
     lines += markdown(step_rows(report))
     lines += paragraph(

@@ -75,7 +75,7 @@ int run(const Options& options) {
           continue;
         }
         // Where tensor cores do not take it, TF32 is float32.
-        if (operands.allow_tf32 && !model::has_tf32(layer)) continue;
+        if (operands.allow_tf32 && !model::has_tf32(layer, layout)) continue;
         const std::string dtype_name = operands.name;
         const std::string layout_name = layout == Layout::kChannelsLast ? "channels_last" : "NCHW";
         const std::string name = layer.name + ", " + dtype_name + ", " + layout_name;

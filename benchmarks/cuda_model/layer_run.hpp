@@ -98,9 +98,9 @@ inline LayerArgs layer_args(const Layer& layer, const Operands& operands, Layout
 }
 
 /// Whether tensor cores take a layer in TF32. The functions for its parts launch the same kernels.
-inline bool has_tf32(const Layer& layer) {
-  return layer.kind == Layer::Kind::kLayer &&
-         cuda::toeplitz_covers(layer_args(layer, kOperands[1], Layout::kChannelsFirst).conv);
+inline bool has_tf32(const Layer& layer, Layout layout) {
+  const ConvArgs conv = layer_args(layer, kOperands[1], layout).conv;
+  return layer.kind == Layer::Kind::kLayer && cuda::toeplitz_covers(conv) && cuda::tf32_pays(conv);
 }
 
 /// A tensor of the convolution: zeros in memory that is taken when it is touched.

@@ -81,6 +81,7 @@ inline std::vector<Layer> layers() {
 inline std::vector<Layer> small_layers() {
   return {
       {"small 6@20x23 9x7 v1", 2, 2, 6, 6, 6, {20, 23}, {9, 7}, Version::kV1, 5},
+      {"small 5@9x24 3x21 v1", 2, 2, 5, 5, 5, {9, 24}, {3, 21}, Version::kV1, 4},
       {"small 5@9x8 5x5 gauss", 2, 3, 5, 5, 5, {9, 8}, {5, 5}, Version::kGauss, 3},
       {"small 4 to 6 @30 9 gauss", 1, 2, 4, 6, 1, {30}, {9}, Version::kGauss, 2},
       {"small 3@6x7x8 3x3x5 v1", 3, 2, 3, 3, 3, {6, 7, 8}, {3, 3, 5}, Version::kV1, 4},

@@ -206,4 +206,7 @@ def test_the_committed_budgets_are_of_every_stage(model):
         for kernel in ("17x17 v1", "23x23 gauss"):
             for dtype in ("float32", "tf32", "bfloat16"):
                 for layout in ("NCHW", "channels_last"):
-                    assert f"{stage} {kernel}, {dtype}, {layout}" in text
+                    # As tf32_pays has it.
+                    narrow = stage == "768@7x7" or (kernel[:2], layout) == ("17", "channels_last")
+                    taken = dtype != "tf32" or not narrow
+                    assert (f"{stage} {kernel}, {dtype}, {layout}" in text) == taken
