@@ -121,7 +121,7 @@ def test_without_results_it_says_so(make, tmp_path):
     assert make("--results", tmp_path, "--page", page) == (0, "")
     text = page.read_text()
     # Each of the sections, the origins, and the GPU.
-    assert text.count("*Not measured yet.*") == text.count("\n## ") == 9
+    assert text.count("*Not measured yet.*") == text.count("\n## ") == 11
     assert "**Nothing has been measured on a GPU.**" in text
     assert "*The tests have not been run on a GPU yet.*" in text
 
@@ -132,7 +132,7 @@ def test_results_are_shown_with_their_origin(make, tmp_path):
     page = tmp_path / "page.md"
     assert make("--results", tmp_path, "--page", page) == (0, "")
     text = page.read_text()
-    assert text.count("*Not measured yet.*") == 8
+    assert text.count("*Not measured yet.*") == 10
     assert "Nothing has been measured on a GPU" not in text
     for part in (
         "NVIDIA Imaginary 100, CUDA 13.6 (driver for 13.7); torch 9.9; 2031-02-03; DCLS 1.2.3, ",
