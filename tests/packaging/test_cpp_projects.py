@@ -104,9 +104,10 @@ def test_cmake_project_from_source(tmp_path):
         # How fast the library is does not matter here, and -O3 takes two minutes more.
         plain = tmp_path / "c++"
         plain.write_text(
-            f'for a do shift; [ "$a" = -O3 ] || set -- "$@" "$a"; done\nexec "{compiler}" "$@"\n'
+            "#!/bin/sh\n"
+            'for a do shift; [ "$a" = -O3 ] || set -- "$@" "$a"; done\n'
+            f'exec "{compiler}" "$@"\n'
         )
-        plain.write_text(f"#!/bin/sh\n{plain.read_text()}")
         plain.chmod(0o755)
         options.append(f"-DCMAKE_CXX_COMPILER={plain}")
     output = configure(build, "-DDCLS_FROM=add_subdirectory", *options)

@@ -169,7 +169,11 @@ class _KeptLists:
 
 
 def keep_lists(kernel: Tensor) -> Tensor:
-    """Lets ``direct_conv`` keep the lists of a kernel on the CPU: for one that lives on."""
+    """Returns a contiguous kernel whose lists ``direct_conv`` keeps on the CPU.
+
+    For a kernel that is used again: the lists are kept as long as it is.
+    """
+    kernel = kernel.contiguous()
     kernel._dcls_lists = _KeptLists()  # type: ignore[attr-defined]
     return kernel
 
@@ -231,7 +235,7 @@ def direct_conv(
     layout = memory_format(input)
     bias = None if bias is None else bias.contiguous()
     lists: _KeptLists | None = getattr(kernel, "_dcls_lists", None)
-    if lists is not None and kernel.device.type == "cpu" and kernel.is_contiguous():
+    if lists is not None and kernel.is_cpu and kernel.is_contiguous():
         prepared = lists(input.shape, output.shape, kernel, layout, *geometry)
         input = input.contiguous(memory_format=layout)
         where = _execution(kernel.device)

@@ -116,9 +116,6 @@ class StepForm(_DclsModule):
             ValueError: a shape does not fit, or the layer is not causal.
             RuntimeError: a gradient is wanted. Call it under ``torch.no_grad()``.
         """
-        check_tensors(input=input, state=state)
-        if torch.is_grad_enabled() and self._any_requires_grad([input, state, *self.parameters()]):
-            raise RuntimeError("step_ has no gradients: call it under torch.no_grad(), or step")
         return self._checked_step(input, state, taps, True)[0]
 
     def _checked_step(
@@ -126,6 +123,9 @@ class StepForm(_DclsModule):
     ) -> tuple[Tensor, Tensor]:
         self._refuse_the_future()
         check_tensors(input=input, state=state)
+        wanted = in_place and torch.is_grad_enabled()
+        if wanted and self._any_requires_grad([input, state, *self.parameters()]):
+            raise RuntimeError("step_ has no gradients: call it under torch.no_grad(), or step")
         if taps is not None and not isinstance(taps, Taps):
             raise TypeError(f"taps must be what taps() returned, got {type(taps).__name__}")
         self._check_step(input, state)

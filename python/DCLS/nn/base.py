@@ -81,11 +81,9 @@ class _DclsModule(_ByAxis, FromConv):
         dtype = torch.get_autocast_dtype(weight.device.type) if autocast else None
         settings = (builder.dilated_kernel_size, version, builder._sigma_min(version), dtype)
         tensors = [t for t in (weight, P, SIG) if t is not None]
-
-        def build() -> Tensor:
-            return keep_lists(self._shape_kernel(builder(weight, P, SIG)).contiguous())
-
-        return cache(build, settings, tensors)
+        return cache(
+            lambda: keep_lists(self._shape_kernel(builder(weight, P, SIG))), settings, tensors
+        )
 
     def _cache_to_use(self, weight: Tensor, P: Tensor, SIG: Tensor | None) -> KernelCache | None:
         """Returns where a frozen layer keeps its kernel; None where this forward builds its own."""
