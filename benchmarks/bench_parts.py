@@ -31,7 +31,7 @@ from conv_cases import Case
 from harness import Row
 from torch import Tensor
 
-#: Large maps, and those of the later stages of a backbone.
+#: Large maps, and the small maps of the later stages of a backbone.
 SPECS = (
     "8x96x56x56:17x17:34:v1 8x96x56x56:17x17:34:gauss 8x96x56x56:23x23:26:gauss "
     "8x384x14x14:17x17:34:v1 8x384x14x14:17x17:34:gauss "

@@ -28,9 +28,10 @@ enum class Layout : int {
 /// depthwise (one input and one output channel a group), of one or two axes, with stride and
 /// dilation 1 and a kernel of 3 to 63 columns and up to 63 rows go to tensor cores, as dense
 /// products with float32 sums. So do float32 problems of that kind that allow_tf32, on devices of
-/// compute capability 8.0, 9.0 and 10, with the input, the kernel and the gradient of the output
-/// rounded to TF32. Zero cells make no NaN there either: a value that came out NaN is computed
-/// again without them.
+/// compute capability 8.0, 9.0 and 10, where a model has them faster: outputs wider than 8 points,
+/// and in the channels-last layout kernels of 20 columns or more. The input, the kernel and the
+/// gradient of the output are then rounded to TF32. Zero cells make no NaN there either: a value
+/// that came out NaN is computed again without them.
 ///
 /// output_size must be that of output_size() below, unless any_output_size is set: positions past
 /// it read zeros too, which serves asymmetric padding. Every tensor must stay below 2^63 bytes, at

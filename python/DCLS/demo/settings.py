@@ -35,8 +35,8 @@ Number = TypeVar("Number", int, float, str)
 class Settings:
     """Settings of one run of the demo; ``dcls demo --help`` says what each one does.
 
-    ``batch_size`` counts the examples of all processes. It, ``epochs`` and ``lr`` are those of the
-    task's recipe where they are None. ``kernel_count`` may be None, see ``Digits``.
+    ``batch_size`` counts the examples of all processes. Where ``batch_size``, ``epochs`` or ``lr``
+    is None, the task's recipe gives it. ``kernel_count`` may be None, see ``Digits``.
     """
 
     task: str = DEFAULT_TASK

@@ -41,7 +41,7 @@ class Outcome:
     """A trained network, on the CPU, with its initial state and what the training came to.
 
     Attributes:
-        kind: of which kind the network is.
+        kind: the kind of the network.
         seed: of its initial values, the order of the examples, and the validation examples.
         initial: the network before the training.
         network: the network after it.

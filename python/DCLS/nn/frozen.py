@@ -87,8 +87,8 @@ def freeze(model: Module, enabled: bool = True) -> Module:
     last input: on small maps they are a good part of a forward.
 
     A kernel needs as much memory as a dense convolution has for its weight, and the lists about
-    twice as much. Im2col layers have no
-    kernel and stay as they are. For a model that needs no positions any more see ``DCLS.fold``.
+    twice as much. Im2col layers have no kernel and stay as they are. For a model that needs no
+    positions any more see ``DCLS.fold``.
 
     Args:
         model: any module, which may itself be a DCLS layer.

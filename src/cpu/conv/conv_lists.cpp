@@ -129,7 +129,7 @@ void PlannedConv::mark_cells(const void* values, int num_threads) {
                });
 }
 
-/// Brings the marks of a plane's cells, the first of which is `base`, into the order of visiting.
+/// Brings the marks of a plane's cells into the order of visiting. `base` is the first cell.
 /// `bytes` is memory for it.
 void PlannedConv::reorder(std::int64_t base, std::uint64_t* taken,
                           std::vector<unsigned char>& bytes) const {

@@ -59,7 +59,7 @@ DCLS_HD void add_bag(Storage* to, const T* values, const T* weight, const std::i
   numeric::store(to, numeric::load(*to) + (even + odd));
 }
 
-/// Adds a bag to kCount vectors of columns, the first `width` of which are there.
+/// Adds a bag to kCount vectors of columns. Only the first `width` columns are there.
 template <std::int64_t kCount, typename Storage, typename T>
 DCLS_HD void add_bag(Storage* to, const T* values, const T* weight, const std::int32_t* item,
                      std::int64_t count, std::int64_t width) {

@@ -55,9 +55,9 @@ struct WarpRows<float> {
   }
 };
 
-/// Adds the products of `count` kernel rows. `rows` are those of the tile for the first of them, at
-/// the first block of columns that a product may read; blocks `begin` to `end` - 1 are in the tile,
-/// others are zeros. `lines` are this slot's, from this lane's word on.
+/// Adds the products of `count` kernel rows. `rows` are the tile's rows for the first kernel row,
+/// at the first block of columns that a product may read; blocks `begin` to `end` - 1 are in the
+/// tile, others are zeros. `lines` are this slot's, from this lane's word on.
 template <int kTiles, int kBlocks, typename Storage>
 __device__ __forceinline__ void add_products(WarpRows<Storage> rows, int pitch, int count,
                                              int begin, int end, const std::uint32_t* lines,
