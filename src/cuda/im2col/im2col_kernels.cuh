@@ -194,8 +194,8 @@ __global__ void __launch_bounds__(kIm2colThreads)
       Walk<T> walks[D];
 #pragma unroll
       for (int d = 0; d < D; ++d) walks[d] = walk_to_input<D>(args, table, element, d, place[d]);
-      // NaN too where the element has no taps to spread it.
-      numeric::store(to, scale == scale ? scale * weigh<0, D>(walks, input, pitch) : scale);
+      // A scale of NaN is enough where the element has no taps to spread it.
+      numeric::store(to, scale * weigh<0, D>(walks, input, pitch));
     }
   }
 }
@@ -228,7 +228,7 @@ __global__ void __launch_bounds__(kIm2colThreads)
       Walk<T> walks[D];
 #pragma unroll
       for (int d = 0; d < D; ++d) walks[d] = walk_to_outputs<D>(args, table, element, d, place[d]);
-      sum += scale == scale ? scale * weigh<0, D>(walks, column, pitch) : scale;
+      sum += scale * weigh<0, D>(walks, column, pitch);
     }
     Storage* const to = static_cast<Storage*>(grads.input) +
                         plane / args.channels * grads.batch_stride + i * grads.channel_stride;
