@@ -41,21 +41,19 @@ DCLS_HD void add_element(const Workspace<T, D>& w, T scale) {
   }
 }
 
-/// Marks the cells where at most one axis lacks a tap, and has a derivative there: the derivative
-/// of a product has one factor differentiated. `lacking` counts the axes before kAxis.
+/// Marks the cells that the element weighs. It moves no others: where a tap of these versions is
+/// zero, so are its derivatives.
 template <int kAxis, typename T, int D>
-DCLS_HD void mark_element(const Workspace<T, D>& w, const std::int64_t (&pitch)[D], int lacking,
+DCLS_HD void mark_element(const Workspace<T, D>& w, const std::int64_t (&pitch)[D],
                           std::uint8_t* cells) {
   const AxisTaps<T>& axis = w.axis[kAxis];
   for (std::int64_t x = axis.lo; x < axis.hi; ++x) {
-    const bool moves = axis.d_position[x] != T(0) || axis.d_sigma[x] != T(0);
-    const int missing = lacking + (axis.value[x] != T(0) ? 0 : moves ? 1 : 2);
-    if (missing > 1) continue;
+    if (axis.value[x] == T(0)) continue;  // NaN is not zero
     std::uint8_t* const at = cells + x * pitch[kAxis];
     if constexpr (kAxis == D - 1) {
       *at = 1;
     } else {
-      mark_element<kAxis + 1>(w, pitch, missing, at);
+      mark_element<kAxis + 1>(w, pitch, at);
     }
   }
 }
@@ -84,12 +82,8 @@ void forward_rows(const ConstructArgs& args, Storage* kernel, std::uint8_t* supp
     for (std::int64_t k = 0; k < args.elements; ++k) {
       const std::int64_t index = row * args.elements + k;
       Tap<T> sums[D];
-      if (marks == nullptr) {
-        fill_taps<kValue, Storage>(args, index, w, sums);
-      } else {
-        fill_taps<kSigma, Storage>(args, index, w, sums);
-        mark_element<0>(w, pitch, 0, marks);
-      }
+      fill_taps<kValue, Storage>(args, index, w, sums);
+      if (marks != nullptr) mark_element<0>(w, pitch, marks);
       if (kernel != nullptr) {
         add_element(w, numeric::load(weight[index]) * interp::inverse_norm(sums, normalised));
       }
