@@ -188,6 +188,11 @@ TEST(bad_arguments) {
   bad("sigma must not be null", [](A& a, E&) { a.sigma = nullptr; });
   bad("sigma must be null", [](A& a, E&) { a.version = Version::kV0; });
   bad("sigma_min", [](A& a, E&) { a.sigma_min = std::nan(""); });
+  bad("sigma_min", [](A& a, E&) { a.sigma_min = 0; });
+  bad("position_row must be a permutation", [](A& a, E&) {
+    a.size[1] = a.ndim = 2;
+    a.position_row[1] = 0;
+  });
   bad("version", [](A& a, E&) { a.version = static_cast<Version>(7); });
   bad("dtype", [](A& a, E&) { a.dtype = static_cast<DType>(-1); });
   bad("device", [](A&, E& e) { e.device = static_cast<DeviceType>(2); });

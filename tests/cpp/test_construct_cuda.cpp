@@ -1,5 +1,6 @@
 // The CUDA kernels of the construct operator, run on the host, against the CPU back end.
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -121,6 +122,19 @@ TEST(fewer_blocks_than_work) {
     const ConstructProblem problem(version, {33, 34}, 7, 5);
     check_against_cpu<double>(problem, {3, 2});
     check_against_cpu<float>(problem, {1, 1});
+  }
+}
+
+TEST(no_subnormal_numbers) {
+  ConstructProblem problem(Version::kGauss, {9, 8}, 3, 2);
+  for (double& w : problem.weight) w *= 0x1p-127;
+  std::size_t small = 0;
+  for (const double value : on_host_cuda<double, 2>(problem).kernel) {
+    small += value != 0 && std::abs(value) < 0x1p-126;
+  }
+  CHECK(small > 0);
+  for (const double value : on_host_cuda<float, 2>(problem).kernel) {
+    CHECK(value == 0 || std::abs(value) >= 0x1p-126);
   }
 }
 

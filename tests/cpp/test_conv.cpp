@@ -170,6 +170,9 @@ TEST(bad_arguments) {
   bad("dilation[0] must be between 1", [](A& a, auto&...) { a.dilation[0] = 0; });
   bad("padding[0] must be", [](A& a, auto&...) { a.padding[0] = std::int64_t{1} << 40; });
   bad("too large", [](A& a, auto&...) { a.batch = std::numeric_limits<std::int64_t>::max(); });
+  bad("the kernel is too large", [](A& a, auto&...) {  // the other tensors are empty
+    a = conv_args(0, std::int64_t{1} << 24, std::int64_t{1} << 24, 1, {8192}, {8192});
+  });
   bad("input must not be null", [](A&, Execution&, const void*& i, auto&) { i = nullptr; });
   bad("output must not be null", [](A&, Execution&, const void*&, void*& o) { o = nullptr; });
   bad("num_threads", [](A&, Execution& e, auto&...) { e.num_threads = 0; });

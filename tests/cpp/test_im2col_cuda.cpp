@@ -129,7 +129,7 @@ TEST(bitwise_equal_in_every_order_of_threads) {
   const Im2colProblem problem(Version::kGauss, {{18, 19}, {5, 5}, {1, 1}, {2, 2}, 3, 1, 2});
   const Im2colResults first = on_host_cuda<float, 2>(problem);
   host_cuda::in_all_schedules([&](const LaunchOptions& options) {
-    const Im2colResults other = on_host_cuda<float, 2>(problem, options);
+    const Im2colResults other = on_host_cuda<float, 2>(problem, options, 2);
     CHECK_SAME_BITS(other.columns, first.columns);
     CHECK_SAME_BITS(other.input, first.input);
     CHECK_SAME_BITS(other.position, first.position);
