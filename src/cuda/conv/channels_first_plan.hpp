@@ -21,7 +21,8 @@ struct ChannelsFirstCopy {
   const void* from = nullptr;
   void* to = nullptr;
   std::int64_t points = 0;
-  std::int64_t squares = 0;                        ///< of all images
+  std::int64_t point_squares = 0;
+  std::int64_t squares = 0;                        ///< of all images and channels
   bool reads_words = false, writes_words = false;  ///< or value by value
 };
 
@@ -71,8 +72,8 @@ inline ChannelsFirst make_channels_first(const ConvArgs& args, const void* input
     c.from = from;
     c.to = to;
     c.points = detail::points_of(args, size);
-    c.squares =
-        copies.batch * copies.channel_squares * divide_up(c.points, kSquareWords * per_word);
+    c.point_squares = divide_up(c.points, kSquareWords * per_word);
+    c.squares = copies.batch * copies.channel_squares * c.point_squares;
     c.reads_words =
         copies.channels % per_word == 0 && reinterpret_cast<std::uintptr_t>(from) % 4 == 0;
     c.writes_words = c.points % per_word == 0;
