@@ -141,7 +141,7 @@ def times(launch: Launch, device: Device) -> dict[str, float]:
 
     ``shared`` is the pipe of shared memory and L1: wavefronts of the one, lines of the other. The
     multiprocessor with the most blocks counts. DRAM moves input and output once, or what the
-    kernel reads and writes if that is less.
+    kernel reads and writes if that is less. A copy moves both twice.
     """
     counts: Mapping[str, Count] = launch["counts"]
     of_block = 1 / launch["blocks"]
@@ -162,7 +162,10 @@ def times(launch: Launch, device: Device) -> dict[str, float]:
     result["tensor"] = share * (half / device.tensor + tf32 / device.tensor_tf32)
     sectors = sum(count[5] for count in counts.values()) * of_block * launch["grid"] * 32
     result["L2"] = sectors / device.l2
-    result["DRAM"] = min(sectors, launch["input_bytes"] + launch["output_bytes"]) / device.memory
+    moved = launch["input_bytes"] + launch["output_bytes"]
+    if "to_channels_first" in launch["kernel"]:
+        moved *= 2
+    result["DRAM"] = min(sectors, moved) / device.memory
     return result
 
 

@@ -55,9 +55,9 @@ inline std::vector<std::uint64_t> sample(std::uint64_t grid, std::uint64_t count
 }
 
 /// Kernels whose results decide nothing in later ones: they need not run whole.
-inline const std::set<std::string> kResultsOnly = {"conv_forward", "conv_kernel_partial",
-                                                   "toeplitz_forward", "toeplitz_kernel_partial",
-                                                   "layer_finish"};
+inline const std::set<std::string> kResultsOnly = {
+    "conv_forward",      "conv_kernel_partial",     "toeplitz_forward",
+    "to_channels_first", "toeplitz_kernel_partial", "layer_finish"};
 /// Any other launch runs whole on the host if its blocks take at most so many warp instructions:
 /// later kernels read lists of cells and taps that it writes.
 inline constexpr double kRunWhole = 3e8;

@@ -67,7 +67,9 @@ DCLS_API std::int64_t output_size(std::int64_t input_size, std::int64_t kernel_s
 /// The passes of a convolution.
 enum class ConvPass : int { kForward = 0, kBackwardInput = 1, kBackwardKernel = 2 };
 
-/// Bytes of device memory, aligned to 256, that a pass needs as `workspace`; 0 on the CPU.
+/// Bytes of device memory, aligned to 256, that a pass needs as `workspace`; 0 on the CPU. In the
+/// channels-last layout the gradient of the kernel on tensor cores copies its input and grad_output
+/// there.
 /// @throws std::invalid_argument if an argument is out of range.
 /// @throws std::runtime_error if `where` asks for CUDA and the library was built without it.
 DCLS_API std::size_t direct_conv_workspace(const ConvArgs& args, ConvPass pass,

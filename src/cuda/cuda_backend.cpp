@@ -160,7 +160,7 @@ void layer_backward(const LayerArgs& args, const void* grad_output, const void* 
         for_operands(args.conv.dtype, launch_toeplitz_partial<Half>,
                      launch_toeplitz_partial<BFloat16>, launch_toeplitz_partial<float>);
     launch(args.conv, grad_output, input, finish.of_kernel() ? finish.partial : nullptr, bias_sums,
-           where);
+           plan.copies(workspace), where);
   } else if (plan.kernel().splits > 0) {
     const auto launch =
         args.conv.ndim == 1 ? launch_conv_partial<true> : launch_conv_partial<false>;

@@ -72,18 +72,30 @@ template <typename Storage>
 void kernel_gradient(const HowToRun& how, const ConvArgs& args, const Storage* grad_output,
                      const Storage* input, const std::uint8_t* support, Storage* grad_kernel) {
   cuda::ToeplitzKernelPlan plan = cuda::make_toeplitz_kernel_plan(args);
-  cuda::align_toeplitz_plan(plan, input, grad_output);
   cuda::ConvPlan finish = cuda::make_toeplitz_finish_plan(args);
   if (how.splits > 0) finish.splits = plan.splits = std::min(plan.splits, how.splits);
   const std::int64_t cells = finish.kernel_rows * finish.cells;
+  GuardedBuffer<Storage> copies(cuda::channels_first_bytes(args) / sizeof(Storage), "copies");
+  const Storage *source = input, *target = grad_output;
+  if (cuda::needs_channels_first(args)) {
+    const cuda::ChannelsFirst copy =
+        cuda::make_channels_first(args, input, grad_output, copies.data());
+    host_cuda::launch(how.launch, cuda::to_channels_first<Storage>,
+                      how.blocks > 0 ? how.blocks : static_cast<unsigned>(cuda::copy_blocks(copy)),
+                      cuda::kCopyThreads, 0, copy);
+    copies.check();
+    source = static_cast<const Storage*>(copy.input.to);
+    target = static_cast<const Storage*>(copy.grad_output.to);
+  }
+  cuda::align_toeplitz_plan(plan, source, target);
   GuardedBuffer<float> partial(static_cast<std::size_t>(plan.splits * cells), "partial");
   GuardedBuffer<float> bias(static_cast<std::size_t>(plan.splits * plan.channels), "bias");
   cuda::dispatch_toeplitz(plan, [&](auto tiles, auto blocks) {
     host_cuda::launch(
         with_shared(how.launch), cuda::toeplitz_kernel_partial<Storage, tiles.value, blocks.value>,
         how.blocks > 0 ? how.blocks : static_cast<unsigned>(cuda::toeplitz_blocks(plan)),
-        static_cast<unsigned>(plan.threads()), cuda::toeplitz_shared_bytes(plan), plan, input,
-        grad_output, partial.data(), bias.data());
+        static_cast<unsigned>(plan.threads()), cuda::toeplitz_shared_bytes(plan), plan, source,
+        target, partial.data(), bias.data());
   });
   partial.check(), bias.check();
   check_bias(args, plan.splits, bias, grad_output);

@@ -13,17 +13,15 @@
 
 namespace dcls::cuda {
 
-/// Where a block works: a range of tiles, and units of its channels.
+/// Where a block works: a range of tiles, and units of its channel.
 struct ToeplitzKernelPlace {
-  std::int32_t channel, channels, unit, split;
+  std::int32_t channel, unit, split;
   std::int32_t tile, end;
 
   __device__ __forceinline__ ToeplitzKernelPlace(const ToeplitzKernelPlan& plan,
                                                  std::int32_t item) {
-    channel = item % plan.channel_blocks * plan.slots;
-    item /= plan.channel_blocks;
-    const std::int32_t rest = plan.channels - channel;
-    channels = rest < plan.slots ? rest : plan.slots;
+    channel = item % plan.channels;
+    item /= plan.channels;
     unit = item % plan.unit_blocks * plan.block_units;
     split = item / plan.unit_blocks;
     const std::int32_t tiles = plan.tiles_n * plan.tiles_y * plan.tiles_x;
@@ -192,7 +190,8 @@ __device__ __forceinline__ float sum_diagonal(const float* sums, int chunks, int
 }
 
 /// Each block writes partial[split][channel][cell] for the cells of its units, and one of those of
-/// a channel bias[split][channel], the sum of the target. Either may be null.
+/// a channel bias[split][channel], the sum of the target. Either may be null. The tensors are in
+/// channels_first.
 template <typename Storage, int kTiles, int kBlocks>
 __global__ void __launch_bounds__(kToeplitzThreads, 2)
     toeplitz_kernel_partial(const ToeplitzKernelPlan plan, const Storage* source,
@@ -203,7 +202,6 @@ __global__ void __launch_bounds__(kToeplitzThreads, 2)
   auto* const sums = reinterpret_cast<float*>(shared);
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int warp = static_cast<int>(threadIdx.x) / 32;
-  const int slot = warp / plan.block_units;
   const int rows = plan.planes * plan.rows;
   constexpr int kDepth = gradient_depth(sizeof(Storage));
   const int steps = (rows + kDepth - 1) / kDepth;
@@ -212,47 +210,44 @@ __global__ void __launch_bounds__(kToeplitzThreads, 2)
     const int at = existing_row(m, rows);  // those behind the last one meet zeros of the target
     places[m] = at / plan.rows * plan.plane_pitch + at % plan.rows * plan.pitch;
   }
-  Storage* const targets = shared + plan.slots * plan.slot_pitch;
+  Storage* const targets = shared + plan.slot_pitch;
 
   for (auto item = static_cast<std::int32_t>(blockIdx.x); item < toeplitz_blocks(plan);
        item += static_cast<std::int32_t>(gridDim.x)) {
     const ToeplitzKernelPlace place(plan, item);
-    const int unit = place.unit + warp % plan.block_units;
+    const int unit = place.unit + warp;
     const int first_row = unit / plan.chunks * kGradientRows;
     const int first_block_of_unit = unit % plan.chunks * kBlocks;
     const int left = plan.kernel_height - first_row;
-    const bool active = slot < place.channels && unit < plan.units;
+    const bool active = unit < plan.units;
     const Storage* const from_source =
-        source +
-        place.channel * channel_pitch(plan, std::int64_t{plan.source_height} * plan.source_width);
+        source + std::int64_t{place.channel} * plan.source_height * plan.source_width;
     const Storage* const from_target =
-        target +
-        place.channel * channel_pitch(plan, std::int64_t{plan.target_height} * plan.target_width);
+        target + std::int64_t{place.channel} * plan.target_height * plan.target_width;
     float sum[kGradientRows][kBlocks + 1][4] = {};
     float totals[4] = {};
     for (std::int32_t tile = place.tile; tile < place.end; ++tile) {
-      const ToeplitzPlace at(plan, place.channel / plan.slots, tile);
+      const ToeplitzPlace at(plan, place.channel, tile);
       const int begin = first_block(plan, at.x), end = end_block(plan, at.x);
       __syncthreads();  // the last tile, or the last sums, have been read
       // Whole planes overwrite the planes of the last tile: the zeros around them stay.
       const bool whole = plan.tiles_y * plan.tiles_x == 1 && at.image + plan.planes <= plan.batch;
       if (tile == place.tile || !whole) {
-        clear_shared(shared, plan.slots * (plan.slot_pitch + plan.target_slot) *
-                                 static_cast<int>(sizeof(Storage)));
+        clear_shared(shared,
+                     (plan.slot_pitch + plan.target_slot) * static_cast<int>(sizeof(Storage)));
         __syncthreads();
       }
-      load_tile(plan, source_tile(plan, at, begin, end), from_source, place.channels, shared);
-      load_tile(plan, target_tile(plan, at, plan.target_slot), from_target, place.channels,
-                targets);
+      load_rows(plan, source_tile(plan, at, begin, end), from_source, shared);
+      load_rows(plan, target_tile(plan, at, plan.target_slot), from_target, targets);
+      copy_async_commit();
       copy_async_wait<0>();
-      round_operands(shared, plan.slots * plan.slot_pitch);
+      round_operands(shared, plan.slot_pitch);
       __syncthreads();
       if (!active) continue;
-      add_gradients<kTiles, kBlocks>(shared + slot * plan.slot_pitch + first_row * plan.pitch +
-                                         (first_block_of_unit - begin) * kBlock,
-                                     places, plan.pitch, targets + slot * plan.target_slot,
-                                     plan.target_pitch, steps, left, begin - first_block_of_unit,
-                                     end - first_block_of_unit, sum, totals);
+      add_gradients<kTiles, kBlocks>(
+          shared + first_row * plan.pitch + (first_block_of_unit - begin) * kBlock, places,
+          plan.pitch, targets, plan.target_pitch, steps, left, begin - first_block_of_unit,
+          end - first_block_of_unit, sum, totals);
     }
     __syncthreads();  // the last tile has been read
     if (active) {
@@ -263,7 +258,7 @@ __global__ void __launch_bounds__(kToeplitzThreads, 2)
       const bool owner = lane % GradientRows<Storage>::kOwners == 0;
       const float total = group_sum<kWarp>(owner ? totals[0] + totals[2] : 0.0f);
       if (bias != nullptr && unit == 0 && lane == 0) {
-        bias[std::int64_t{place.split} * plan.channels + place.channel + slot] = total;
+        bias[std::int64_t{place.split} * plan.channels + place.channel] = total;
       }
 #pragma unroll
       for (int r = 0; r < kGradientRows; ++r) {
@@ -280,19 +275,16 @@ __global__ void __launch_bounds__(kToeplitzThreads, 2)
     __syncthreads();
     if (partial == nullptr) continue;
     // TF32 has no register for place.unit over the tiles.
-    const int unit_begin =
-        sizeof(Storage) == 4 ? unit - (warp - slot * plan.block_units) : place.unit;
+    const int unit_begin = sizeof(Storage) == 4 ? unit - warp : place.unit;
     const int row_begin = unit_begin / plan.chunks * kGradientRows;
     const int most = plan.block_units / plan.chunks * kGradientRows;
     const int below = plan.kernel_height - row_begin;
     const int block_rows = below < most ? below : most;
-    const int cells = block_rows * plan.kernel_width;
-    for (int i = static_cast<int>(threadIdx.x); i < place.channels * cells;
+    const std::int64_t kernel = std::int64_t{place.split} * plan.channels + place.channel;
+    for (int i = static_cast<int>(threadIdx.x); i < block_rows * plan.kernel_width;
          i += static_cast<int>(blockDim.x)) {
-      const int row = i % cells / plan.kernel_width, column = i % plan.kernel_width;
-      const int owner = i / cells * plan.block_units + row / kGradientRows * plan.chunks;
-      const std::int64_t kernel =
-          std::int64_t{place.split} * plan.channels + place.channel + i / cells;
+      const int row = i / plan.kernel_width, column = i % plan.kernel_width;
+      const int owner = row / kGradientRows * plan.chunks;
       partial[(kernel * plan.kernel_height + row_begin + row) * plan.kernel_width + column] =
           sum_diagonal<kBlocks>(
               sums + (owner * kGradientRows + row % kGradientRows) * row_sums(plan), plan.chunks,

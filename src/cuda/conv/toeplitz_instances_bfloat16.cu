@@ -6,5 +6,5 @@ template void launch_toeplitz_forward<BFloat16>(const ConvArgs&, ConvPass, const
 template void launch_toeplitz_kernel<BFloat16>(const ConvArgs&, const void*, const void*,
                                                const std::uint8_t*, void*, void*, const Execution&);
 template void launch_toeplitz_partial<BFloat16>(const ConvArgs&, const void*, const void*, void*,
-                                                void*, const Execution&);
+                                                void*, void*, const Execution&);
 }  // namespace dcls::cuda

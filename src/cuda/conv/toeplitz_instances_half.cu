@@ -19,5 +19,5 @@ template void launch_toeplitz_forward<Half>(const ConvArgs&, ConvPass, const voi
 template void launch_toeplitz_kernel<Half>(const ConvArgs&, const void*, const void*,
                                            const std::uint8_t*, void*, void*, const Execution&);
 template void launch_toeplitz_partial<Half>(const ConvArgs&, const void*, const void*, void*, void*,
-                                            const Execution&);
+                                            void*, const Execution&);
 }  // namespace dcls::cuda

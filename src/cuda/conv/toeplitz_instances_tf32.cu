@@ -6,5 +6,5 @@ template void launch_toeplitz_forward<float>(const ConvArgs&, ConvPass, const vo
 template void launch_toeplitz_kernel<float>(const ConvArgs&, const void*, const void*,
                                             const std::uint8_t*, void*, void*, const Execution&);
 template void launch_toeplitz_partial<float>(const ConvArgs&, const void*, const void*, void*,
-                                             void*, const Execution&);
+                                             void*, void*, const Execution&);
 }  // namespace dcls::cuda

@@ -7,6 +7,7 @@
 #include <type_traits>
 
 #include "core/dispatch.hpp"
+#include "cuda/conv/channels_first.cuh"
 #include "cuda/conv/conv_backward_kernel.cuh"
 #include "cuda/conv/toeplitz_backward_kernel.cuh"
 #include "cuda/conv/toeplitz_forward.cuh"
@@ -47,7 +48,14 @@ void launch_toeplitz_forward(const ConvArgs& args, ConvPass pass, const void* so
 
 template <typename Storage>
 void launch_toeplitz_partial(const ConvArgs& args, const void* grad_output, const void* input,
-                             void* partial, void* bias, const Execution& where) {
+                             void* partial, void* bias, void* copies, const Execution& where) {
+  if (needs_channels_first(args)) {
+    const ChannelsFirst copy = make_channels_first(args, input, grad_output, copies);
+    launch<&to_channels_first<Storage>>("to_channels_first", where, grid_for(copy_blocks(copy)),
+                                        kCopyThreads, 0, copy);
+    input = copy.input.to;
+    grad_output = copy.grad_output.to;
+  }
   ToeplitzKernelPlan plan = make_toeplitz_kernel_plan(args);
   align_toeplitz_plan(plan, input, grad_output);
   dispatch_toeplitz(plan, [&](auto tiles, auto blocks) {
@@ -63,7 +71,8 @@ template <typename Storage>
 void launch_toeplitz_kernel(const ConvArgs& args, const void* grad_output, const void* input,
                             const std::uint8_t* support, void* grad_kernel, void* workspace,
                             const Execution& where) {
-  launch_toeplitz_partial<Storage>(args, grad_output, input, workspace, nullptr, where);
+  void* const copies = static_cast<std::byte*>(workspace) + toeplitz_kernel_sums(args);
+  launch_toeplitz_partial<Storage>(args, grad_output, input, workspace, nullptr, copies, where);
   const ConvPlan plan = make_toeplitz_finish_plan(args);
   launch<&conv_kernel_finish<Storage>>(
       "conv_kernel_finish", where,

@@ -30,9 +30,10 @@ void launch_toeplitz_kernel(const ConvArgs& args, const void* grad_output, const
                             const std::uint8_t* support, void* grad_kernel, void* workspace,
                             const Execution& where);
 
-/// The part of it that is one launch: `partial` and `bias` are those of toeplitz_kernel_partial.
+/// The part of it without the last launch: `partial` and `bias` are those of
+/// toeplitz_kernel_partial, and `copies` is memory of channels_first_bytes().
 template <typename Storage>
 void launch_toeplitz_partial(const ConvArgs& args, const void* grad_output, const void* input,
-                             void* partial, void* bias, const Execution& where);
+                             void* partial, void* bias, void* copies, const Execution& where);
 
 }  // namespace dcls::cuda

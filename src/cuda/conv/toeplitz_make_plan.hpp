@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <limits>
 
+#include "cuda/conv/channels_first_plan.hpp"
 #include "cuda/conv/conv_make_plan.hpp"
 #include "cuda/conv/toeplitz_plan.hpp"
 
@@ -231,7 +232,7 @@ inline ToeplitzPlan make_toeplitz_plan(const ConvArgs& args, ConvPass pass) {
 
 inline std::size_t toeplitz_shared_bytes(const ToeplitzKernelPlan& plan) {
   const std::size_t tiles =
-      static_cast<std::size_t>(plan.slots * (plan.slot_pitch + plan.target_slot) * plan.bytes);
+      static_cast<std::size_t>((plan.slot_pitch + plan.target_slot) * plan.bytes);
   // The sums of all warps, in the same place.
   const std::size_t sums =
       static_cast<std::size_t>(plan.threads() / 32 * kGradientRows * row_sums(plan)) *
@@ -239,43 +240,35 @@ inline std::size_t toeplitz_shared_bytes(const ToeplitzKernelPlan& plan) {
   return std::max(tiles, sums);
 }
 
-/// The plan of the gradient of the kernel.
-inline ToeplitzKernelPlan make_toeplitz_kernel_plan(const ConvArgs& args) {
+/// The plan of the gradient of the kernel, of tensors in channels_first.
+inline ToeplitzKernelPlan make_toeplitz_kernel_plan(ConvArgs args) {
+  args.layout = Layout::kChannelsFirst;
   ToeplitzKernelPlan plan{};
   // Values of 32 bits are loaded one by one, 8 of each of 4 rows; others by ldmatrix.
   static_cast<ToeplitzPlan&>(plan) = toeplitz::plan_problem(args, false, kBlock);
-  const std::int32_t widest = toeplitz_slots(plan.bytes);
   const std::int32_t groups = toeplitz::parts_of(plan.kernel_height, kGradientRows);
   plan.units = groups * plan.chunks;
-  // The widest slots that leave a warp for each chunk of a row, and rows for the tile.
-  for (plan.slots = plan.channels_last ? widest / plan.chunks : 1; plan.slots > 0;
-       plan.slots /= 2) {
-    const std::int32_t warps = kToeplitzWarps / plan.slots / plan.chunks;  // of a chunk
-    plan.block_units = toeplitz::even(groups, warps) * plan.chunks;
-    const auto fits = [&plan] {
-      const std::int32_t rows =
-          toeplitz::ceil_to(plan.planes * plan.rows, gradient_depth(plan.bytes));
-      plan.slot_pitch = toeplitz::plan_rows(plan);
-      plan.target_slot = rows * plan.target_pitch;
-      return toeplitz_shared_bytes(plan) <= kToeplitzShared;
-    };
-    std::int32_t parts = toeplitz::parts_of(plan.target_height, kGradientTileRows);
-    for (;; ++parts) {
-      plan.rows = toeplitz::parts_of(plan.target_height, parts);
-      plan.planes =
-          plan.rows == plan.target_height ? std::min(plan.batch, kGradientTileRows / plan.rows) : 1;
-      if (fits() || plan.rows == 1) break;
-    }
-    while (!fits() && plan.planes > 1) plan.planes /= 2;  // lines, with rows of zeros around each
-    if (fits() && plan.rows >= std::min(8, plan.target_height)) break;
+  plan.slots = 1;
+  plan.block_units = toeplitz::even(groups, kToeplitzWarps / plan.chunks) * plan.chunks;
+  const auto fits = [&plan] {
+    const std::int32_t rows =
+        toeplitz::ceil_to(plan.planes * plan.rows, gradient_depth(plan.bytes));
+    plan.slot_pitch = toeplitz::plan_rows(plan);
+    plan.target_slot = rows * plan.target_pitch;
+    return toeplitz_shared_bytes(plan) <= kToeplitzShared;
+  };
+  std::int32_t parts = toeplitz::parts_of(plan.target_height, kGradientTileRows);
+  for (;; ++parts) {
+    plan.rows = toeplitz::parts_of(plan.target_height, parts);
+    plan.planes =
+        plan.rows == plan.target_height ? std::min(plan.batch, kGradientTileRows / plan.rows) : 1;
+    if (fits() || plan.rows == 1) break;
   }
+  while (!fits() && plan.planes > 1) plan.planes /= 2;  // lines, with rows of zeros around each
   plan.unit_blocks = toeplitz::parts_of(plan.units, plan.block_units);
   plan.tiles_n = toeplitz::parts_of(plan.batch, plan.planes);
   plan.tiles_y = toeplitz::parts_of(plan.target_height, plan.rows);
-  plan.channel_blocks = toeplitz::parts_of(plan.channels, plan.slots);
-  if (plan.channels_last && plan.slots == widest && plan.channels % widest == 0) {
-    plan.copy = plan.store = widest;
-  }
+  plan.channel_blocks = plan.channels;
   const std::int64_t tiles = std::int64_t{plan.tiles_n} * plan.tiles_y * plan.tiles_x;
   const std::int64_t blocks = std::int64_t{plan.channel_blocks} * plan.unit_blocks;
   plan.splits = static_cast<std::int32_t>(std::min(tiles, (kKernelBlocks + blocks - 1) / blocks));
@@ -289,9 +282,13 @@ inline ConvPlan make_toeplitz_finish_plan(const ConvArgs& args) {
   return finish;
 }
 
-inline std::size_t toeplitz_kernel_workspace(const ConvArgs& args) {
+/// The sums of the splits, and behind them the copies in channels_first.
+inline std::size_t toeplitz_kernel_sums(const ConvArgs& args) {
   const ConvPlan plan = make_toeplitz_finish_plan(args);
   return aligned_bytes(plan.splits * plan.kernel_rows * plan.cells, sizeof(float));
+}
+inline std::size_t toeplitz_kernel_workspace(const ConvArgs& args) {
+  return toeplitz_kernel_sums(args) + channels_first_bytes(args);
 }
 
 /// Narrows the copies to what the addresses of the tensors allow: results stay the same.

@@ -75,16 +75,17 @@ inline constexpr int kGradientTileRows = 128;
 /// Rows of the tile that a product of values of so many bytes adds up there.
 DCLS_HD constexpr int gradient_depth(int bytes) { return 32 / bytes; }
 
-/// Of the gradient of the kernel: `source` is the input, `target` the gradient of the output. A
-/// unit is kGradientRows kernel rows and one chunk of columns, and is one warp's.
+/// Of the gradient of the kernel: `source` is the input, `target` the gradient of the output, both
+/// in channels_first. A block has one channel. A unit is kGradientRows kernel rows and one chunk of
+/// columns, and is one warp's.
 struct ToeplitzKernelPlan : ToeplitzPlan {
   std::int32_t units;        ///< of a channel
-  std::int32_t block_units;  ///< of a channel in a block: whole rows, that is all their chunks
+  std::int32_t block_units;  ///< of them in a block: whole rows, that is all their chunks
   std::int32_t unit_blocks;
   std::int32_t target_slot;  ///< values in shared memory
   std::int32_t splits;       ///< of the tiles
 
-  int threads() const { return 32 * slots * block_units; }  ///< host
+  int threads() const { return 32 * block_units; }  ///< host
 };
 
 /// Row m of a product, or one that is read in its place if there are only `rows`: 8 n rows above

@@ -150,15 +150,19 @@ __device__ __forceinline__ std::uint32_t high_halves(std::uint32_t a, std::uint3
   return a >> 16 | (b & 0xffff0000u);
 }
 
-template <int kCopy, typename Storage>
+/// Begins to load what of a tile is in a tensor in channels_first, one channel of it.
+template <typename Storage>
 __device__ void load_rows(const ToeplitzPlan& plan, const ToeplitzTile& tile, const Storage* from,
                           Storage* shared) {
-  for_tile(plan, tile, kCopy, 1, from, [&](int, const Storage* at, int to) {
-    if constexpr (kCopy * sizeof(Storage) >= 4) {
-      copy_async<kCopy* static_cast<int>(sizeof(Storage))>(shared + to, at);
-    } else {
-      shared[to] = *at;
-    }
+  with_row_copy<Storage>(tile.copy, [&](auto count) {
+    constexpr int kCopy = count.value;
+    for_tile(plan, tile, kCopy, 1, from, [&](int, const Storage* at, int to) {
+      if constexpr (kCopy * sizeof(Storage) >= 4) {
+        copy_async<kCopy* static_cast<int>(sizeof(Storage))>(shared + to, at);
+      } else {
+        shared[to] = *at;
+      }
+    });
   });
 }
 
@@ -201,8 +205,7 @@ __device__ void load_tile(const ToeplitzPlan& plan, const ToeplitzTile& tile, co
       load_pixels<count.value>(plan, tile, from, channels, shared);
     });
   } else {
-    with_row_copy<Storage>(tile.copy,
-                           [&](auto count) { load_rows<count.value>(plan, tile, from, shared); });
+    load_rows(plan, tile, from, shared);
   }
   copy_async_commit();
 }

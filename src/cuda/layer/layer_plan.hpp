@@ -12,7 +12,8 @@
 //   workspace, forward   the lists of the forward pass, and the cells of the kernel where those of
 //   a
 //                        row do not fit into shared memory
-//   workspace, backward  the sums of each split, of the kernel's gradient and of the bias's
+//   workspace, backward  the sums of each split, of the kernel's gradient and of the bias's, and
+//                        for tensor cores the copies of tensors in channels_last
 
 #include <algorithm>
 #include <cstddef>
@@ -129,7 +130,7 @@ class LayerPlan {
       const LayerPrepare job = prepare(nullptr, nullptr);
       return forward_bytes_.lists() + (job.cells_in_shared ? 0 : cells_bytes(1));
     }
-    return partial_bytes() + aligned_bytes(kernel_.splits * args_.conv.out_channels, value_bytes());
+    return partial_bytes() + bias_bytes() + (tensor_cores_ ? channels_first_bytes(args_.conv) : 0);
   }
 
   ConvLists forward_lists(void* workspace) const { return {workspace, forward_bytes_}; }
@@ -143,6 +144,8 @@ class LayerPlan {
   /// The kernel that tensor cores take.
   void* dense(const void* saved) const { return at(saved, 0); }
   void* bias_sums(void* workspace) const { return at(workspace, partial_bytes()); }
+  /// What tensor cores read of tensors in channels_last, for the gradient of the kernel.
+  void* copies(void* workspace) const { return at(workspace, partial_bytes() + bias_bytes()); }
 
   LayerPrepare prepare(void* saved, void* workspace) const {
     LayerPrepare job;
@@ -227,6 +230,10 @@ class LayerPlan {
   /// One copy if there is nothing to split, for what the last launch may write.
   std::size_t partial_bytes() const {
     return has_parameters_ ? cells_bytes(std::max<std::int64_t>(1, kernel_.splits)) : 0;
+  }
+
+  std::size_t bias_bytes() const {
+    return aligned_bytes(kernel_.splits * args_.conv.out_channels, value_bytes());
   }
 
   LayerArgs args_;
