@@ -56,33 +56,44 @@ class ThreadScratch {
   std::unique_ptr<std::byte, Free> memory_;
 };
 
-/// Number of threads worth starting for `count` items in chunks of at least `grain`.
-inline int useful_threads(std::int64_t count, std::int64_t grain, int num_threads) {
+/// How many threads share some items, in chunks of at least `grain`.
+struct Share {
+  int threads;
+  std::int64_t grain;
+};
+
+/// The share of at most `num_threads` threads in `count` items that take one thread about
+/// `nanoseconds` each. Less than some tens of microseconds are not worth waking a thread.
+inline Share share(std::int64_t count, double nanoseconds, int num_threads) {
+  constexpr double kWorthWaking = 32768;
+  const double items = kWorthWaking / std::max(nanoseconds, kWorthWaking / 0x1p40);
+  const std::int64_t grain = 1 + static_cast<std::int64_t>(items);
 #if defined(_OPENMP)
-  const std::int64_t chunks = std::max<std::int64_t>(1, count / std::max<std::int64_t>(1, grain));
-  return static_cast<int>(std::min<std::int64_t>(std::max(1, num_threads), chunks));
+  const std::int64_t chunks = std::max<std::int64_t>(1, count / grain);
+  const int threads = static_cast<int>(std::min<std::int64_t>(std::max(1, num_threads), chunks));
+  return {threads, grain};
 #else
-  (void)count, (void)grain, (void)num_threads;
-  return 1;
+  (void)count, (void)num_threads;
+  return {1, grain};
 #endif
 }
 
-/// Splits [0, count) into contiguous chunks of at least `grain` items, hands them to the threads as
-/// they come free, and calls function(begin, end, thread). Which thread gets a chunk must not
-/// change a result.
+/// Splits [0, count) into contiguous chunks, hands them to the threads as they come free, and calls
+/// function(begin, end, thread). Which thread gets a chunk must not change a result.
 template <typename Function>
-void parallel_for(std::int64_t count, std::int64_t grain, int num_threads, Function&& function) {
+void parallel_for(std::int64_t count, const Share& share, Function&& function) {
 #if defined(_OPENMP)
-  if (num_threads > 1) {
+  if (share.threads > 1) {
     // A few chunks a thread, so that a core busy with something else does not hold up the rest.
-    const std::int64_t chunk = std::max<std::int64_t>({1, grain, count / (8 * num_threads)});
+    const std::int64_t chunk = std::max(share.grain, count / (8 * share.threads));
     region::fork();
-#pragma omp parallel num_threads(num_threads)
+#pragma omp parallel num_threads(share.threads)
     {
       region::begin();
+      const int thread = omp_get_thread_num();
 #pragma omp for schedule(dynamic) nowait
       for (std::int64_t begin = 0; begin < count; begin += chunk) {
-        function(begin, std::min(begin + chunk, count), omp_get_thread_num());
+        function(begin, std::min(begin + chunk, count), thread);
       }
       region::end();
     }
@@ -90,7 +101,7 @@ void parallel_for(std::int64_t count, std::int64_t grain, int num_threads, Funct
     return;
   }
 #endif
-  (void)grain, (void)num_threads;
+  (void)share;
   function(std::int64_t{0}, count, 0);
 }
 
