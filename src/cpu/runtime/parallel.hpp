@@ -1,8 +1,11 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <ctime>
 #include <memory>
 #include <new>
 
@@ -12,6 +15,8 @@
 #if defined(__SANITIZE_THREAD__)
 #include <sanitizer/tsan_interface.h>
 #endif
+
+#include "cpu/runtime/teams.hpp"
 
 namespace dcls::cpu {
 
@@ -62,6 +67,19 @@ struct Share {
   std::int64_t grain;
 };
 
+inline std::int64_t now_in_nanoseconds() {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(
+             std::chrono::steady_clock::now().time_since_epoch())
+      .count();
+}
+
+/// Time that this thread has had a core.
+inline std::int64_t nanoseconds_of_thread() {
+  timespec t;
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+  return std::int64_t{t.tv_sec} * 1000000000 + t.tv_nsec;
+}
+
 /// The share of at most `num_threads` threads in `count` items that take one thread about
 /// `nanoseconds` each. Less than some tens of microseconds are not worth waking a thread.
 inline Share share(std::int64_t count, double nanoseconds, int num_threads) {
@@ -71,6 +89,10 @@ inline Share share(std::int64_t count, double nanoseconds, int num_threads) {
 #if defined(_OPENMP)
   const std::int64_t chunks = std::max<std::int64_t>(1, count / grain);
   const int threads = static_cast<int>(std::min<std::int64_t>(std::max(1, num_threads), chunks));
+  if (threads == 1 ||
+      team_account.is_closed_to(static_cast<double>(count) * nanoseconds, now_in_nanoseconds())) {
+    return {1, grain};
+  }
   return {threads, grain};
 #else
   (void)count, (void)num_threads;
@@ -86,18 +108,24 @@ void parallel_for(std::int64_t count, const Share& share, Function&& function) {
   if (share.threads > 1) {
     // A few chunks a thread, so that a core busy with something else does not hold up the rest.
     const std::int64_t chunk = std::max(share.grain, count / (8 * share.threads));
+    const std::int64_t start = now_in_nanoseconds();
+    std::atomic<std::int64_t> alone{0};  // what one thread would take
     region::fork();
 #pragma omp parallel num_threads(share.threads)
     {
       region::begin();
       const int thread = omp_get_thread_num();
+      const std::int64_t before = nanoseconds_of_thread();
 #pragma omp for schedule(dynamic) nowait
       for (std::int64_t begin = 0; begin < count; begin += chunk) {
         function(begin, std::min(begin + chunk, count), thread);
       }
+      alone.fetch_add(nanoseconds_of_thread() - before, std::memory_order_relaxed);
       region::end();
     }
     region::join();
+    const std::int64_t end = now_in_nanoseconds();
+    team_account.settle(static_cast<double>(alone.load()), static_cast<double>(end - start), end);
     return;
   }
 #endif
