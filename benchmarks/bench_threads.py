@@ -87,7 +87,7 @@ CALLS: dict[str, Callable[[], harness.Step]] = {
     "layer 8x384x14x14": lambda: _layer("8x384x14x14:17x17:34:v1"),
     "layer 8x768x7x7": lambda: _layer("8x768x7x7:7x7:9:v1"),
     "im2col 4x16x512": lambda: _im2col(4, 16, 512, 65),
-    "im2col 8x64x4096": lambda: _im2col(8, 64, 4096, 257),
+    "im2col 8x64x1024": lambda: _im2col(8, 64, 1024, 129),
     "construct 128x128x9": _construct,
     "delays 128x256": _delays,
 }
@@ -142,6 +142,11 @@ def measure(environment: str, busy: int, options: argparse.Namespace) -> list[Ro
     ]
 
 
+def show(rows: list[Row]) -> str:
+    """Lays the rows out."""
+    return f"{harness.table(rows)}\n\nThe times here are single means, without a range."
+
+
 def main() -> int:
     """Runs the benchmark; returns the exit status."""
     parser = harness.make_parser("What a second thread gains, and costs on a busy machine.")
@@ -151,6 +156,7 @@ def main() -> int:
     help = "of each measurement (default: %(default)s)"
     add("--seconds", type=float, default=1.0, help=help)
     add("--calls", nargs="+", choices=CALLS, default=list(CALLS), metavar="CALL")
+    add("--environments", nargs="+", choices=ENVIRONMENTS, default=list(ENVIRONMENTS))
     add("--here", action="store_true", help=argparse.SUPPRESS)  # the child's part
     options = parser.parse_args()
     if options.here:
@@ -159,8 +165,10 @@ def main() -> int:
     harness.apply_options(parser, options)
     if options.device != "cpu":
         parser.error("argument --device: this benchmark is of the CPU")
-    points = [(name, busy) for busy in (0, options.busy) for name in ENVIRONMENTS]
-    return harness.run("threads", parser, options, points, lambda point: measure(*point, options))
+    points = [(name, busy) for busy in (0, options.busy) for name in options.environments]
+    return harness.run(
+        "threads", parser, options, points, lambda point: measure(*point, options), show=show
+    )
 
 
 if __name__ == "__main__":
