@@ -39,6 +39,8 @@ DCLS_HD float half_bits_to_float(std::uint16_t h) {
   return __half2float(__ushort_as_half(h));
 #elif defined(__F16C__) && !defined(__CUDACC__)
   return _cvtsh_ss(h);
+#elif defined(__aarch64__) && !defined(__CUDACC__)
+  return bit_cast<__fp16>(h);
 #else
   const std::uint32_t sign = static_cast<std::uint32_t>(h & 0x8000u) << 16;
   const std::uint32_t magnitude = h & 0x7fffu;
@@ -58,6 +60,8 @@ DCLS_HD std::uint16_t float_to_half_bits(float value) {
   return __half_as_ushort(__float2half_rn(value));
 #elif defined(__F16C__) && !defined(__CUDACC__)
   return _cvtss_sh(value, _MM_FROUND_TO_NEAREST_INT);
+#elif defined(__aarch64__) && !defined(__CUDACC__)
+  return bit_cast<std::uint16_t>(static_cast<__fp16>(value));
 #else
   const std::uint32_t bits = bit_cast<std::uint32_t>(value);
   const std::uint16_t sign = static_cast<std::uint16_t>((bits >> 16) & 0x8000u);

@@ -8,22 +8,20 @@ namespace {
 
 const ConstructKernels& kernels() { return DCLS_OF_SIMD_LEVEL(construct_kernels); }
 
-/// Rows that make a chunk worth handing to a thread: some tens of microseconds of work.
-std::int64_t row_grain(const ConstructArgs& args) {
+/// Nanoseconds that a row takes, about.
+double row_work(const ConstructArgs& args) {
   std::int64_t cells = 1;
   for (int d = 0; d < args.ndim; ++d) cells *= args.size[d];
-  constexpr std::int64_t kWork = 32768;
-  return 1 + kWork / (cells + 32 * args.elements);
+  return static_cast<double>(cells + 32 * args.elements);
 }
 
 /// Calls function(kernels, begin, end, scratch) for chunks of rows.
 template <typename Function>
 void for_rows(const ConstructArgs& args, int num_threads, Function&& function) {
   const ConstructKernels& simd = kernels();
-  const std::int64_t grain = row_grain(args);
-  const int threads = useful_threads(args.rows, grain, num_threads);
-  const ThreadScratch scratch(simd.scratch_bytes(args), threads);
-  parallel_for(args.rows, grain, threads, [&](std::int64_t begin, std::int64_t end, int thread) {
+  const Share rows = share(args.rows, row_work(args), num_threads);
+  const ThreadScratch scratch(simd.scratch_bytes(args), rows.threads);
+  parallel_for(args.rows, rows, [&](std::int64_t begin, std::int64_t end, int thread) {
     function(simd, begin, end, scratch.of(thread));
   });
 }

@@ -20,15 +20,13 @@ const ConvKernels& kernels() { return DCLS_OF_SIMD_LEVEL(conv_kernels); }
 template <typename Function>
 void for_units(const PlannedConv& planned, std::int64_t units, int num_threads,
                Function&& function) {
-  // Multiply-adds worth handing to a thread: some tens of microseconds, were
-  // all cells there.
-  constexpr double kWork = 1e6;
-  const double work = planned.dense_work() / static_cast<double>(units > 0 ? units : 1);
-  const std::int64_t grain = work >= kWork ? 1 : static_cast<std::int64_t>(kWork / (work + 1)) + 1;
+  // Nanoseconds of a multiply-add, were all cells there.
+  constexpr double kWork = 1. / 32;
+  const double work = kWork * planned.dense_work() / static_cast<double>(units > 0 ? units : 1);
   const ConvKernels& simd = kernels();
-  const int threads = useful_threads(units, grain, num_threads);
-  const ThreadScratch scratch(planned.scratch_bytes(), threads);
-  parallel_for(units, grain, threads, [&](std::int64_t begin, std::int64_t end, int thread) {
+  const Share shared = share(units, work, num_threads);
+  const ThreadScratch scratch(planned.scratch_bytes(), shared.threads);
+  parallel_for(units, shared, [&](std::int64_t begin, std::int64_t end, int thread) {
     function(simd, begin, end, scratch.of(thread));
   });
 }
@@ -61,20 +59,20 @@ void fill_with_bias(const ConvArgs& args, const void* bias, void* output) {
 /// zeros around grad_output.
 void sum_nan_again(const ConvArgs& args, const void* grad_output, const void* kernel,
                    void* grad_input, std::int64_t values, int num_threads) {
-  constexpr std::int64_t kGrain = 1 << 10;
+  constexpr double kWork = 32;  // nanoseconds of a value, NaN now and then
   dispatch_dtype(args.dtype, [&](auto tag) {
     using Storage = typename decltype(tag)::type;
     Storage* const to = static_cast<Storage*>(grad_input);
-    parallel_for(values, kGrain, useful_threads(values, kGrain, num_threads),
-                 [&](std::int64_t begin, std::int64_t end, int) {
-                   for (std::int64_t i = begin; i < end; ++i) {
-                     const auto value = numeric::load(to[i]);
-                     if (value == value) continue;
-                     numeric::store(to + i, exact::input_gradient(
-                                                args, static_cast<const Storage*>(grad_output),
-                                                static_cast<const Storage*>(kernel), i));
-                   }
-                 });
+    parallel_for(
+        values, share(values, kWork, num_threads), [&](std::int64_t begin, std::int64_t end, int) {
+          for (std::int64_t i = begin; i < end; ++i) {
+            const auto value = numeric::load(to[i]);
+            if (value == value) continue;
+            numeric::store(to + i,
+                           exact::input_gradient(args, static_cast<const Storage*>(grad_output),
+                                                 static_cast<const Storage*>(kernel), i));
+          }
+        });
   });
 }
 
@@ -140,7 +138,8 @@ void direct_conv_backward_kernel(const ConvArgs& args, const void* grad_output, 
                                    begin, end, own);
             });
   if (plan.splits == 1) return;
-  parallel_for(cells, 1 << 14, useful_threads(cells, 1 << 14, num_threads),
+  const double work = 1 + 0.5 * static_cast<double>(plan.splits);
+  parallel_for(cells, share(cells, work, num_threads),
                [&](std::int64_t begin, std::int64_t end, int) {
                  kernels().reduce(plan, partial.get(), grad_kernel, cells, begin, end);
                });
@@ -150,13 +149,13 @@ void direct_conv_backward_bias(const ConvArgs& args, const void* grad_output, vo
                                int num_threads) {
   std::int64_t points = args.batch;
   for (int d = 0; d < args.ndim; ++d) points *= args.output_size[d];
-  constexpr std::int64_t kWork = 1 << 17;  // values
-  // Whole cache lines of channels, which the channels-last layout has side by
-  // side.
-  const std::int64_t grain = (kWork / (points + 1) / kMostLanes + 1) * kMostLanes;
-  parallel_for(args.out_channels, grain, useful_threads(args.out_channels, grain, num_threads),
+  // Whole cache lines of channels, which the channels-last layout has side by side.
+  const std::int64_t lines = (args.out_channels + kMostLanes - 1) / kMostLanes;
+  const double work = 0.25 * kMostLanes * static_cast<double>(points);
+  parallel_for(lines, share(lines, work, num_threads),
                [&](std::int64_t begin, std::int64_t end, int) {
-                 kernels().backward_bias(args, grad_output, grad_bias, begin, end);
+                 kernels().backward_bias(args, grad_output, grad_bias, begin * kMostLanes,
+                                         std::min(end * kMostLanes, args.out_channels));
                });
 }
 

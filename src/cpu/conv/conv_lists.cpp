@@ -111,9 +111,9 @@ void PlannedConv::mark_cells(const void* values, int num_threads) {
   marked_.assign(static_cast<std::size_t>(cells / 64 + 2), 0);
   const ConvKernels& simd = DCLS_OF_SIMD_LEVEL(conv_kernels);
   const bool support = pass_ == ConvPass::kBackwardKernel;
-  constexpr std::int64_t kGrain = 1 << 12;  // words
+  constexpr double kWordWork = 8;  // nanoseconds
   const std::int64_t words = cells / 64 + 1;
-  parallel_for(words, kGrain, useful_threads(words, kGrain, num_threads),
+  parallel_for(words, share(words, kWordWork, num_threads),
                [&](std::int64_t begin, std::int64_t end, int) {
                  const std::int64_t last = std::min(end * 64, cells);
                  if (support && values == nullptr) {
@@ -267,13 +267,12 @@ void PlannedConv::list_runs(const std::int64_t (&run_bytes)[kMaxRun], int num_th
   const std::int64_t lists = channels * p.dest.phase_count() * p.source_blocks();
   // begin[l + 1] is where the next run of list l goes, and so in the end where list l + 1 begins.
   for (auto& begin : begin_) begin.assign(static_cast<std::size_t>(lists + 2), 0);
-  constexpr std::int64_t kWork = 1 << 15;  // cells
-  const std::int64_t cells = kernel_cells() / std::max<std::int64_t>(1, channels);
-  const std::int64_t grain = 1 + kWork / std::max<std::int64_t>(1, cells);
-  const int threads = useful_threads(channels, grain, num_threads);
+  // A nanosecond a cell.
+  const double work = static_cast<double>(kernel_cells() / std::max<std::int64_t>(1, channels));
+  const Share shared = share(channels, work, num_threads);
   order_words_ = static_cast<std::int64_t>(starts_.size());
   ordered_.assign(static_cast<std::size_t>(channels * p.source.channels * order_words_), 0);
-  parallel_for(channels, grain, threads, [&](std::int64_t first, std::int64_t last, int) {
+  parallel_for(channels, shared, [&](std::int64_t first, std::int64_t last, int) {
     visit_channels<true>(first, last,
                          [&](std::int64_t list, int length, std::int64_t, std::int64_t) {
                            ++begin_[length - 1][static_cast<std::size_t>(list + 2)];
@@ -286,7 +285,7 @@ void PlannedConv::list_runs(const std::int64_t (&run_bytes)[kMaxRun], int num_th
     plan_.lists.runs[n] = runs_[n].get();
     plan_.lists.begin[n] = begin.data();
   }
-  parallel_for(channels, grain, threads, [&](std::int64_t first, std::int64_t last, int) {
+  parallel_for(channels, shared, [&](std::int64_t first, std::int64_t last, int) {
     visit_channels<false>(
         first, last, [&](std::int64_t list, int length, std::int64_t offset, std::int64_t cell) {
           const int n = length - 1;

@@ -12,7 +12,7 @@
 namespace dcls::cpu {
 namespace DCLS_SIMD_NAMESPACE {
 
-#if defined(__AVX512F__)
+#if defined(__AVX512F__) || defined(__aarch64__)
 inline constexpr int kRegisters = 32;
 #else
 inline constexpr int kRegisters = 16;

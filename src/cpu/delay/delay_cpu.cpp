@@ -62,14 +62,12 @@ void cpu::delay_step(const DelayPlan& plan, const DelayTensors& tensors, int num
   const DelayKernels& simd = DCLS_OF_SIMD_LEVEL(delay_kernels);
   const std::int64_t columns = simd.columns(plan.dtype, tensors.batch);
   const std::int64_t blocks = (tensors.batch + columns - 1) / columns;
-  // As much as is worth waking a thread: some ten microseconds.
-  constexpr std::int64_t kWork = 1 << 14;
   const std::int64_t values = plan.inputs * columns;
   const ThreadScratch packed(blocks * values * static_cast<std::int64_t>(compute_bytes(plan.dtype)),
                              1);
   const auto spread = [&](std::int64_t count, std::int64_t work, const auto& function) {
-    const std::int64_t grain = 1 + kWork / (1 + work);
-    parallel_for(count, grain, useful_threads(count, grain, num_threads),
+    constexpr double kWork = 2;  // nanoseconds
+    parallel_for(count, share(count, kWork * static_cast<double>(1 + work), num_threads),
                  [&](std::int64_t begin, std::int64_t end, int) { function(begin, end); });
   };
   spread(blocks, values, [&](std::int64_t begin, std::int64_t end) {

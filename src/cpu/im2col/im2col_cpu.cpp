@@ -8,13 +8,15 @@ namespace {
 
 const Im2colKernels& kernels() { return DCLS_OF_SIMD_LEVEL(im2col_kernels); }
 
+/// Nanoseconds that the taps of an element take.
+constexpr double kElementWork = 512;
+
 /// The taps of a problem, evaluated.
 class Table {
  public:
   Table(const Im2colKernels& simd, const Im2colArgs& args, int num_threads)
       : layout(make_layout(simd, args)), memory_(simd.table_bytes(args, layout), 1) {
-    constexpr std::int64_t kGrain = 64;  // elements: some ten microseconds
-    parallel_for(layout.elements, kGrain, useful_threads(layout.elements, kGrain, num_threads),
+    parallel_for(layout.elements, share(layout.elements, kElementWork, num_threads),
                  [&](std::int64_t begin, std::int64_t end, int) {
                    simd.fill(args, layout, memory(), begin, end);
                  });
@@ -33,11 +35,11 @@ class Table {
   ThreadScratch memory_;
 };
 
-/// Planes that make a chunk worth handing to a thread: some tens of microseconds of work.
-std::int64_t plane_grain(const Im2colArgs& args, std::int64_t elements) {
-  double work = static_cast<double>(elements);  // the outputs alone may pass 2^63
+/// Nanoseconds that a plane takes, about.
+double plane_work(const Im2colArgs& args, std::int64_t elements) {
+  double work = 0.5 * static_cast<double>(elements);  // the outputs alone may pass 2^63
   for (int d = 0; d < args.ndim; ++d) work *= static_cast<double>(args.output_size[d]);
-  return 1 + static_cast<std::int64_t>(65536 / (1 + work));
+  return work;
 }
 
 }  // namespace
@@ -48,14 +50,11 @@ void im2col(const Im2colArgs& args, void* columns, int num_threads) {
   // Too few planes for all threads: each is made several times, for a part of its elements.
   const std::int64_t planes = args.batch * args.channels;
   const std::int64_t cuts = planes / 4 < num_threads ? args.elements : 1;
-  const std::int64_t grain = plane_grain(args, args.elements / cuts);
-  const int threads = useful_threads(planes * cuts, grain, num_threads);
-  const ThreadScratch scratch(simd.forward_scratch(args, table.layout), threads);
-  parallel_for(planes * cuts, grain, threads,
-               [&](std::int64_t begin, std::int64_t end, int thread) {
-                 simd.forward(args, table.layout, table.memory(), cuts, columns, begin, end,
-                              scratch.of(thread));
-               });
+  const Share shared = share(planes * cuts, plane_work(args, args.elements / cuts), num_threads);
+  const ThreadScratch scratch(simd.forward_scratch(args, table.layout), shared.threads);
+  parallel_for(planes * cuts, shared, [&](std::int64_t begin, std::int64_t end, int thread) {
+    simd.forward(args, table.layout, table.memory(), cuts, columns, begin, end, scratch.of(thread));
+  });
 }
 
 void im2col_backward(const Im2colArgs& args, const void* grad_columns, const Im2colGrads& grads,
@@ -63,11 +62,10 @@ void im2col_backward(const Im2colArgs& args, const void* grad_columns, const Im2
   const Im2colKernels& simd = kernels();
   const Table table(simd, args, num_threads);
   const std::int64_t items = args.channels * grads.parts;
-  const std::int64_t grain =
-      plane_grain(args, args.elements * (1 + (args.batch - 1) / grads.parts));
-  const int threads = useful_threads(items, grain, num_threads);
-  const ThreadScratch scratch(simd.backward_scratch(args, table.layout), threads);
-  parallel_for(items, grain, threads, [&](std::int64_t begin, std::int64_t end, int thread) {
+  const double work = plane_work(args, args.elements * (1 + (args.batch - 1) / grads.parts));
+  const Share shared = share(items, work, num_threads);
+  const ThreadScratch scratch(simd.backward_scratch(args, table.layout), shared.threads);
+  parallel_for(items, shared, [&](std::int64_t begin, std::int64_t end, int thread) {
     simd.backward(args, table.layout, table.memory(), grad_columns, grads, begin, end,
                   scratch.of(thread));
   });
@@ -77,8 +75,12 @@ void im2col_finish(const Im2colArgs& args, const void* sums, std::int64_t parts,
                    void* grad_position, void* grad_sigma, int num_threads) {
   const Im2colKernels& simd = kernels();
   const Table table(simd, args, num_threads);
-  simd.finish(args, table.layout, table.memory(), sums, parts, grad_position, grad_sigma, 0,
-              table.layout.elements);
+  const std::int64_t elements = table.layout.elements;
+  parallel_for(elements, share(elements, kElementWork, num_threads),
+               [&](std::int64_t begin, std::int64_t end, int) {
+                 simd.finish(args, table.layout, table.memory(), sums, parts, grad_position,
+                             grad_sigma, begin, end);
+               });
 }
 
 }  // namespace dcls::cpu

@@ -28,8 +28,8 @@ struct Saved {
 /// Values of float32 whose copy in 16 bits the convolution reads, or the other way round.
 template <typename From, typename To>
 void convert(const From* from, To* to, std::int64_t count, int num_threads) {
-  constexpr std::int64_t kGrain = 1 << 14;
-  parallel_for(count, kGrain, useful_threads(count, kGrain, num_threads),
+  constexpr double kWork = 2;  // nanoseconds of a value
+  parallel_for(count, share(count, kWork, num_threads),
                [=](std::int64_t begin, std::int64_t end, int) {
                  for (std::int64_t i = begin; i < end; ++i) {
                    numeric::store(to + i, numeric::load(from[i]));

@@ -58,7 +58,11 @@ const char* simd_name(SimdLevel level) {
     case SimdLevel::kAvx512: return "avx512";
     case SimdLevel::kBaseline: break;
   }
+#if defined(__aarch64__)
+  return "neon";
+#else
   return "baseline";
+#endif
 }
 
 SimdLevel simd_level() {

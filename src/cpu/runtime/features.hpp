@@ -8,7 +8,8 @@ namespace dcls::cpu {
 enum class SimdLevel { kBaseline, kAvx2, kAvx512 };
 
 /// The level in use: the best that is compiled in and that this machine has, or the one that the
-/// environment variable DCLS_SIMD (baseline, avx2, avx512) asks for. Decided on the first call.
+/// environment variable DCLS_SIMD (baseline, avx2, avx512; on 64-bit Arm neon) asks for. Decided on
+/// the first call.
 /// @throws std::invalid_argument if DCLS_SIMD names a level that is not to be had.
 SimdLevel simd_level();
 

@@ -1,8 +1,11 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <ctime>
 #include <memory>
 #include <new>
 
@@ -12,6 +15,8 @@
 #if defined(__SANITIZE_THREAD__)
 #include <sanitizer/tsan_interface.h>
 #endif
+
+#include "cpu/runtime/teams.hpp"
 
 namespace dcls::cpu {
 
@@ -56,41 +61,75 @@ class ThreadScratch {
   std::unique_ptr<std::byte, Free> memory_;
 };
 
-/// Number of threads worth starting for `count` items in chunks of at least `grain`.
-inline int useful_threads(std::int64_t count, std::int64_t grain, int num_threads) {
+/// How many threads share some items, in chunks of at least `grain`.
+struct Share {
+  int threads;
+  std::int64_t grain;
+};
+
+inline std::int64_t now_in_nanoseconds() {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(
+             std::chrono::steady_clock::now().time_since_epoch())
+      .count();
+}
+
+/// Time that this thread has had a core.
+inline std::int64_t nanoseconds_of_thread() {
+  timespec t;
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+  return std::int64_t{t.tv_sec} * 1000000000 + t.tv_nsec;
+}
+
+/// The share of at most `num_threads` threads in `count` items that take one thread about
+/// `nanoseconds` each. Less than some tens of microseconds are not worth waking a thread.
+inline Share share(std::int64_t count, double nanoseconds, int num_threads) {
+  constexpr double kWorthWaking = 32768;
+  const double items = kWorthWaking / std::max(nanoseconds, kWorthWaking / 0x1p40);
+  const std::int64_t grain = 1 + static_cast<std::int64_t>(items);
 #if defined(_OPENMP)
-  const std::int64_t chunks = std::max<std::int64_t>(1, count / std::max<std::int64_t>(1, grain));
-  return static_cast<int>(std::min<std::int64_t>(std::max(1, num_threads), chunks));
+  const std::int64_t chunks = std::max<std::int64_t>(1, count / grain);
+  const int threads = static_cast<int>(std::min<std::int64_t>(std::max(1, num_threads), chunks));
+  if (threads == 1 ||
+      team_account.is_closed_to(static_cast<double>(count) * nanoseconds, now_in_nanoseconds())) {
+    return {1, grain};
+  }
+  return {threads, grain};
 #else
-  (void)count, (void)grain, (void)num_threads;
-  return 1;
+  (void)count, (void)num_threads;
+  return {1, grain};
 #endif
 }
 
-/// Splits [0, count) into contiguous chunks of at least `grain` items, hands them to the threads as
-/// they come free, and calls function(begin, end, thread). Which thread gets a chunk must not
-/// change a result.
+/// Splits [0, count) into contiguous chunks, hands them to the threads as they come free, and calls
+/// function(begin, end, thread). Which thread gets a chunk must not change a result.
 template <typename Function>
-void parallel_for(std::int64_t count, std::int64_t grain, int num_threads, Function&& function) {
+void parallel_for(std::int64_t count, const Share& share, Function&& function) {
 #if defined(_OPENMP)
-  if (num_threads > 1) {
+  if (share.threads > 1) {
     // A few chunks a thread, so that a core busy with something else does not hold up the rest.
-    const std::int64_t chunk = std::max<std::int64_t>({1, grain, count / (8 * num_threads)});
+    const std::int64_t chunk = std::max(share.grain, count / (8 * share.threads));
+    const std::int64_t start = now_in_nanoseconds();
+    std::atomic<std::int64_t> alone{0};  // what one thread would take
     region::fork();
-#pragma omp parallel num_threads(num_threads)
+#pragma omp parallel num_threads(share.threads)
     {
       region::begin();
+      const int thread = omp_get_thread_num();
+      const std::int64_t before = nanoseconds_of_thread();
 #pragma omp for schedule(dynamic) nowait
       for (std::int64_t begin = 0; begin < count; begin += chunk) {
-        function(begin, std::min(begin + chunk, count), omp_get_thread_num());
+        function(begin, std::min(begin + chunk, count), thread);
       }
+      alone.fetch_add(nanoseconds_of_thread() - before, std::memory_order_relaxed);
       region::end();
     }
     region::join();
+    const std::int64_t end = now_in_nanoseconds();
+    team_account.settle(static_cast<double>(alone.load()), static_cast<double>(end - start), end);
     return;
   }
 #endif
-  (void)grain, (void)num_threads;
+  (void)share;
   function(std::int64_t{0}, count, 0);
 }
 

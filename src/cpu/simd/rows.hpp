@@ -12,6 +12,8 @@
 
 #if defined(__F16C__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 namespace dcls::cpu {
@@ -43,6 +45,10 @@ DCLS_HD Vector<Compute<Storage>> load_lanes(const Storage* from) {
     __m128i bits;
     memcpy(&bits, from, sizeof(bits));
     const __m256 v = _mm256_cvtph_ps(bits);
+#elif defined(__aarch64__)
+    float16x4_t bits;
+    memcpy(&bits, from, sizeof(bits));
+    const float32x4_t v = vcvt_f32_f16(bits);
 #else
     T v[kLanes<T>];
     for (std::int64_t i = 0; i < kLanes<T>; ++i) v[i] = numeric::load(from[i]);
@@ -81,6 +87,14 @@ DCLS_HD void store_lanes(Storage* to, Vector<Compute<Storage>> v) {
       __m256 wide;
       memcpy(&wide, &v, sizeof(v));
       const __m128i bits = _mm256_cvtps_ph(wide, _MM_FROUND_TO_NEAREST_INT);
+      memcpy(to, &bits, sizeof(bits));
+      return;
+    }
+#elif defined(__aarch64__)
+    if constexpr (std::is_same_v<Storage, Half>) {
+      float32x4_t wide;
+      memcpy(&wide, &v, sizeof(v));
+      const float16x4_t bits = vcvt_f16_f32(wide);
       memcpy(to, &bits, sizeof(bits));
       return;
     }
