@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import subprocess
 import sys
 import tarfile
@@ -83,3 +84,43 @@ def test_linters_have_the_same_version_everywhere() -> None:
             pins.setdefault(tool, set()).add(version)
     assert {"ruff", "clang-format"} <= pins.keys()
     assert all(len(versions) == 1 for versions in pins.values()), pins
+
+
+README_PLUGIN = ROOT / "build_backend" / "dcls_readme.py"
+has_the_plugin = pytest.mark.skipif(not README_PLUGIN.is_file(), reason="takes a source tree")
+
+
+@has_the_plugin
+def test_the_readme_survives_on_a_package_index(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There, a path of the repository leads nowhere."""
+    monkeypatch.chdir(ROOT)
+    make = runpy.run_path(str(README_PLUGIN))["dynamic_metadata"]
+    readme = (ROOT / "README.md").read_text()
+    relative = re.compile(r"\]\((?!https://)([^)#]+)")
+    paths = set(relative.findall(readme))
+    assert {"docs/install.md", "docs/images/elements.png", "LICENSE"} <= paths
+
+    made = make("readme", {"source": ""})
+    assert made["content-type"] == "text/markdown"
+    assert "](" not in made["text"]
+    assert not {path for path in paths if path not in made["text"]}
+    assert re.findall(r"^```.*?^```$", made["text"], re.MULTILINE | re.DOTALL) == re.findall(
+        r"^```.*?^```$", readme, re.MULTILINE | re.DOTALL
+    )
+    linked = make("readme", {"source": "https://a.b/c"})["text"]
+    assert not relative.findall(linked)
+    assert "](https://a.b/c/blob/HEAD/docs/recipes.md#where-elements-start)" in linked
+    assert "](https://a.b/c/raw/HEAD/docs/images/elements.png)" in linked
+    with pytest.raises(ValueError, match="got version"):
+        make("version", {"source": ""})
+
+
+@has_the_plugin
+def test_the_readme_keeps_code_and_foreign_links() -> None:
+    adapted = runpy.run_path(str(README_PLUGIN))["adapted"]
+    text = "# T\n`a[0](x)` [b `c`](d.md) [e](#f) [g](https://h)\n```python\ni[1](j)\n```\n"
+    plain = "`a[0](x)` b `c` (`d.md`) e [g](https://h)\n```python\ni[1](j)\n```\n"
+    assert adapted(text, "").endswith(f"\n{plain}")
+    linked = adapted(text, "https://s")
+    assert "[b `c`](https://s/blob/HEAD/d.md) [e](https://s/blob/HEAD/README.md#f)" in linked
+    assert "source distribution" not in linked
