@@ -124,3 +124,95 @@ def test_the_readme_keeps_code_and_foreign_links() -> None:
     linked = adapted(text, "https://s")
     assert "[b `c`](https://s/blob/HEAD/d.md) [e](https://s/blob/HEAD/README.md#f)" in linked
     assert "source distribution" not in linked
+
+
+def run_install_cuda(folder: Path, machine: str, **environment: str) -> tuple[int, str, list[str]]:
+    """Runs the script with stand-ins for what it calls; returns their command lines, too."""
+    stand_in = '#!/bin/sh\necho "${0##*/} $*" >>"$LOG"\n'
+    for name in ("dnf", "ln", "nvcc", "cuobjdump", "python3.12"):
+        (folder / name).write_text(stand_in)
+    (folder / "uname").write_text(f"#!/bin/sh\necho {machine}\n")
+    for file in folder.iterdir():
+        file.chmod(0o755)
+    log = folder / "log"
+    log.write_text("")
+    done = subprocess.run(
+        ["bash", str(INSTALL_CUDA)],
+        env={"PATH": f"{folder}:/usr/bin:/bin", "LOG": str(log), **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stderr, log.read_text().splitlines()
+
+
+INSTALL_CUDA = ROOT / ".github" / "scripts" / "install_cuda.sh"
+takes_bash = pytest.mark.skipif(
+    sys.platform != "linux" or not INSTALL_CUDA.is_file(), reason="takes a clone, and bash"
+)
+
+
+@takes_bash
+@pytest.mark.parametrize(
+    ("machine", "platform", "wish", "version"),
+    [("x86_64", "x86_64", None, "12.8"), ("aarch64", "sbsa", "13.1", "13.1")],
+)
+def test_the_toolkit_of_the_wheels(
+    tmp_path: Path, machine: str, platform: str, wish: str | None, version: str
+) -> None:
+    wishes = {} if wish is None else {"DCLS_CUDA_TOOLKIT": wish}
+    code, _, commands = run_install_cuda(tmp_path, machine, **wishes, DCLS_NVCC="")
+    repository = f"https://developer.download.nvidia.com/compute/cuda/repos/rhel8/{platform}"
+    packages = [
+        f"cuda-{n}-{version.replace('.', '-')}" for n in ("nvcc", "cudart-devel", "cuobjdump")
+    ]
+    assert code == 0
+    assert commands == [
+        "dnf install -y dnf-plugins-core epel-release",
+        "dnf install -y ccache",
+        f"dnf config-manager --add-repo {repository}/cuda-rhel8.repo",
+        f"dnf install -y --setopt=install_weak_deps=False {' '.join(packages)}",
+        f"ln -sfn /usr/local/cuda-{version} /usr/local/cuda",
+        "nvcc --version",
+    ]
+
+
+@takes_bash
+def test_the_toolkit_of_the_wheels_from_pypi(tmp_path: Path) -> None:
+    """No command names NVIDIA's repository: the build asks PyPI for the compiler."""
+    code, _, commands = run_install_cuda(tmp_path, "x86_64", DCLS_NVCC="pypi")
+    assert code == 0
+    assert commands[2:] == [
+        "python3.12 -m pip install --target /opt/cuobjdump nvidia-cuda-cuobjdump",
+        "ln -s /opt/cuobjdump/nvidia/cu13/bin/cuobjdump /usr/local/bin/",
+        "cuobjdump --version",
+    ]
+
+
+@takes_bash
+@pytest.mark.parametrize(
+    ("machine", "version", "problem"),
+    [
+        ("x86_64", "12", "must be a version like 12.8 or 13.0, got '12'"),
+        ("x86_64", "11.8", "got '11.8'"),
+        ("x86_64", "12.8; id", "got '12.8; id'"),
+        ("ppc64le", "12.8", "no toolkit for ppc64le"),
+    ],
+)
+def test_the_toolkit_of_the_wheels_says_what_is_wrong(
+    tmp_path: Path, machine: str, version: str, problem: str
+) -> None:
+    code, error, commands = run_install_cuda(tmp_path, machine, DCLS_CUDA_TOOLKIT=version)
+    assert code == 2
+    assert problem in error
+    assert commands == []
+
+
+def test_the_wheel_job_takes_the_compiler_of_the_build() -> None:
+    """It and the backend name the same release, and the container gets to know the wish."""
+    jobs = (ROOT / ".github" / "workflows" / "wheels.yml").read_text()
+    (cuda,) = re.findall(r'cuda: "([\d.]+)", name: [\w-]+, nvcc: pypi', jobs)
+    backend = (ROOT / "build_backend" / "dcls_build.py").read_text()
+    assert f'f"nvidia-{{name}}=={cuda}.*"' in backend
+    project = (ROOT / "pyproject.toml").read_text()
+    assert 'environment-pass = ["DCLS_CUDA_TOOLKIT", "DCLS_NVCC"]' in project
