@@ -29,10 +29,12 @@ if [ ! -f "$glibc/newer.o" ]; then
   echo 'int main() { return 0; }' >"$glibc/main.c"
   ZIG_GLOBAL_CACHE_DIR=$glibc/zig ZIG_LOCAL_CACHE_DIR=$glibc/zig "$tools/bin/python" -m ziglang cc \
     -target "$machine-linux-gnu.2.28" "$glibc/main.c" -lm -lpthread -ldl -lrt -o "$glibc/main"
-  cp "$glibc"/zig/o/*/*.so.* "$glibc"
-  for name in m pthread dl rt; do
-    ln -s "lib$name".so.* "$glibc/lib$name.so"
+  for library in "$glibc"/zig/o/*/*.so.*; do
+    name=$(basename "$library")
+    cp "$library" "$glibc/$name"
+    ln -s "$name" "$glibc/${name%.so.*}.so"
   done
+  rm "$glibc/libc.so"
   echo "GROUP ( libc.so.6 $(cc -print-file-name=libc_nonshared.a) AS_NEEDED ( libld.so.2 ) )" >"$glibc/libc.so"
   c++ -std=c++17 -O2 -fPIC -fvisibility=hidden -c scripts/glibc_2_28.cpp -o "$glibc/newer.o"
 fi
