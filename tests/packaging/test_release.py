@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import runpy
 import subprocess
@@ -31,6 +32,27 @@ def test_the_oldest_torch_is_the_same_everywhere() -> None:
     for page in ("README.md", "docs/install.md"):
         named = re.findall(r"PyTorch[ |]+([\d.]+) or newer", (ROOT / page).read_text())
         assert named == oldest, page
+
+
+#: What torch 2.5.0, too, has of these. Look there before a name is added.
+PRIVATE_NAMES_OF_TORCH_2_5 = {
+    "torch._functorch.eager_transforms.enable_inplace_requires_grad",
+    "torch._functorch.utils.enable_single_level_autograd_function",
+    "torch.autograd.function._SingleLevelFunction",
+    "torch.nn.modules.conv._ConvNd",
+    "torch.nn.modules.conv._ConvTransposeNd",
+}
+
+
+def test_private_names_of_torch_are_as_old_as_the_oldest() -> None:
+    """One that is newer makes the import fail there, which no newer torch shows."""
+    imported = set()
+    for file in (ROOT / "python" / "DCLS").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("torch"):
+                imported |= {f"{node.module}.{alias.name}" for alias in node.names}
+    private = {name for name in imported if re.search(r"\._", name)}
+    assert private == PRIVATE_NAMES_OF_TORCH_2_5
 
 
 def test_changelog_has_the_version_or_what_is_unreleased() -> None:
