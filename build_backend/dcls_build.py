@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-import sysconfig
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -74,18 +73,7 @@ def _adapted(settings: Settings | None) -> dict[str, Any]:
             "compute, on every device, slower than the native library.\n"
         )
         adapted["wheel.cmake"] = "false"
-        # What a developer's build left among the sources is not part of it.
-        adapted["wheel.exclude"] = "DCLS/_C.*.so;DCLS/lib/*"
-    elif "wheel.exclude" not in given and (strays := _other_builds()):
-        adapted["wheel.exclude"] = ";".join(strays)
     return adapted
-
-
-def _other_builds() -> list[str]:
-    """Modules of other interpreters that a developer's build left among the sources."""
-    suffix = str(sysconfig.get_config_var("EXT_SUFFIX"))
-    found = sorted(Path("python", "DCLS").glob("_C.*.so"))
-    return [f"DCLS/{path.name}" for path in found if not path.name.endswith(suffix)]
 
 
 def _with_nvcc(found: list[str]) -> list[str]:

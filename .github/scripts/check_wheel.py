@@ -16,6 +16,24 @@ from pathlib import Path
 
 MAX_BYTES = 20_000_000
 ARCHITECTURE_LIST = Path(__file__).parents[2] / "cmake" / "cuda_architectures.txt"
+#: Beside glibc: the newest versions of gcc 8's runtime libraries, which such systems have.
+RUNTIME_LIMITS = {
+    "CXXABI": (1, 3, 11),
+    "GCC": (7, 0, 0),
+    "GLIBCXX": (3, 4, 24),
+    "GOMP": (4, 5),
+    "OMP": (4, 5),
+}
+NEWEST_GLIBC = 28  # of 2.28: docs/install.md promises it
+#: What usually brings a version that is too new.
+REASONS = (
+    ("CXXABI_1.3.13", "gcc 11's headers copy an exception_ptr inline"),
+    ("GLIBCXX_3.4.29", "gcc 11's headers check the size of an array"),
+    ("GLIBC_2.32", "gcc's headers ask glibc whether there is one thread only"),
+    ("GLIBC_2.33", "stat and its kin became functions of libc"),
+    ("GLIBC_2.34", "libpthread, libdl and librt became parts of libc"),
+    ("GLIBC_2.38", "strtol and its kin read binary numbers as C23 has it"),
+)
 SUPPORT_FILES = (
     "include/dcls/construct.hpp",
     "include/dcls/version.hpp",
@@ -48,6 +66,40 @@ def exported_symbols(library: Path) -> list[str]:
 
 def _dynamic(library: Path, kind: str) -> list[str]:
     return re.findall(rf"\({kind}\).*\[(.*)\]", _run("readelf", "-dW", str(library)))
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(map(int, text.split(".")))
+
+
+def needed_symbols(library: Path) -> list[tuple[str, str, str]]:
+    """Returns what a library takes of others by version: symbol, version (GLIBC_2.17), file."""
+    text = _run("readelf", "--version-info", "--wide", str(library)).partition("needs section")[2]
+    versions, file = {}, ""
+    for line in text.splitlines():
+        if found := re.search(r"File: (\S+)", line):
+            file = found[1]
+        elif found := re.search(r"Name: (\S+) .*Version: (\d+)", line):
+            versions[found[2]] = (found[1], file)
+    symbols = _run("readelf", "--dyn-syms", "--wide", str(library))
+    named = re.findall(r" UND (\S+?)@\S+ \((\d+)\)", symbols)
+    # A version without a symbol is asked for all the same.
+    named += [("(no symbol)", index) for index in versions.keys() - {i for _, i in named}]
+    return sorted((symbol, *versions[index]) for symbol, index in named)
+
+
+def check_symbols(library: Path, glibc: int) -> None:
+    """Checks that the library loads where glibc 2.``glibc`` and the libraries of gcc 8 are."""
+    limits = {"GLIBC": (2, glibc), **RUNTIME_LIMITS}
+    problems = []
+    for symbol, version, file in needed_symbols(library):
+        name, _, number = version.partition("_")
+        numeric = re.fullmatch(r"[\d.]+", number)
+        if name in limits and numeric and _version(number) <= limits[name]:
+            continue
+        reason = dict(REASONS).get(version, "the machine that built it has newer libraries")
+        problems.append(f"\n  {symbol}@{version} of {file}: {reason}")
+    _require(not problems, f"{library.name} needs what is too new:" + "".join(problems))
 
 
 def check_package(package: Path) -> None:
@@ -105,7 +157,9 @@ def check_wheel(wheel: Path, *, cuda: bool) -> None:
     """Checks a wheel as it would be uploaded."""
     size = wheel.stat().st_size
     _require(size < MAX_BYTES, f"{size} bytes, more than {MAX_BYTES}")
-    _require("-manylinux_2_" in wheel.name, "not a manylinux wheel: auditwheel was not run")
+    glibc = [int(minor) for minor in re.findall(r"manylinux_2_(\d+)_", wheel.name)]
+    _require(bool(glibc), "not a manylinux wheel: auditwheel was not run")
+    _require(min(glibc) <= NEWEST_GLIBC, f"asks for glibc 2.{min(glibc)}, not 2.{NEWEST_GLIBC}")
     with tempfile.TemporaryDirectory() as directory, zipfile.ZipFile(wheel) as archive:
         archive.extractall(directory)
         root = Path(directory)
@@ -114,6 +168,8 @@ def check_wheel(wheel: Path, *, cuda: bool) -> None:
         (metadata,) = root.glob("*.dist-info/METADATA")
         check_requirements(metadata.read_text(encoding="utf-8"))
         check_package(root / "DCLS")
+        for library in (root / "DCLS").rglob("*.so"):
+            check_symbols(library, min(glibc))
         if cuda:
             check_architectures(root / "DCLS" / "lib" / "libdcls.so")
     sys.stdout.write(f"{wheel.name}: {size} bytes, all checks passed\n")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
-import sysconfig
+import tarfile
 import zipfile
 from pathlib import Path
 from types import ModuleType
@@ -58,23 +59,35 @@ def test_without_one_the_wheel_is_pure_and_that_is_said(
     assert capsys.readouterr().err == ""
 
 
-def test_modules_of_other_interpreters_are_left_out(
+def test_a_developers_build_is_left_out(
     backend: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """One that is built now takes the place of an old one; others would go into the wheel."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(backend, "find_compiler", lambda: "/usr/bin/c++")
-    package = tmp_path / "python" / "DCLS"
-    package.mkdir(parents=True)
-    own = f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"
-    for name in (own, "_C.pyi", "__init__.py"):
+    """It lies among the sources, and may be of another interpreter or version."""
+    tree = tmp_path / "tree"
+    package = tree / "python" / "DCLS"
+    shutil.copytree(ROOT / "build_backend", tree / "build_backend")
+    for name in ("LICENSE", "README.md", ".gitignore", "pyproject.toml"):
+        shutil.copy(ROOT / name, tree)
+    for name in ("_C.cpython-39-x86_64-linux-gnu.so", "lib/libdcls.so", "include/dcls/a.hpp"):
+        (package / name).parent.mkdir(parents=True, exist_ok=True)
         (package / name).touch()
-    assert backend._adapted(None) == {}
-    (package / "_C.cpython-39-x86_64-linux-gnu.so").touch()
-    want = {"wheel.exclude": "DCLS/_C.cpython-39-x86_64-linux-gnu.so"}
-    assert backend._adapted(None) == want
-    given = {"skbuild.wheel.exclude": "x"}
-    assert backend._adapted(given) == given
+    for name in ("__init__.py", "_version.py"):
+        shutil.copy(ROOT / "python" / "DCLS" / name, package)
+    monkeypatch.chdir(tree)
+    wheel = backend.build_wheel(str(tmp_path), {"wheel.cmake": "false"})
+    names = zipfile.ZipFile(tmp_path / wheel).namelist()
+    assert sorted(n for n in names if n.startswith("DCLS/")) == [
+        "DCLS/__init__.py",
+        "DCLS/_version.py",
+    ]
+    backend.build_sdist(str(tmp_path))
+    (archive,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive) as opened:
+        held = {name.partition("/")[2] for name in opened.getnames()}
+    assert sorted(n for n in held if n.startswith("python/")) == [
+        "python/DCLS/__init__.py",
+        "python/DCLS/_version.py",
+    ]
 
 
 @pytest.mark.parametrize("kind", ["wheel", "editable"])

@@ -77,6 +77,47 @@ def test_the_check_notices_foreign_symbols_and_libraries(tmp_path):
         check_wheel.check_package(package)
 
 
+@needs_binutils
+@pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
+def test_the_check_notices_what_is_too_new(tmp_path):
+    """Against a library that takes symbols of an old, a new, and an unknown version."""
+    versions = "GLIBC_2.28 { global: old; }; GLIBC_2.34 { global: pthread_once; }; ODD_1 {odd;};"
+    (tmp_path / "versions.map").write_text(versions)
+    (tmp_path / "libc.c").write_text("void old() {} void pthread_once() {} void odd() {}")
+    (tmp_path / "user.c").write_text("void user() { old(); pthread_once(); odd(); }")
+    cc = ["cc", "-w", "-shared", "-fPIC", "-nostdlib"]
+    run(*cc, "libc.c", "-Wl,--version-script=versions.map", "-o", "libc.so.6", cwd=tmp_path)
+    run(*cc, "user.c", "-Wl,--no-as-needed", "./libc.so.6", "-o", "user.so", cwd=tmp_path)
+    library = tmp_path / "user.so"
+    assert [symbol[:2] for symbol in check_wheel.needed_symbols(library)] == [
+        ("odd", "ODD_1"),
+        ("old", "GLIBC_2.28"),
+        ("pthread_once", "GLIBC_2.34"),
+    ]
+    with pytest.raises(check_wheel.WheelError) as raised:
+        check_wheel.check_symbols(library, 28)
+    text = str(raised.value)
+    assert "pthread_once@GLIBC_2.34" in text
+    assert "libpthread, libdl and librt became parts of libc" in text
+    assert "odd@ODD_1" in text
+    assert "old@" not in text
+    with pytest.raises(check_wheel.WheelError) as raised:
+        check_wheel.check_symbols(library, 34)
+    assert "pthread_once" not in str(raised.value)
+    with pytest.raises(check_wheel.WheelError, match=r"old@GLIBC_2\.28"):
+        check_wheel.check_symbols(library, 27)
+
+
+@pytest.mark.parametrize(
+    ("tag", "problem"), [("manylinux_2_36", "asks for glibc 2.36"), ("linux", "auditwheel")]
+)
+def test_the_check_notices_the_wrong_tag(tmp_path, tag, problem):
+    wheel = tmp_path / f"dcls-1.0.0-cp311-cp311-{tag}_x86_64.whl"
+    zipfile.ZipFile(wheel, "w").close()
+    with pytest.raises(check_wheel.WheelError, match=problem):
+        check_wheel.check_wheel(wheel, cuda=False)
+
+
 def test_torch_has_a_lower_bound_only():
     metadata = importlib.metadata.distribution("DCLS").read_text("METADATA")
     assert metadata is not None

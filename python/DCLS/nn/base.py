@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 from torch.nn import Parameter
 from torch.nn.modules.conv import _ConvNd
-from torch.nn.modules.module import _has_any_global_hook
 
 from DCLS._checks import check_not_freed, resolve_sigma_min
 from DCLS._ops import layer
@@ -29,7 +28,7 @@ from DCLS.nn.builders import _ConstructKernel
 from DCLS.nn.by_axis import _ByAxis
 from DCLS.nn.editing import gather
 from DCLS.nn.from_conv import PLAIN, FromConv
-from DCLS.nn.frozen import KernelCache, may_keep
+from DCLS.nn.frozen import KernelCache, has_global_hook, may_keep
 from DCLS.nn.layout import KeepsLayout
 
 if TYPE_CHECKING:
@@ -166,7 +165,7 @@ class _DclsModule(_ByAxis, FromConv):
         """
         builder = self.DCK
         assert isinstance(builder, _ConstructKernel)
-        if is_tracing() or not builder.is_plain() or _has_any_global_hook():
+        if is_tracing() or not builder.is_plain() or has_global_hook():
             return None
         batched = self._is_batched(x)
         if convolution_dtype(x, weight) is None:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.nn import Module
-from torch.nn.modules.module import _has_any_global_hook
+from torch.nn.modules import module as hooks_of_all
 
 from DCLS import _backend
 from DCLS._checks import flag
@@ -67,9 +67,19 @@ def _same_values(a: Tensor, b: Tensor) -> bool:
     return same
 
 
+def has_global_hook() -> bool:
+    """Whether a hook of all modules would see a layer's parts. torch 2.5 has no such question."""
+    return bool(
+        hooks_of_all._global_forward_hooks
+        or hooks_of_all._global_forward_pre_hooks
+        or hooks_of_all._global_backward_hooks
+        or hooks_of_all._global_backward_pre_hooks
+    )
+
+
 def may_keep(tensors: Sequence[Tensor]) -> bool:
     """Whether the host may compare the values of ``tensors``, and a kernel may outlive a call."""
-    return not _has_any_global_hook() and may_wait_for(tensors)
+    return not has_global_hook() and may_wait_for(tensors)
 
 
 def freeze(model: Module, enabled: bool = True) -> Module:
