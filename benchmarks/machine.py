@@ -56,9 +56,10 @@ def machine_facts(device: str) -> dict[str, Any]:
         "python": facts["python"],
         "torch": facts["torch"]["version"],
         "dcls": {"version": facts["dcls"]["version"], **checkout.commit()},
-        "compiler": facts["native"]["compiler"],
-        "simd": facts["native"]["simd"],
+        "backend": facts["backend"],
     }
+    if facts["native"] is not None:
+        found |= {name: facts["native"][name] for name in ("compiler", "simd")}
     if device == "cuda":
         found["gpu"] = torch.cuda.get_device_name()
         found["driver"] = facts["cuda"]["driver"]

@@ -115,7 +115,7 @@ def construct_kernel(
     sigma_min = resolve_sigma_min(check_version(version), sigma_min)
     check_tensors(weight=weight, P=P)
     check_tensors(or_none=True, SIG=SIG)
-    kernel: Tensor = _ops.construct_kernel(weight, P, SIG, size, version, sigma_min)
+    kernel: Tensor = _ops.call_construct(weight, P, SIG, size, version, sigma_min)
     if not flag("return_support", return_support):
         return kernel
     return kernel, _ops.construct_support(P, SIG, size, version, sigma_min)

@@ -8,6 +8,7 @@ torch supports, and can be differentiated twice.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -29,11 +30,11 @@ def _v0(x: Tensor, p: Tensor) -> Tensor:
 
 
 def _gauss(x: Tensor, p: Tensor, sigma: Tensor) -> Tensor:
-    delta = x - p
-    # Beyond 100 widths exp gives 0 in every dtype, while squares and derivatives may overflow.
-    far = delta.abs() > 100 * sigma
-    near = torch.where(far, 0, delta)
-    return torch.where(far, 0, (-0.5 * (near / sigma) ** 2).exp())
+    # Far taps, which are no normal numbers, are 0. exp takes ten times as long for them, while
+    # squares and derivatives may overflow. A factor, for its derivative cannot.
+    most = math.floor(-math.log(torch.finfo(x.dtype).tiny))
+    u = F.hardtanh((p - x) * sigma.reciprocal(), -math.sqrt(2 * most), math.sqrt(2 * most))
+    return F.threshold((u.square() * -0.5).exp(), math.exp(1 - most), 0)
 
 
 def _spline(x: Tensor, p: Tensor) -> Tensor:
@@ -48,8 +49,8 @@ def _spline(x: Tensor, p: Tensor) -> Tensor:
 #: Of each version (grid points, positions[, widths]) to taps, as its paper writes it.
 _VERSIONS: Final[dict[str, Callable[..., Tensor]]] = {
     "v0": _v0,
-    "v1": lambda x, p: (1 - (x - p).abs()).relu(),
-    "max": lambda x, p, sigma: (sigma - (x - p).abs()).relu(),
+    "v1": lambda x, p: (1 - (p - x).abs()).relu(),
+    "max": lambda x, p, sigma: (sigma - (p - x).abs()).relu(),
     "gauss": _gauss,
     "spline": _spline,
 }
@@ -74,18 +75,28 @@ def taps(
         ValueError: ``version`` is no version.
         KeyError: it has no formula here.
     """
-    # From the centre, where P counts from: its bits are not rounded away.
-    x = torch.arange(size, dtype=P.dtype, device=P.device) - size // 2
     # P - P is 0 for a finite position and NaN otherwise: a diverged position poisons its element
     # in every version, where the formulas alone would let an infinite one vanish silently. A factor
     # poisons the derivatives, too.
     poison = (P - P).detach().unsqueeze(-1)
     p = P.unsqueeze(-1) * (1 + poison)
-    if check_version(version) not in SIGMA_VERSIONS:
+    sigma = None if SIG is None else SIG.unsqueeze(-1)
+    return finite_taps(p, sigma, size, check_version(version), sigma_min)
+
+
+def finite_taps(
+    p: Tensor, SIG: Tensor | None, size: int, version: str, sigma_min: float | None
+) -> Tensor:
+    """``taps`` of finite positions. ``p`` and ``SIG`` have a last axis of 1, for the grid."""
+    # From the centre, where P counts from: its bits are not rounded away.
+    x = torch.arange(-(size // 2), size - size // 2, dtype=p.dtype, device=p.device)
+    if version not in SIGMA_VERSIONS:
         return _VERSIONS[version](x, p)
     assert SIG is not None
-    sigma = (SIG.abs() + resolve_sigma_min(version, sigma_min)).unsqueeze(-1)
-    return _VERSIONS[version](x, p, sigma)
+    least = resolve_sigma_min(version, sigma_min)
+    if version == "gauss":  # the derivative of a reciprocal is a square: below this it overflows
+        least = max(least, torch.finfo(p.dtype).tiny ** 0.5)
+    return _VERSIONS[version](x, p, SIG.abs() + least)
 
 
 def construct_kernel(

@@ -11,9 +11,10 @@ import pytest
 import torch
 from support import make_problem
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import DCLS
-from DCLS import VERSIONS, _backend, functional
+from DCLS import VERSIONS, _backend, functional, reference
 from DCLS._ops import _expressions
 from DCLS._ops.im2col_conv import _im2col_conv_backward_by_torch
 
@@ -75,6 +76,47 @@ def test_construct_is_that_of_the_library(version: str, size: tuple[int, ...]) -
         tensors[1], SIG, dilated_kernel_size=size, version=version
     )
     assert torch.equal(marks, expected)
+
+
+class Calls(TorchDispatchMode):
+    """Counts the calls of torch's operators, which take the time where a kernel is small."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += 1
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_axes_of_one_size_share_their_calls(version: str) -> None:
+    counts = []
+    for ndim in (1, 2, 3):
+        weight = torch.ones(2, 3, requires_grad=True)
+        P, SIG = (*rows(version, ndim, 2, 3), None)[:2]
+        spec = ((5,) * ndim, version, DCLS._spec.SIGMA_MIN[version])
+        with Calls() as calls:
+            kernel = _expressions.construct_kernel(weight, P, SIG, *spec)
+            forward = calls.count
+            torch.autograd.grad(kernel, weight, torch.ones_like(kernel))
+        counts.append((forward, calls.count))
+    first, *others = counts
+    assert max(forward for forward, _ in others) <= first[0] + 10 <= 50, counts
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_far_taps_of_a_gaussian(dtype: torch.dtype) -> None:
+    """They are 0, not numbers that slow arithmetic down, and their derivatives are finite."""
+    tiny = torch.finfo(dtype).tiny
+    P = torch.tensor([[0, 0.3, -40, 1e4, 3e38]], dtype=dtype).requires_grad_()
+    weight = torch.ones(5, dtype=dtype, requires_grad=True)
+    for smallest in (tiny, 1e-30, 0.27, 1.0):
+        SIG = torch.zeros_like(P).requires_grad_()
+        taps = reference.taps(P[0], SIG[0], 101, "gauss", smallest)
+        assert ((taps == 0) | (taps > tiny)).all()
+        kernel = _expressions.construct_kernel(weight, P, SIG, [101], "gauss", smallest)
+        for grad in torch.autograd.grad(kernel.square().sum(), (weight, P, SIG)):
+            assert grad.isfinite().all(), smallest
 
 
 @pytest.mark.parametrize("version", VERSIONS)

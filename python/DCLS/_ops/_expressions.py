@@ -25,7 +25,7 @@ _CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 def _wide(tensor: Tensor | None) -> Any:
     """16 bits are computed in float32, as everywhere."""
-    return None if tensor is None else tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+    return tensor if tensor is None or tensor.dtype in _NEGLIGIBLE else tensor.float()
 
 
 def _zeros(shape: Sequence[int], *sources: Tensor | None) -> Tensor:
@@ -45,23 +45,43 @@ def _output_size(
 
 def _taps(
     P: Tensor, SIG: Tensor | None, size: Sequence[int], version: str, sigma_min: float
-) -> list[Tensor]:
-    """The taps of all axes, each of shape ``(*P.shape[1:], size)``."""
-    smallest = None if SIG is None else sigma_min
+) -> Sequence[Tensor]:
+    """The taps of all axes, each of shape ``(rows, K, size)``."""
+    form = (len(size), math.prod(P.shape[1:-1]), P.shape[-1], 1)
     # A position that is not finite on one axis poisons the element on all of them.
-    P = P * (1 + (P - P).detach().sum(0))
+    fixed = P.detach()
+    poison = fixed - fixed
+    p = (P * ((poison if len(size) == 1 else poison.sum(0)) + 1)).reshape(form)
+    widths = None if SIG is None else SIG.reshape(form)
+    smallest = None if SIG is None else sigma_min
+    if all(length == size[0] for length in size):  # in one go: a call costs more than small taps
+        return reference.finite_taps(p, widths, size[0], version, smallest).unbind(0)
     return [
-        reference.taps(P[d], None if SIG is None else SIG[d], length, version, smallest)
+        reference.finite_taps(
+            p[d], None if widths is None else widths[d], length, version, smallest
+        )
         for d, length in enumerate(size)
     ]
 
 
 def _norm(taps: Sequence[Tensor]) -> Tensor:
-    """What a normalised element is divided by."""
+    """What a normalised element is divided by, of shape ``(rows, K)``."""
     total = taps[0].sum(-1)
     for of_axis in taps[1:]:
         total = total * of_axis.sum(-1)
     return total + NORM_EPS
+
+
+def _sum_of_products(rows: Tensor, axes: Sequence[Tensor]) -> Tensor:
+    """The sum over K of the outer products of ``rows``, ``(rows, K)``, and the taps of all axes."""
+    *others, last = axes
+    rows = rows.unsqueeze(-1)
+    if not others:  # many products of a row are slower than one sum
+        return (rows * last).sum(1)
+    rows = rows * others[0]
+    for of_axis in others[1:]:
+        rows = (rows.unsqueeze(-1) * of_axis.unsqueeze(-2)).flatten(-2)
+    return rows.transpose(1, 2).bmm(last)
 
 
 def construct_kernel(
@@ -75,15 +95,10 @@ def construct_kernel(
     """``dcls::construct_kernel``."""
     with torch._C._DisableAutocast():
         taps = _taps(_wide(P), _wide(SIG), size, version, sigma_min)
-        scale = _wide(weight)
+        scale = _wide(weight).reshape(taps[0].shape[:-1])
         if version in NORMALISED:
             scale = scale / _norm(taps)
-        *others, last = taps
-        rows = scale.unsqueeze(-1)
-        for of_axis in others:
-            rows = (rows.unsqueeze(-1) * of_axis.unsqueeze(-2)).flatten(-2)
-        # On one axis, many products of a row are slower than one sum.
-        kernel: Tensor = rows.transpose(-1, -2) @ last if others else (rows * last).sum(-2)
+        kernel = _sum_of_products(scale, taps)
         return kernel.reshape(*weight.shape[:-1], *size).to(weight.dtype)
 
 
@@ -96,7 +111,7 @@ def construct_support(
     marks = []
     for d, taps in enumerate(_taps(P, SIG, size, version, sigma_min)):
         if version == "v0":  # a tap of zero has a derivative
-            low = P[d].floor().unsqueeze(-1)
+            low = P[d].floor().reshape(*taps.shape[:-1], 1)
             x = torch.arange(size[d], dtype=P.dtype, device=P.device) - size[d] // 2
             far = (x < low) | (x > low + 1)
         elif version == "gauss":
@@ -104,12 +119,8 @@ def construct_support(
         else:
             far = taps == 0
         marks.append((~far).to(P.dtype))
-    *others, last = marks
-    rows = torch.ones_like(P[0]).unsqueeze(-1)
-    for of_axis in others:
-        rows = (rows.unsqueeze(-1) * of_axis.unsqueeze(-2)).flatten(-2)
     with torch._C._DisableAutocast():
-        touched = rows.transpose(-1, -2) @ last
+        touched = _sum_of_products(torch.ones_like(marks[0][..., 0]), marks)
     return (touched > 0).reshape(*P.shape[1:-1], *size)
 
 

@@ -28,6 +28,16 @@ def transforms_active() -> bool:
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
+def is_watched(device: torch.device) -> bool:
+    """Whether something between the caller and the kernel wants to see or change the operator."""
+    return bool(
+        transforms_active()
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._autograd._profiler_enabled()
+        or torch.is_autocast_enabled(device.type)
+    )
+
+
 def results_of(output: Any) -> Sequence[Any]:
     """Returns the results of an operator, which are one or several."""
     return output if isinstance(output, (tuple, list)) else (output,)

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from DCLS._backend import is_native, report
 from DCLS._checks import (
     MAX_AXIS_SIZE,
     check_dtype,
     check_like,
     check_version,
     check_widths,
+    is_plain,
 )
 from DCLS._native import dense as _kernels
 from DCLS._ops import _expressions
 from DCLS._ops._batching import Batching, batching_rule
-from DCLS._ops._library import library, register
+from DCLS._ops._library import is_watched, library, register
 from DCLS._ops._transforms import (
     computed_wide,
     derivatives_by,
@@ -27,7 +30,7 @@ from DCLS._ops._transforms import (
     tangents_by,
 )
 
-__all__ = ["construct_kernel", "construct_kernel_backward", "construct_support"]
+__all__ = ["call_construct", "construct_kernel", "construct_kernel_backward", "construct_support"]
 
 library.define(
     "construct_kernel(Tensor weight, Tensor P, Tensor? SIG, SymInt[] dilated_kernel_size, "
@@ -76,7 +79,7 @@ def _check_construct(
     sigma_min: float,
 ) -> None:
     _check_grid("weight", weight, SIG, size, version, sigma_min)
-    if weight.ndim < 1:
+    if len(weight.shape) < 1:
         raise ValueError("weight must have shape (..., kernel_count), got a scalar")
     expected = (len(size), *weight.shape)
     for name, tensor in (("P", P), ("SIG", SIG)):
@@ -281,3 +284,38 @@ register(
 )
 register_autocast("construct_kernel", full=(0, 1, 2))
 register_autocast("construct_support", full=(0, 1))
+
+
+class _Form(NamedTuple):
+    """What the checks read of a tensor, so that they can be remembered."""
+
+    shape: torch.Size
+    dtype: torch.dtype
+    device: torch.device
+
+
+#: A layer is built with the same few shapes over and over.
+_check_once = functools.lru_cache(maxsize=1024)(_check_construct)
+
+
+def call_construct(weight: Tensor, P: Tensor, SIG: Tensor | None, *rest: Any) -> Tensor:
+    """Calls ``dcls::construct_kernel``.
+
+    Torch expressions do without torch's dispatcher, where nothing else watches it: it costs as much
+    as a few of their calls.
+    """
+    tensors = (weight, P) if SIG is None else (weight, P, SIG)
+    if (
+        is_native(weight.device.type)
+        or torch.compiler.is_compiling()
+        or torch._C._get_tracing_state() is not None
+        or not all(is_plain(tensor) and tensor.data_ptr() for tensor in tensors)
+        or is_watched(weight.device)
+    ):
+        kernel: Tensor = construct_kernel(weight, P, SIG, *rest)
+        return kernel
+    report(weight.device.type)
+    size, *numbers = rest
+    forms = [None if t is None else _Form(t.shape, t.dtype, t.device) for t in (weight, P, SIG)]
+    _check_once(*forms, tuple(size), *numbers)
+    return _expressions.construct_kernel(weight, P, SIG, *rest)

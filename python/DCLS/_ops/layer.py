@@ -18,7 +18,13 @@ from DCLS._native import layer as _native
 from DCLS._native.layer import Spec
 from DCLS._ops._batching import no_copies, one_by_one, one_copy
 from DCLS._ops._layer_checks import check_layer, make_spec
-from DCLS._ops._library import library, register, transforms_active, with_checked_memory
+from DCLS._ops._library import (
+    is_watched,
+    library,
+    register,
+    transforms_active,
+    with_checked_memory,
+)
 from DCLS._ops._rows import to_kernel_axes, to_position_rows
 from DCLS._ops._transforms import derivatives_by, register_autocast, tangents_by
 from DCLS._ops.construct import (
@@ -269,7 +275,7 @@ def _backward(ctx: Any, grad_output: Tensor | None, _: Any) -> tuple[Tensor | No
     if unsaved or torch.is_grad_enabled():
         grads = _gradients(grad_output, input, weight, P, SIG, make_spec(ctx.numbers), mask)
         return (*grads, *nothing)
-    direct = not _is_watched(input.device) and is_plain(grad_output)
+    direct = not is_watched(input.device) and is_plain(grad_output)
     call = _backward_kernel if direct else layer_backward
     results = call(grad_output, *tensors, saved, *ctx.numbers, ctx.saves, mask)
     wanted = (grad if needed else None for grad, needed in zip(results, mask, strict=True))
@@ -341,16 +347,6 @@ class _Eager(torch.autograd.Function):
         return _backward(ctx, grad_output, None)
 
 
-def _is_watched(device: torch.device) -> bool:
-    """Whether something between the caller and the kernel wants to see or change the operator."""
-    return bool(
-        transforms_active()
-        or torch._C._len_torch_dispatch_stack()
-        or torch._C._autograd._profiler_enabled()
-        or torch.is_autocast_enabled(device.type)
-    )
-
-
 def layer(*args: Any) -> Tensor:
     """Calls ``dcls::layer``, or the separate operators.
 
@@ -361,7 +357,7 @@ def layer(*args: Any) -> Tensor:
         return _separately(*args)
     output: Tensor
     tensors = [tensor for tensor in args[:_TENSORS] if tensor is not None]
-    if _is_watched(args[0].device) or not all(map(is_plain, tensors)):
+    if is_watched(args[0].device) or not all(map(is_plain, tensors)):
         output = _layer_op(*args)[0]
     elif torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
         output = _Eager.apply(*args)  # type: ignore[no-untyped-call]  # of torch

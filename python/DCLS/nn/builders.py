@@ -11,6 +11,7 @@ from torch.fx import Proxy
 from torch.nn import Module
 
 from DCLS import _checks
+from DCLS._ops import call_construct
 from DCLS._spec import SIGMA_VERSIONS
 from DCLS._types import Version
 from DCLS.functional import construct_kernel, construct_support
@@ -151,8 +152,13 @@ class _ConstructKernel(Module):
             return construct_support(
                 P, SIG, dilated_kernel_size=size, version=version, sigma_min=sigma_min
             )
-        return construct_kernel(
-            W, P, SIG, dilated_kernel_size=size, version=version, sigma_min=sigma_min
+        if isinstance(W, Proxy) or isinstance(P, Proxy):
+            return construct_kernel(
+                W, P, SIG, dilated_kernel_size=size, version=version, sigma_min=sigma_min
+            )
+        # The builder has checked what the function would check.
+        return call_construct(
+            W, P, SIG, list(size), version, _checks.resolve_sigma_min(version, sigma_min)
         )
 
     def _sigma_min(self, version: str) -> float | None:  # noqa: ARG002
