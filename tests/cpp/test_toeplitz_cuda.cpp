@@ -204,6 +204,14 @@ TEST(all_instantiated_kernels_were_run) {
     }
   }
   CHECK_EQ(found.size(), std::size(cuda::kToeplitzColumns));
+  const ConvProblem last(
+      conv_args(2, 70, 70, 70, {3, 22}, {3, 5}, {1, 2}, {}, {}, Layout::kChannelsLast));
+  check_problem<Half>(last);
+  check_problem<BFloat16>(last);
+  check_problem<float>(last);
+  CHECK(host_cuda::launch_count(cuda::to_channels_first<Half>) > 0);
+  CHECK(host_cuda::launch_count(cuda::to_channels_first<BFloat16>) > 0);
+  CHECK(host_cuda::launch_count(cuda::to_channels_first<float>) > 0);
 }
 
 TEST(random_geometries) {

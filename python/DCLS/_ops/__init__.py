@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from DCLS._ops import _kept
 from DCLS._ops import flops as flops
+from DCLS._ops.construct import call_construct as call_construct
 from DCLS._ops.construct import (
-    call_construct,
     construct_kernel,
     construct_kernel_backward,
     construct_support,
@@ -22,7 +22,6 @@ from DCLS._ops.layer import layer, layer_backward
 _kept.keep()
 
 __all__ = [
-    "call_construct",
     "construct_kernel",
     "construct_kernel_backward",
     "construct_support",
