@@ -59,11 +59,11 @@ def machine_facts(device: str) -> dict[str, Any]:
         "backend": facts["backend"],
     }
     if facts["native"] is not None:
-        found |= {name: facts["native"][name] for name in ("compiler", "simd")}
+        names = ("compiler", "simd", *(["cuda_toolkit"] if device == "cuda" else []))
+        found |= {name: facts["native"][name] for name in names}
     if device == "cuda":
         found["gpu"] = torch.cuda.get_device_name()
         found["driver"] = facts["cuda"]["driver"]
-        found["cuda_toolkit"] = facts["native"]["cuda_toolkit"]
         found["cuda_of_torch"] = facts["torch"]["cuda"]
         backends = torch.backends
         found["tf32"] = backends.cudnn.allow_tf32 or backends.cuda.matmul.allow_tf32

@@ -18,6 +18,7 @@ import torch
 from benchmarking import BENCHMARKS, load, run, stand_in
 
 import DCLS
+from DCLS import _backend
 
 MIB = 1 << 20
 
@@ -236,7 +237,8 @@ def test_tiny_run_beside_another_dcls(
     assert machine["threads"] == 1
     assert machine["torch"] == torch.__version__
     assert machine["dcls"]["version"] == DCLS.__version__
-    assert all(machine[key] for key in ("cpu", "cpus", "simd", "python"))
+    assert all(machine[key] for key in ("cpu", "cpus", "backend", "python"))
+    assert ("simd" in machine) == (_backend.native is not None)
     results = report["results"]
     assert [(row["version"], row["pass"], row["by"]) for row in results] == ran
     for row in results:

@@ -120,6 +120,18 @@ def test_far_taps_of_a_gaussian(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_an_element_beyond_its_reach_has_no_support(version: str, dtype: torch.dtype) -> None:
+    P = torch.tensor([[[60.0, 1e6]], [[0.0, 0.0]]], dtype=dtype)
+    SIG = None if version in ("v0", "v1", "spline") else torch.zeros_like(P)
+    smallest = DCLS._spec.SIGMA_MIN[version]
+    for part in (slice(1), slice(1, 2)):
+        widths = None if SIG is None else SIG[..., part]
+        marks = _expressions.construct_support(P[..., part], widths, [9, 9], version, smallest)
+        assert not marks.any()
+
+
+@pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("size", [(9,), (4, 5), (3, 2, 3)])
 def test_im2col_is_that_of_the_library(version: str, size: tuple[int, ...]) -> None:
     ndim = len(size)

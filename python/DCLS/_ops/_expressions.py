@@ -115,7 +115,7 @@ def construct_support(
             x = torch.arange(size[d], dtype=P.dtype, device=P.device) - size[d] // 2
             far = (x < low) | (x > low + 1)
         elif version == "gauss":
-            far = taps < _NEGLIGIBLE[P.dtype] * taps.amax(-1, keepdim=True)
+            far = taps <= _NEGLIGIBLE[P.dtype] * taps.amax(-1, keepdim=True)  # or all are 0
         else:
             far = taps == 0
         marks.append((~far).to(P.dtype))
