@@ -39,7 +39,7 @@ def adapted(text: str, source: str) -> str:
             return f"*Picture `{path}`: {label}*"
         return label if not path or path in label else f"{label} (`{path}`)"
 
-    said = "" if source else "\n*Paths in this text are those of the source distribution.*\n"
+    said = "" if source else "\n*Paths in this text belong to the source distribution.*\n"
     title, _, rest = text.partition("\n")
     return f"{title}\n{said}{_CODE_OR_LINK.sub(replaced, rest)}"
 

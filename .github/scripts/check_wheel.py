@@ -26,14 +26,14 @@ RUNTIME_LIMITS = {
 }
 NEWEST_GLIBC = 28  # of 2.28: docs/install.md promises it
 #: What usually brings a version that is too new.
-REASONS = (
-    ("CXXABI_1.3.13", "gcc 11's headers copy an exception_ptr inline"),
-    ("GLIBCXX_3.4.29", "gcc 11's headers check the size of an array"),
-    ("GLIBC_2.32", "gcc's headers ask glibc whether there is one thread only"),
-    ("GLIBC_2.33", "stat and its kin became functions of libc"),
-    ("GLIBC_2.34", "libpthread, libdl and librt became parts of libc"),
-    ("GLIBC_2.38", "strtol and its kin read binary numbers as C23 has it"),
-)
+REASONS = {
+    "CXXABI_1.3.13": "gcc 11's headers copy an exception_ptr inline",
+    "GLIBCXX_3.4.29": "gcc 11's headers check the size of an array",
+    "GLIBC_2.32": "gcc's headers ask glibc whether there is one thread only",
+    "GLIBC_2.33": "stat and its kin became functions of libc",
+    "GLIBC_2.34": "libpthread, libdl and librt became parts of libc",
+    "GLIBC_2.38": "strtol and its kin read binary numbers as C23 has it",
+}
 SUPPORT_FILES = (
     "include/dcls/construct.hpp",
     "include/dcls/version.hpp",
@@ -97,7 +97,7 @@ def check_symbols(library: Path, glibc: int) -> None:
         numeric = re.fullmatch(r"[\d.]+", number)
         if name in limits and numeric and _version(number) <= limits[name]:
             continue
-        reason = dict(REASONS).get(version, "the machine that built it has newer libraries")
+        reason = REASONS.get(version, "the machine that built it has newer libraries")
         problems.append(f"\n  {symbol}@{version} of {file}: {reason}")
     _require(not problems, f"{library.name} needs what is too new:" + "".join(problems))
 
