@@ -71,9 +71,9 @@ template <typename Storage>
 void launch_toeplitz_kernel(const ConvArgs& args, const void* grad_output, const void* input,
                             const std::uint8_t* support, void* grad_kernel, void* workspace,
                             const Execution& where) {
-  void* const copies = static_cast<std::byte*>(workspace) + toeplitz_kernel_sums(args);
-  launch_toeplitz_partial<Storage>(args, grad_output, input, workspace, nullptr, copies, where);
   const ConvPlan plan = make_toeplitz_finish_plan(args);
+  void* const copies = static_cast<std::byte*>(workspace) + toeplitz_kernel_sums(plan);
+  launch_toeplitz_partial<Storage>(args, grad_output, input, workspace, nullptr, copies, where);
   launch<&conv_kernel_finish<Storage>>(
       "conv_kernel_finish", where,
       grid_for(divide_up(plan.kernel_rows * plan.cells, kFinishThreads)), kFinishThreads, 0, args,

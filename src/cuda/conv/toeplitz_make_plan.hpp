@@ -282,13 +282,13 @@ inline ConvPlan make_toeplitz_finish_plan(const ConvArgs& args) {
   return finish;
 }
 
-/// The sums of the splits, and behind them the copies in channels_first.
-inline std::size_t toeplitz_kernel_sums(const ConvArgs& args) {
-  const ConvPlan plan = make_toeplitz_finish_plan(args);
-  return aligned_bytes(plan.splits * plan.kernel_rows * plan.cells, sizeof(float));
+/// Bytes of the sums of all splits.
+inline std::size_t toeplitz_kernel_sums(const ConvPlan& finish) {
+  return aligned_bytes(finish.splits * finish.kernel_rows * finish.cells, sizeof(float));
 }
+/// The sums, and behind them the copies in channels_first.
 inline std::size_t toeplitz_kernel_workspace(const ConvArgs& args) {
-  return toeplitz_kernel_sums(args) + channels_first_bytes(args);
+  return toeplitz_kernel_sums(make_toeplitz_finish_plan(args)) + channels_first_bytes(args);
 }
 
 /// Narrows the copies to what the addresses of the tensors allow: results stay the same.
