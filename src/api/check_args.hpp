@@ -3,7 +3,6 @@
 // The checks of a family's arguments, for the functions of other families that take these too.
 
 #include <cstdint>
-#include <string>
 
 #include "dcls/construct.hpp"
 #include "dcls/conv.hpp"
@@ -29,12 +28,12 @@ Im2colArgs checked_im2col_elements(Im2colArgs args, const Execution& where);
 /// What every family with widths asks of `sigma_min`, and what the default stands for.
 double checked_sigma_min(Version version, double sigma_min);
 
-/// What every family asks of an output_size without any_output_size. `suffix` is that of its name.
-void check_output_size(const std::string& suffix, std::int64_t output_size, std::int64_t usual);
+/// What every family asks of output_size[axis] without any_output_size.
+void check_output_size(int axis, std::int64_t output_size, std::int64_t usual);
 
-/// output_size() of an axis. Messages call the kernel's size `kernel`, and end names with `suffix`.
-std::int64_t usual_output_size(const char* kernel, const std::string& suffix,
-                               std::int64_t input_size, std::int64_t kernel_size,
-                               std::int64_t stride, std::int64_t padding, std::int64_t dilation);
+/// output_size() of an axis, -1 where there is one only. Messages call the kernel's size `kernel`.
+std::int64_t usual_output_size(const char* kernel, int axis, std::int64_t input_size,
+                               std::int64_t kernel_size, std::int64_t stride, std::int64_t padding,
+                               std::int64_t dilation);
 
 }  // namespace dcls::api

@@ -24,7 +24,7 @@ double default_sigma_min(Version version) {
 double api::checked_sigma_min(Version version, double sigma_min) {
   if (sigma_min == kDefaultSigmaMin) return default_sigma_min(version);
   validate::require(!interp::has_width(version) || (std::isfinite(sigma_min) && sigma_min > 0),
-                    "sigma_min must be finite and positive, got " + std::to_string(sigma_min));
+                    "sigma_min must be finite and positive, got ", sigma_min);
   return sigma_min;
 }
 
@@ -37,10 +37,9 @@ ConstructArgs api::checked_construct(ConstructArgs args, const Execution& where,
   validate::Product cells("the number of cells of all kernels");
   int rows_taken = 0;
   for (int d = 0; d < args.ndim; ++d) {
-    validate::check_range("size[" + std::to_string(d) + "]", args.size[d], 1, kMaxAxisSize);
+    validate::check_range({"size", d}, args.size[d], 1, kMaxAxisSize);
     cells.times(args.size[d]);
-    validate::check_range("position_row[" + std::to_string(d) + "]", args.position_row[d], 0,
-                          args.ndim - 1);
+    validate::check_range({"position_row", d}, args.position_row[d], 0, args.ndim - 1);
     rows_taken |= 1 << args.position_row[d];
   }
   require(rows_taken == (1 << args.ndim) - 1, "position_row must be a permutation");

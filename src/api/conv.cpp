@@ -19,43 +19,39 @@ constexpr std::int64_t kFar = std::int64_t{1} << 31;
 
 /// What all bounds of one axis are for: every position, stride * y - padding + dilation * r, stays
 /// far below 2^63.
-void check_axis(const char* kernel, const std::string& suffix, std::int64_t input_size,
-                std::int64_t kernel_size, std::int64_t stride, std::int64_t padding,
-                std::int64_t dilation) {
+void check_axis(const char* kernel, int axis, std::int64_t input_size, std::int64_t kernel_size,
+                std::int64_t stride, std::int64_t padding, std::int64_t dilation) {
   using validate::check_range;
-  check_range("input_size" + suffix, input_size, 0, kFar);
-  check_range(kernel + suffix, kernel_size, 1, kMaxAxisSize);
-  check_range("stride" + suffix, stride, 1, kMaxAxisSize);
-  check_range("padding" + suffix, padding, -kFar, kFar);
-  check_range("dilation" + suffix, dilation, 1, kMaxAxisSize);
+  check_range({"input_size", axis}, input_size, 0, kFar);
+  check_range({kernel, axis}, kernel_size, 1, kMaxAxisSize);
+  check_range({"stride", axis}, stride, 1, kMaxAxisSize);
+  check_range({"padding", axis}, padding, -kFar, kFar);
+  check_range({"dilation", axis}, dilation, 1, kMaxAxisSize);
 }
 
 }  // namespace
 
 std::int64_t output_size(std::int64_t input_size, std::int64_t kernel_size, std::int64_t stride,
                          std::int64_t padding, std::int64_t dilation) {
-  return api::usual_output_size("kernel_size", "", input_size, kernel_size, stride, padding,
+  return api::usual_output_size("kernel_size", -1, input_size, kernel_size, stride, padding,
                                 dilation);
 }
 
-std::int64_t api::usual_output_size(const char* kernel, const std::string& suffix,
-                                    std::int64_t input_size, std::int64_t kernel_size,
-                                    std::int64_t stride, std::int64_t padding,
-                                    std::int64_t dilation) {
-  check_axis(kernel, suffix, input_size, kernel_size, stride, padding, dilation);
+std::int64_t api::usual_output_size(const char* kernel, int axis, std::int64_t input_size,
+                                    std::int64_t kernel_size, std::int64_t stride,
+                                    std::int64_t padding, std::int64_t dilation) {
+  using validate::Name;
+  check_axis(kernel, axis, input_size, kernel_size, stride, padding, dilation);
   const std::int64_t padded = input_size + 2 * padding;
   const std::int64_t reach = dilation * (kernel_size - 1) + 1;
-  validate::require(reach <= padded, kernel + suffix + " reaches over " + std::to_string(reach) +
-                                         " points, and input_size" + suffix + " with padding has " +
-                                         std::to_string(padded));
+  validate::require(reach <= padded, Name(kernel, axis), " reaches over ", reach, " points, and ",
+                    Name("input_size", axis), " with padding has ", padded);
   return (padded - reach) / stride + 1;
 }
 
-void api::check_output_size(const std::string& suffix, std::int64_t output_size,
-                            std::int64_t usual) {
-  validate::require(output_size == usual,
-                    "output_size" + suffix + " must be " + std::to_string(usual) +
-                        ", unless any_output_size is set, got " + std::to_string(output_size));
+void api::check_output_size(int axis, std::int64_t output_size, std::int64_t usual) {
+  validate::require(output_size == usual, validate::Name("output_size", axis), " must be ", usual,
+                    ", unless any_output_size is set, got ", output_size);
 }
 
 void api::check_conv(const ConvArgs& args, const Execution& where) {
@@ -77,16 +73,14 @@ void api::check_conv(const ConvArgs& args, const Execution& where) {
   output.times(8).times(args.batch).times(args.out_channels);
   kernel.times(8).times(args.out_channels).times(args.in_channels / args.groups);
   for (int d = 0; d < args.ndim; ++d) {
-    const std::string axis = "[" + std::to_string(d) + "]";
-    check_range("output_size" + axis, args.output_size[d], 0, kFar);
+    check_range({"output_size", d}, args.output_size[d], 0, kFar);
     if (args.any_output_size) {
-      check_axis("kernel_size", axis, args.input_size[d], args.kernel_size[d], args.stride[d],
+      check_axis("kernel_size", d, args.input_size[d], args.kernel_size[d], args.stride[d],
                  args.padding[d], args.dilation[d]);
     } else {
-      check_output_size(
-          axis, args.output_size[d],
-          usual_output_size("kernel_size", axis, args.input_size[d], args.kernel_size[d],
-                            args.stride[d], args.padding[d], args.dilation[d]));
+      check_output_size(d, args.output_size[d],
+                        usual_output_size("kernel_size", d, args.input_size[d], args.kernel_size[d],
+                                          args.stride[d], args.padding[d], args.dilation[d]));
     }
     input.times(args.input_size[d]);
     output.times(args.output_size[d]);
@@ -98,7 +92,8 @@ namespace {
 
 void check_workspace(const ConvArgs& args, ConvPass pass, const void* workspace,
                      const Execution& where) {
-  validate::require(workspace != nullptr || direct_conv_workspace(args, pass, where) == 0,
+  if (where.device == DeviceType::kCpu || workspace != nullptr) return;
+  validate::require(direct_conv_workspace(args, pass, where) == 0,
                     "workspace must not be null: see direct_conv_workspace");
 }
 

@@ -3,7 +3,6 @@
 #include "dcls/im2col.hpp"
 
 #include <limits>
-#include <string>
 
 #include "api/check_args.hpp"
 #include "core/checks.hpp"
@@ -19,10 +18,6 @@ constexpr std::int64_t kMost = std::numeric_limits<std::int64_t>::max();
 /// Bound of everything that is a place along an axis: products of two of them do not overflow.
 constexpr std::int64_t kMostPlace = std::int64_t{1} << 30;
 
-std::string item(const char* name, int d) {
-  return std::string(name) + "[" + std::to_string(d) + "]";
-}
-
 }  // namespace
 
 Im2colArgs api::checked_im2col_elements(Im2colArgs args, const Execution& where) {
@@ -35,7 +30,7 @@ Im2colArgs api::checked_im2col_elements(Im2colArgs args, const Execution& where)
   validate::check_range("elements", args.elements, 0, kMost);
   std::int64_t taps = 0;
   for (int d = 0; d < args.ndim; ++d) {
-    validate::check_range(item("size", d), args.size[d], 1, kMaxAxisSize);
+    validate::check_range({"size", d}, args.size[d], 1, kMaxAxisSize);
     taps += args.size[d];
   }
   validate::Product("the taps of all elements")
@@ -81,14 +76,13 @@ Im2colArgs api::checked_im2col(const Im2colArgs& given, const Execution& where) 
   validate::Product plane("the number of values of the input");
   columns.times(args.batch).times(args.channels).times(args.elements).times(8);
   for (int d = 0; d < args.ndim; ++d) {
-    validate::check_range(item("stride", d), args.stride[d], 1, kMostPlace);
-    validate::check_range(item("padding", d), args.padding[d], -kMostPlace * 2, kMostPlace * 2);
-    validate::check_range(item("input_size", d), args.input_size[d], 0, kMostPlace);
-    validate::check_range(item("output_size", d), args.output_size[d], 1, kMostPlace);
+    validate::check_range({"stride", d}, args.stride[d], 1, kMostPlace);
+    validate::check_range({"padding", d}, args.padding[d], -kMostPlace * 2, kMostPlace * 2);
+    validate::check_range({"input_size", d}, args.input_size[d], 0, kMostPlace);
+    validate::check_range({"output_size", d}, args.output_size[d], 1, kMostPlace);
     if (!args.any_output_size) {
-      const std::string axis = item("", d);
-      api::check_output_size(axis, args.output_size[d],
-                             api::usual_output_size("size", axis, args.input_size[d], args.size[d],
+      api::check_output_size(d, args.output_size[d],
+                             api::usual_output_size("size", d, args.input_size[d], args.size[d],
                                                     args.stride[d], args.padding[d], 1));
     }
     columns.times(args.output_size[d]);

@@ -16,12 +16,6 @@ namespace {
 
 using validate::require;
 
-std::string text(const Shape& shape) {
-  std::string all;
-  for (const std::int64_t size : shape) all += (all.empty() ? "" : ", ") + std::to_string(size);
-  return "(" + all + ")";
-}
-
 /// The product of some sizes of the tensor `name`.
 std::int64_t count(const std::string& name, Shape::const_iterator begin,
                    Shape::const_iterator end) {
@@ -29,7 +23,7 @@ std::int64_t count(const std::string& name, Shape::const_iterator begin,
   validate::Product product(what.c_str());
   std::int64_t values = 1;
   for (; begin != end; ++begin) {
-    validate::check_range(what, *begin, 0, std::numeric_limits<std::int64_t>::max());
+    validate::check_range(what.c_str(), *begin, 0, std::numeric_limits<std::int64_t>::max());
     product.times(*begin);
     values *= *begin;
   }
@@ -37,11 +31,12 @@ std::int64_t count(const std::string& name, Shape::const_iterator begin,
 }
 
 void check_dtype(const char* name, DType got, DType expected) {
-  validate::check_enum(std::string("the dtype of ") + name, static_cast<int>(got), kDTypeCount);
+  const auto number = static_cast<int>(got);
+  require(number >= 0 && number < kDTypeCount, "the dtype of ", name, " has no enumerator ",
+          std::int64_t{number});
   const auto names = dtypes();
-  require(got == expected, std::string(name) + " must be " +
-                               names[static_cast<std::size_t>(expected)].name + ", got " +
-                               names[static_cast<std::size_t>(got)].name);
+  require(got == expected, name, " must be ", names[static_cast<std::size_t>(expected)].name,
+          ", got ", names[static_cast<std::size_t>(got)].name);
 }
 
 /// The sizes must be `front`, then axes of `rows` in all, then `back`.
@@ -54,12 +49,11 @@ void check_rows(const char* name, const Shape& shape, Shape front, std::int64_t 
                        shape.end() - static_cast<std::ptrdiff_t>(back.size())) == rows;
   front.push_back(rows);
   front.insert(front.end(), back.begin(), back.end());
-  require(fits, std::string(name) + " must have the sizes " + text(front) + ", got " + text(shape));
+  require(fits, name, " must have the sizes ", front, ", got ", shape);
 }
 
 void check_shape(const char* name, const Shape& shape, const Shape& expected) {
-  require(shape == expected,
-          std::string(name) + " must have the sizes " + text(expected) + ", got " + text(shape));
+  require(shape == expected, name, " must have the sizes ", expected, ", got ", shape);
 }
 
 template <class Void>
@@ -142,9 +136,9 @@ std::int64_t check_sums(const Im2colArgs& args, const AnyTensorView<Void>& sums)
 }  // namespace
 
 void check_count(std::size_t values, const Shape& shape) {
-  require(
-      static_cast<std::int64_t>(values) == count("a view", shape.begin(), shape.end()),
-      "a view of the sizes " + text(shape) + " cannot have " + std::to_string(values) + " values");
+  require(static_cast<std::int64_t>(values) == count("a view", shape.begin(), shape.end()),
+          "a view of the sizes ", shape, " cannot have ", static_cast<std::int64_t>(values),
+          " values");
 }
 
 ConstructArgs construct_args(const InTensor& weight, const InTensor& position,
@@ -154,8 +148,8 @@ ConstructArgs construct_args(const InTensor& weight, const InTensor& position,
   args.dtype = weight.dtype;
   args.ndim = check_axes("the number of entries of size", size.size());
   copy(size, args.size);
-  require(weight.shape.size() >= 2,
-          "weight must have the sizes (rows..., elements), got " + text(weight.shape));
+  require(weight.shape.size() >= 2, "weight must have the sizes (rows..., elements), got ",
+          weight.shape);
   args.elements = weight.shape.back();
   args.rows = count("weight", weight.shape.begin(), weight.shape.end() - 1);
   const Shape elements = {args.elements};
@@ -195,7 +189,7 @@ ConvArgs conv_args(const InTensor& input, const Shape& kernel, const ConvOptions
                         static_cast<std::int64_t>(input.shape.size()), 3, kMaxDims + 2);
   validate::check_enum("layout", static_cast<int>(options.layout), 2);
   require(kernel.size() == input.shape.size(),
-          "kernel must have as many axes as input, got the sizes " + text(kernel));
+          "kernel must have as many axes as input, got the sizes ", kernel);
   ConvArgs args;
   args.dtype = input.dtype;
   args.layout = options.layout;
@@ -205,8 +199,8 @@ ConvArgs conv_args(const InTensor& input, const Shape& kernel, const ConvOptions
   args.in_channels = last ? input.shape.back() : input.shape[1];
   args.out_channels = kernel[0];
   require(kernel[1] > 0 ? args.in_channels % kernel[1] == 0 : args.in_channels == 0,
-          "in_channels, " + std::to_string(args.in_channels) +
-              ", must be a multiple of the channels of kernel, " + std::to_string(kernel[1]));
+          "in_channels, ", args.in_channels, ", must be a multiple of the channels of kernel, ",
+          kernel[1]);
   args.groups = kernel[1] > 0 ? std::max(args.in_channels / kernel[1], std::int64_t{1}) : 1;
   for (int d = 0; d < args.ndim; ++d) {
     args.input_size[d] = input.shape[static_cast<std::size_t>(last ? 1 + d : 2 + d)];
@@ -214,9 +208,9 @@ ConvArgs conv_args(const InTensor& input, const Shape& kernel, const ConvOptions
     args.stride[d] = options.stride[d];
     args.padding[d] = options.padding[d];
     args.dilation[d] = options.dilation[d];
-    args.output_size[d] = api::usual_output_size("kernel_size", "[" + std::to_string(d) + "]",
-                                                 args.input_size[d], args.kernel_size[d],
-                                                 args.stride[d], args.padding[d], args.dilation[d]);
+    args.output_size[d] =
+        api::usual_output_size("kernel_size", d, args.input_size[d], args.kernel_size[d],
+                               args.stride[d], args.padding[d], args.dilation[d]);
   }
   return args;
 }
@@ -297,9 +291,9 @@ Im2colArgs im2col_args(const InTensor& input, const InTensor& position, const In
   copy(size, args.size);
   require(options.layout == Layout::kChannelsFirst, "layout must be kChannelsFirst for im2col");
   require(input.shape.size() == size.size() + 2,
-          "input must have the sizes (batch, channels, input_size...), got " + text(input.shape));
+          "input must have the sizes (batch, channels, input_size...), got ", input.shape);
   require(position.shape.size() == 3,
-          "position must have the sizes (ndim, channels, elements), got " + text(position.shape));
+          "position must have the sizes (ndim, channels, elements), got ", position.shape);
   args.batch = input.shape[0];
   args.channels = input.shape[1];
   args.elements = position.shape[2];
@@ -307,12 +301,11 @@ Im2colArgs im2col_args(const InTensor& input, const InTensor& position, const In
   check_tensor("position", position, position_dtype(args.dtype), expected);
   if (!sigma.empty()) check_tensor("sigma", sigma, position_dtype(args.dtype), expected);
   for (int d = 0; d < args.ndim; ++d) {
-    const std::string axis = "[" + std::to_string(d) + "]";
-    validate::check_range("dilation" + axis, options.dilation[d], 1, 1);
+    validate::check_range({"dilation", d}, options.dilation[d], 1, 1);
     args.input_size[d] = input.shape[static_cast<std::size_t>(2 + d)];
     args.stride[d] = options.stride[d];
     args.padding[d] = options.padding[d];
-    args.output_size[d] = api::usual_output_size("size", axis, args.input_size[d], args.size[d],
+    args.output_size[d] = api::usual_output_size("size", d, args.input_size[d], args.size[d],
                                                  args.stride[d], args.padding[d], 1);
   }
   args.input = input.data;

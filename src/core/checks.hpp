@@ -6,24 +6,51 @@
 #include <limits>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "dcls/types.hpp"
 
 namespace dcls::validate {
 
-inline void require(bool holds, const std::string& message) {
-  if (!holds) throw std::invalid_argument("dcls: " + message);
+// A call makes some fifty checks, which nearly always hold: small convolutions would wait for their
+// messages. So a check takes the parts of its message, and joins them only where it fails.
+
+/// An argument: its name, or that of one of its entries.
+struct Name {
+  // NOLINTNEXTLINE(google-explicit-constructor): a name is nearly always a literal
+  constexpr Name(const char* of, int entry = -1) : argument(of), index(entry) {}
+
+  const char* argument;
+  int index;  ///< of the entry; -1 for the argument itself
+};
+
+inline std::string text(const char* part) { return part; }
+inline std::string text(const std::string& part) { return part; }
+inline std::string text(std::int64_t number) { return std::to_string(number); }
+inline std::string text(double number) { return std::to_string(number); }
+inline std::string text(const Name& name) {
+  return name.argument + (name.index < 0 ? "" : "[" + std::to_string(name.index) + "]");
+}
+inline std::string text(const std::vector<std::int64_t>& sizes) {
+  std::string all;
+  for (const std::int64_t size : sizes) all += (all.empty() ? "" : ", ") + std::to_string(size);
+  return "(" + all + ")";
 }
 
-inline void check_range(const std::string& name, std::int64_t value, std::int64_t lowest,
+/// Throws std::invalid_argument unless `holds`; its message is the parts, one after the other.
+template <typename... Parts>
+void require(bool holds, const Parts&... message) {
+  if (!holds) throw std::invalid_argument((std::string("dcls: ") + ... + text(message)));
+}
+
+inline void check_range(const Name& name, std::int64_t value, std::int64_t lowest,
                         std::int64_t highest) {
-  require(value >= lowest && value <= highest, name + " must be between " + std::to_string(lowest) +
-                                                   " and " + std::to_string(highest) + ", got " +
-                                                   std::to_string(value));
+  require(value >= lowest && value <= highest, name, " must be between ", lowest, " and ", highest,
+          ", got ", value);
 }
 
-inline void check_enum(const std::string& name, int value, int count) {
-  require(value >= 0 && value < count, name + " has no enumerator " + std::to_string(value));
+inline void check_enum(const Name& name, int value, int count) {
+  require(value >= 0 && value < count, name, " has no enumerator ", std::int64_t{value});
 }
 
 inline void check_execution(const Execution& where) {
@@ -43,7 +70,7 @@ class Product {
   Product& times(std::int64_t factor) {
     std::int64_t product = 0;
     if (__builtin_mul_overflow(value_, factor, &product)) {
-      require(false, std::string(what_) + " is too large: its bytes pass 2^63");
+      require(false, what_, " is too large: its bytes pass 2^63");
     }
     value_ = product;
     return *this;
