@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 from collections.abc import Callable, Sequence
@@ -122,6 +123,10 @@ def expected_cells(
     return math.prod(dense_kernel_size) * learnable
 
 
+#: A layer asks about the same sizes at each call. Not for the compiler, which cannot look into it.
+expected_cells_again = functools.lru_cache(maxsize=1024)(expected_cells)
+
+
 def choose(
     *,
     input_shape: Sequence[int],
@@ -190,9 +195,10 @@ def choose(
             input_shape[0], input_shape[1], out_channels, groups, points, size, count, dtype
         )
     # The graph of an export serves inputs of other sizes too; a question about one restricts them.
-    points = _cpu_rule.LARGE_MAP if _is_exporting() else math.prod(input_shape[2:])
+    traces = is_tracing()
+    points = _cpu_rule.LARGE_MAP if traces and _is_exporting() else math.prod(input_shape[2:])
     # So does one about the batch, while torch compiles or traces.
-    values = math.inf if is_tracing() else math.prod(input_shape)
+    values = math.inf if traces else math.prod(input_shape)
     channels: _cpu_rule.Channels = "one" if per_group == 1 else "many"
     if 1 < per_group <= _cpu_rule.FEW_CHANNELS:
         channels = "few"
@@ -202,7 +208,7 @@ def choose(
         output = (input_shape[2] + 2 * margin - kernel_size[0]) // step + 1
         fills = _batch_fills_vectors(input_shape, out_channels, groups, output, step, dtype)
     padded = padding is not None and any(padding)
-    find = _cpu_rule.candidates if is_tracing() else _cpu_rule.candidates_again
+    find = _cpu_rule.candidates if traces else _cpu_rule.candidates_again
     facts = _cpu_rule.Facts(
         ndim, channels, size, points, channels_last, training, values, fills, padded, _WIDE_VECTORS
     )

@@ -45,12 +45,14 @@ def results_of(output: Any) -> Sequence[Any]:
 
 def with_checked_memory(name: str, kernel: Callable[..., Any]) -> Callable[..., Any]:
     """Returns a kernel of the operator ``name`` that first looks whether tensors have memory."""
-    names = [argument.name for argument in getattr(torch.ops.dcls, name).default._schema.arguments]
+    arguments = getattr(torch.ops.dcls, name).default._schema.arguments
+    places = [(i, a.name) for i, a in enumerate(arguments) if "Tensor" in str(a.type)]
 
     def checked(*args: Any) -> Any:
-        for argument, value in zip(names, args, strict=True):
-            if isinstance(value, Tensor):
-                check_memory(argument, value)
+        for place, argument in places:
+            tensor = args[place]
+            if tensor is not None:
+                check_memory(argument, tensor)
         return kernel(*args)
 
     return checked

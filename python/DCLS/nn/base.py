@@ -170,14 +170,14 @@ class _DclsModule(_ByAxis, FromConv):
         batched = self._is_batched(x)
         if convolution_dtype(x, weight) is None:
             return None
-        if builder.dilated_kernel_size != self.dilated_kernel_size:
+        size, version = self.dilated_kernel_size, self.version
+        if builder.dilated_kernel_size != size:
             return None
-        version = self.version
         SIG = SIG if version in SIGMA_VERSIONS else None
         tensors = [t for t in (x, weight, P, SIG, bias) if t is not None]
         if any(type(t) is not Tensor and type(t) is not Parameter for t in tensors):
             return None
-        shape = (len(self.dilated_kernel_size), *weight.shape)
+        shape = (len(size), *weight.shape)
         rows = [P] if SIG is None else [P, SIG]
         if any(t.shape != shape or t.dtype != weight.dtype for t in rows):
             return None
@@ -193,7 +193,7 @@ class _DclsModule(_ByAxis, FromConv):
             P,
             SIG,
             bias,
-            self.dilated_kernel_size,
+            size,
             self._row_axes(),
             version,
             resolve_sigma_min(version, builder._sigma_min(version)),

@@ -20,6 +20,7 @@ from DCLS.method import (
     choose,
     convolution_dtype,
     expected_cells,
+    expected_cells_again,
     is_tracing,
     may_read,
 )
@@ -157,14 +158,15 @@ class _ChoosesMethod(_TellsItsGrid):
             return Choice("conv", "the dtypes of input and parameters differ", "default")
         size = self._whole_kernel_size() if kernel is None else tuple(kernel.shape[2:])
         tensors = [kernel] if kernel is not None else [t for t in (weight, P, SIG) if t is not None]
-        cells: int | Callable[[], int] = math.prod(size)
-        own = isinstance(self.DCK, _ConstructKernel)
+        points = math.prod(size)
+        cells: int | Callable[[], int] = points
+        own, traces = isinstance(self.DCK, _ConstructKernel), is_tracing()
         if own:
             cells = self._expected_cells()
             # In this order: a question about its sizes would bind a graph to them, and a small
             # layer should not pay for the questions behind it.
-            if not is_tracing() and self.known_width is None:
-                products = x.numel() * math.prod(weight.shape[:2]) * math.prod(size)
+            if not traces and self.known_width is None:
+                products = x.numel() * weight.shape[0] * weight.shape[1] * points
                 worth = products > _WORTH_COUNTING * self.in_channels
                 if worth and self._is_plain() and may_read([*tensors, x]):
                     cells = functools.partial(self._count_cells, weight, P, SIG)
@@ -183,7 +185,6 @@ class _ChoosesMethod(_TellsItsGrid):
             channels_last=last,
             device_type=x.device.type,
         )
-        traces = is_tracing()
         if own and (traces or x.is_cuda or state.latest or state.recorder is not None):
             if callable(cells) and self.version in SIGMA_VERSIONS:
                 cells = cells()
@@ -277,15 +278,16 @@ class _ChoosesMethod(_TellsItsGrid):
         assert isinstance(builder, _ConstructKernel)
         if torch.compiler.is_compiling():
             rough: str | None = self.__dict__.get("_rough_width")
-            width = None if rough is None else float(rough)
+            count, width = expected_cells, None if rough is None else float(rough)
         else:
-            width = self.known_width
-        return expected_cells(
-            self.version,
+            count, width = expected_cells_again, self.known_width
+        version = self.version
+        return count(
+            version,
             self.kernel_count,
             self.dense_kernel_size,
             self.dilated_kernel_size,
-            builder._sigma_min(self.version),
+            builder._sigma_min(version),
             width,
         )
 
