@@ -49,7 +49,7 @@ LAYERS = (
 #: How many times faster than 0.1.1 it has to be: the construction of gauss, all others.
 LEAST_OF_GAUSS, LEAST = 5.0, 0.5
 
-#: Largest norm-wise difference. 0.1.1 counts positions from the edge, which rounds them.
+#: Largest norm-wise difference. 0.1.1 counts positions from the edge, which rounds those of layers.
 AGREEMENT = 1e-4
 
 Steps = dict[str, harness.Step]
