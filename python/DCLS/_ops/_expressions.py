@@ -48,12 +48,16 @@ def _taps(
 ) -> Sequence[Tensor]:
     """The taps of all axes, each of shape ``(rows, K, size)``."""
     form = (len(size), math.prod(P.shape[1:-1]), P.shape[-1], 1)
+    if len(size) == 1:
+        form = form[1:]
     # A position that is not finite on one axis poisons the element on all of them.
     fixed = P.detach()
     poison = fixed - fixed
-    p = (P * ((poison if len(size) == 1 else poison.sum(0)) + 1)).reshape(form)
+    p = torch.addcmul(P, P, poison if len(size) == 1 else poison.sum(0)).reshape(form)
     widths = None if SIG is None else SIG.reshape(form)
     smallest = None if SIG is None else sigma_min
+    if len(size) == 1:
+        return [reference.finite_taps(p, widths, size[0], version, smallest)]
     if all(length == size[0] for length in size):  # in one go: a call costs more than small taps
         return reference.finite_taps(p, widths, size[0], version, smallest).unbind(0)
     return [
