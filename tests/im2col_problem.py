@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from support import SIGMA_VERSIONS, relative_error
+from rounding import unit_errors
+from support import NORMALISED, ROUNDINGS, SIGMA_VERSIONS, relative_error
 from torch import Tensor
 
 from DCLS import reference
@@ -127,41 +128,78 @@ def make_im2col(
     return problem.to(dtype)
 
 
-def results(output: Tensor, tensors: dict[str, Tensor], seed: int = 1) -> dict[str, Tensor]:
-    """The output, and the gradients of all tensors for a random cotangent."""
+def cotangent_of(output: Tensor, seed: int = 1) -> Tensor:
+    """A random cotangent that is exact in all dtypes."""
     generator = torch.Generator().manual_seed(seed)
     cotangent = torch.randn(output.shape, generator=generator, dtype=torch.float64)
-    cotangent = cotangent.to(torch.bfloat16).to(output.device, output.dtype)  # exact in all dtypes
-    grads = torch.autograd.grad(output, list(tensors.values()), cotangent)
+    return cotangent.to(torch.bfloat16).to(output.device, output.dtype)
+
+
+def results(output: Tensor, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The output, and the gradients of all tensors for a random cotangent."""
+    grads = torch.autograd.grad(output, list(tensors.values()), cotangent_of(output))
     return {"output": output.detach(), **dict(zip(tensors, grads, strict=True))}
 
 
 def assert_same(
-    got: dict[str, Tensor], want: dict[str, Tensor], tolerance: float, floor: float = 0.0
+    got: dict[str, Tensor],
+    want: dict[str, Tensor],
+    tolerance: float,
+    rounding: dict[str, float] | None = None,
 ) -> None:
-    """Compares norm-wise; P and SIG with at least ``floor`` as the scale of an error."""
+    """Compares norm-wise; ``rounding`` is the norm of an error that rounding alone can make."""
     assert got.keys() == want.keys()
     for name, value in got.items():
-        error = relative_error(value, want[name], floor if name in ("P", "SIG") else 0.0)
-        assert error <= tolerance, f"{name}: relative error {error:.2e} > {tolerance:.0e}"
+        error, limit = relative_error(value, want[name]), tolerance
+        if rounding is not None and name in rounding:
+            # As relative_error: of a result that is zero, the error itself.
+            limit += rounding[name] / (want[name].norm().item() or 1.0)
+        assert error <= limit, f"{name}: relative error {error:.2e} > {tolerance:.0e}, {limit:.2e}"
+
+
+def _rounding(exact: Im2colProblem, grad_columns: Tensor, unit: float) -> dict[str, float]:
+    """Norms of the errors of rounding in the gradients of P and SIG.
+
+    A normalised derivative is a difference that may cancel: that of an element which a single grid
+    point sees does, but for the 1e-7. ``grad_columns`` are the sums of absolute values of what
+    meets in the gradient of the columns.
+    """
+    channels, elements = exact.P.shape[1:]
+    lead = (channels * elements, 1)
+    kernels = torch.ones(*lead, *exact.size, dtype=torch.float64, requires_grad=True)
+    both = [side for p in exact.padding for side in (p, p)]
+    columns = reference._convolve(exact.input.abs(), kernels, None, exact.stride, both, channels)
+    (cotangent,) = torch.autograd.grad(columns, kernels, grad_columns.reshape(columns.shape))
+    rows = [
+        None if row is None else row.detach().reshape(len(exact.size), *lead, 1)
+        for row in (exact.P, exact.SIG)
+    ]
+    ones = torch.ones(*lead, 1, dtype=torch.float64)
+    normalised = exact.version in NORMALISED
+    _, _, *bounds = unit_errors(ones, *rows, cotangent, exact.version, normalised)
+    norms = [ROUNDINGS * unit * bound.norm().item() for bound in bounds]
+    return dict(zip(("P", "SIG"), norms, strict=False))
 
 
 def assert_matches_reference(problem: Im2colProblem, tolerance: float, **more: Any) -> None:
     """Columns and convolution, values and gradients, against float64 on the CPU."""
     exact = problem.to(torch.float64, device="cpu")
-    # An element that a single grid point sees is constant but for the 1e-7, once normalised: its
-    # gradient is the difference of numbers of the size of input * cotangent, and no side knows it
-    # better than their rounding. On an axis of one point all elements are such.
-    floor = 1.0 if 1 in problem.size else 1e-2
+    unit = torch.finfo(problem.P.dtype).eps / 2
+    want = exact.reference_columns()
+    grad_columns = cotangent_of(want).abs()
     assert_same(
         results(problem.columns(), problem.column_tensors),
-        results(exact.reference_columns(), exact.column_tensors),
+        results(want, exact.column_tensors),
         tolerance,
-        floor,
+        _rounding(exact, grad_columns, unit),
     )
+    points, groups, outputs = want.shape[3:].numel(), exact.groups, len(exact.weight)
+    want = exact.reference_conv()
+    grad = cotangent_of(want).abs().reshape(len(want), groups, outputs // groups, points)
+    weight = exact.weight.detach().abs().reshape(groups, outputs // groups, -1)
     assert_same(
         results(problem.conv(**more), problem.tensors),
-        results(exact.reference_conv(), exact.tensors),
+        results(want, exact.tensors),
         tolerance,
-        floor,
+        _rounding(exact, torch.einsum("gow,ngop->ngwp", weight, grad), unit),
     )

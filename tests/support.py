@@ -107,7 +107,7 @@ def relative_error(got: Tensor, expected: Tensor, floor: float = 0.0) -> float:
 
 #: Roundings of a tap beyond those that ``unit_errors`` counts: at most four of each number, the
 #: distance, the width, its inverse and their product, and an ``exp`` that is right to 2 ulp.
-_ROUNDINGS = 4
+ROUNDINGS = 4
 
 
 def assert_matches_oracle(problem: Problem, tolerance: float) -> None:
@@ -134,7 +134,7 @@ def assert_matches_oracle(problem: Problem, tolerance: float) -> None:
             bounds = unit_errors(*tensors, problem.version, problem.version in NORMALISED)
         # As relative_error: of a result that is zero, the error itself.
         scale = expected[i].norm().item() or 1.0
-        limit = tolerance + _ROUNDINGS * unit * bounds[i].norm().item() / scale
+        limit = tolerance + ROUNDINGS * unit * bounds[i].norm().item() / scale
         assert error <= limit, f"{name}: relative error {error:.2e} > {tolerance:.0e}, {limit:.2e}"
 
 
