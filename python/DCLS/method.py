@@ -37,7 +37,7 @@ def _has_wide_vectors() -> bool:
     if _backend.native is None:
         return False
     try:
-        return bool(_backend.native.build_info()["simd"] == "avx512")
+        return str(_backend.native.build_info()["simd"]).startswith("avx512")
     except ValueError:  # DCLS_SIMD has a wrong value. The first call of the library says so.
         return False
 

@@ -303,7 +303,7 @@ def test_every_instruction_set(level: str) -> None:
         "from tests.ops.test_direct_conv import ODD, USUAL, check\n"
         "from DCLS import _C\n"
         "for case in USUAL + ODD:\n"
-        "    for dtype in (torch.float64, torch.float16):\n"
+        "    for dtype in (torch.float64, torch.float16, torch.bfloat16):\n"
         "        check(case, dtype)\n"
         "print(_C.build_info()['simd'])\n"
     )

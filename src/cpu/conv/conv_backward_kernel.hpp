@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "cpu/conv/conv_pairs.hpp"
 #include "cpu/conv/conv_units.hpp"
 #include "cpu/simd/rows.hpp"
 
@@ -27,26 +28,35 @@ void backward_kernel_runs(const CellRun* runs, const T* source, std::int64_t sou
   }
   for (std::int64_t v = 0; v < vectors; ++v) {
     const std::int64_t column = v * kLanes<T>;
+    // Pairs of every other row hold all values.
+    constexpr int kStep = kPairs ? 2 : 1;
     // recent[j] is the row y - j of the destination.
     Vector<T> recent[kLength];
 #pragma GCC unroll 4
-    for (int j = 1; j < kLength; ++j) {
-      recent[j - 1] = load_vector(dest + (begin - j) * dest_pitch + column);
+    for (int j = kStep; j < kLength; ++j) {
+      recent[j - kStep] = load_vector(dest + (begin - j) * dest_pitch + column);
     }
     std::int64_t at = begin * source_pitch + column;
     const T* row = dest + begin * dest_pitch + column;
-    for (std::int64_t y = begin; y < end; ++y) {
+    for (std::int64_t y = begin; y < end; y += kStep) {
 #pragma GCC unroll 4
-      for (int j = kLength - 1; j > 0; --j) recent[j] = recent[j - 1];
-      recent[0] = load_vector(row);
+      for (int j = kLength - 1; j >= kStep; --j) recent[j] = recent[j - kStep];
+#pragma GCC unroll 2
+      for (int j = 0; j < kStep && j < kLength; ++j) recent[j] = load_vector(row - j * dest_pitch);
 #pragma GCC unroll 8
       for (int k = 0; k < kRuns; ++k) {
         const Vector<T> value = load_vector(from[k] + at);
 #pragma GCC unroll 4
-        for (int j = 0; j < kLength; ++j) sum[k][j] += recent[j] * value;
+        for (int j = 0; j < kLength; ++j) {
+          if constexpr (kPairs) {
+            sum[k][j] = add_pairs(sum[k][j], recent[j], value);
+          } else {
+            sum[k][j] += recent[j] * value;
+          }
+        }
       }
-      at += source_pitch;
-      row += dest_pitch;
+      at += kStep * source_pitch;
+      row += kStep * dest_pitch;
     }
   }
 #pragma GCC unroll 8
@@ -138,9 +148,11 @@ DCLS_HD T* backward_kernel_slice(const RunLists& lists, std::int64_t list, Slice
                                                : (s.rows - 1) / 8 + 1;
   T* next = sums;
   for (std::int64_t band = 0; band < bands; ++band) {
-    s.begin = s.rows * band / bands;
-    s.end = s.rows * (band + 1) / bands;
+    // No pair of rows is cut.
+    constexpr std::int64_t kOf = kPairs ? 2 : 1;
     s.last = band == bands - 1;
+    s.begin = s.rows / kOf * band / bands * kOf;
+    s.end = s.last ? s.rows : s.rows / kOf * (band + 1) / bands * kOf;
     next = sums;
     for_runs(lists, list, [&](auto length, const CellRun* runs, std::int64_t count) {
       constexpr int kLength = length();
@@ -217,6 +229,12 @@ void backward_kernel_units(const ConvPlan& p, const Storage* source, const Stora
                     source_count, ready, source_planes);
         load_planes(p.dest, at, dest + n * p.dest.batch_step + dest_first * p.dest.channel_step,
                     dest_count, ready, dest_planes);
+        if constexpr (kPairs) {
+          if (!exact) {
+            pair_rows(p.source, from, source_count, source_planes);
+            pair_rows(p.dest, at, dest_count, dest_planes);
+          }
+        }
         T* next = sums;
         for_lists([&](std::int64_t list, std::int64_t group, std::int64_t slot) {
           T* list_end = next;

@@ -16,14 +16,24 @@ namespace {
 
 const ConvKernels& kernels() { return DCLS_OF_SIMD_LEVEL(conv_kernels); }
 
-/// Calls function(kernels, begin, end, scratch) for chunks of units.
+const ConvPasses& passes(const ConvPlan& plan) {
+#if defined(DCLS_SIMD_X86)
+  const bool pairs = plan.dtype == DType::kBFloat16 && plan.tile[1] > 1;
+  if (pairs && simd_level() == SimdLevel::kAvx512Bf16) return avx512bf16::conv_pair_passes;
+#else
+  static_cast<void>(plan);
+#endif
+  return kernels().passes;
+}
+
+/// Calls function(passes, begin, end, scratch) for chunks of units.
 template <typename Function>
 void for_units(const PlannedConv& planned, std::int64_t units, int num_threads,
                Function&& function) {
   // Nanoseconds of a multiply-add, were all cells there.
   constexpr double kWork = 1. / 32;
   const double work = kWork * planned.dense_work() / static_cast<double>(units > 0 ? units : 1);
-  const ConvKernels& simd = kernels();
+  const ConvPasses& simd = passes(planned.plan());
   const Share shared = share(units, work, num_threads);
   const ThreadScratch scratch(planned.scratch_bytes(), shared.threads);
   parallel_for(units, shared, [&](std::int64_t begin, std::int64_t end, int thread) {
@@ -34,7 +44,7 @@ void for_units(const PlannedConv& planned, std::int64_t units, int num_threads,
 void forward(const PlannedConv& planned, const void* source, const void* bias, void* dest,
              int num_threads) {
   for_units(planned, planned.forward_units(), num_threads,
-            [&](const ConvKernels& simd, auto begin, auto end, void* own) {
+            [&](const ConvPasses& simd, auto begin, auto end, void* own) {
               simd.forward(planned.plan(), source, bias, dest, begin, end, own);
             });
 }
@@ -133,7 +143,7 @@ void direct_conv_backward_kernel(const ConvArgs& args, const void* grad_output, 
     partial.reset(new double[values * compute_bytes(args.dtype) / sizeof(double) + 1]());
   }
   for_units(planned, planned.backward_kernel_units(), num_threads,
-            [&](const ConvKernels& simd, auto begin, auto end, void* own) {
+            [&](const ConvPasses& simd, auto begin, auto end, void* own) {
               simd.backward_kernel(plan, input, grad_output, grad_kernel, partial.get(), cells,
                                    begin, end, own);
             });

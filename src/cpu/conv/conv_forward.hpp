@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "cpu/conv/conv_pairs.hpp"
 #include "cpu/conv/conv_units.hpp"
 
 namespace dcls::cpu {
@@ -32,6 +33,10 @@ DCLS_HD void add_runs(const RunLists& lists, std::int64_t list, const T* source,
   const Run* const end = runs + begin[1];
   for (const Run* run = runs + begin[0]; run != end; ++run) {
     const T* row = source + run->offset;
+    if constexpr (kPairs) {
+      add_run_of_pairs(*run, row, source_pitch, sum);
+      continue;
+    }
     Vector<T> weight[kLength];
 #pragma GCC unroll 4
     for (int j = 0; j < kLength; ++j) weight[j] = broadcast(run->weight[j]);
@@ -190,6 +195,7 @@ void forward_units(const ConvPlan& p, const Storage* source, const Storage* bias
           load_planes(p.source, from,
                       source + n * p.source.batch_step + channel * p.source.channel_step, count,
                       ready, source_planes);
+          if constexpr (kPairs) pair_rows(p.source, from, count, source_planes);
           ready = ready > count ? ready : count;
         }
         T* plane = dest_planes;

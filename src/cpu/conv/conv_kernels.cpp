@@ -56,7 +56,7 @@ void backward_bias(const ConvArgs& args, const void* grad_output, void* grad_bia
 
 }  // namespace
 
-const ConvKernels conv_kernels = {&forward,       &backward_kernel, &reduce,
-                                  &backward_bias, &mark_weights,    &mark_support};
+const ConvKernels conv_kernels = {
+    {&forward, &backward_kernel}, &reduce, &backward_bias, &mark_weights, &mark_support};
 
 }  // namespace dcls::cpu::DCLS_SIMD_NAMESPACE

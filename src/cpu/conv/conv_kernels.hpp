@@ -104,7 +104,8 @@ struct ConvPlan {
   }
 };
 
-struct ConvKernels {
+/// The passes in their order of units, for the dtype of a plan.
+struct ConvPasses {
   /// The units [begin, end) of the forward pass or of backward_input. A unit is (tile, image, group
   /// block, destination block), the last fastest. `scratch` is for this thread alone, aligned
   /// to 64.
@@ -116,6 +117,10 @@ struct ConvKernels {
   void (*backward_kernel)(const ConvPlan& plan, const void* source, const void* dest,
                           void* grad_kernel, void* partial, std::int64_t cells, std::int64_t begin,
                           std::int64_t end, void* scratch);
+};
+
+struct ConvKernels {
+  ConvPasses passes;
   /// grad_kernel[i] = the sum of partial[0 ... splits)[i], for the cells [begin, end).
   void (*reduce)(const ConvPlan& plan, const void* partial, void* grad_kernel, std::int64_t cells,
                  std::int64_t begin, std::int64_t end);
@@ -140,5 +145,9 @@ extern const ConvKernels conv_kernels;
 namespace avx512 {
 extern const ConvKernels conv_kernels;
 }
+namespace avx512bf16 {
+/// Of bfloat16 tensors whose tiles have rows, see conv_pairs.hpp.
+extern const ConvPasses conv_pair_passes;
+}  // namespace avx512bf16
 
 }  // namespace dcls::cpu

@@ -11,6 +11,7 @@ constexpr SimdLevel kLevels[] = {
 #if defined(DCLS_SIMD_X86)
     SimdLevel::kAvx2,
     SimdLevel::kAvx512,
+    SimdLevel::kAvx512Bf16,
 #endif
 };
 
@@ -25,6 +26,8 @@ bool supported(SimdLevel level) {
       return supported(SimdLevel::kAvx2) && __builtin_cpu_supports("avx512f") &&
              __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
              __builtin_cpu_supports("avx512vl");
+    case SimdLevel::kAvx512Bf16:
+      return supported(SimdLevel::kAvx512) && __builtin_cpu_supports("avx512bf16");
 #endif
     default: return false;
   }
@@ -56,6 +59,7 @@ const char* simd_name(SimdLevel level) {
   switch (level) {
     case SimdLevel::kAvx2: return "avx2";
     case SimdLevel::kAvx512: return "avx512";
+    case SimdLevel::kAvx512Bf16: return "avx512bf16";
     case SimdLevel::kBaseline: break;
   }
 #if defined(__aarch64__)

@@ -5,11 +5,12 @@
 
 namespace dcls::cpu {
 
-enum class SimdLevel { kBaseline, kAvx2, kAvx512 };
+/// The last one is AVX-512 with products of pairs of bfloat16 values, for convolutions of such.
+enum class SimdLevel { kBaseline, kAvx2, kAvx512, kAvx512Bf16 };
 
 /// The level in use: the best that is compiled in and that this machine has, or the one that the
-/// environment variable DCLS_SIMD (baseline, avx2, avx512; on 64-bit Arm neon) asks for. Decided on
-/// the first call.
+/// environment variable DCLS_SIMD (baseline, avx2, avx512, avx512bf16; on 64-bit Arm neon) asks
+/// for. Decided on the first call.
 /// @throws std::invalid_argument if DCLS_SIMD names a level that is not to be had.
 SimdLevel simd_level();
 
@@ -17,7 +18,7 @@ SimdLevel simd_level();
 /// macro, since the other two are no names at all where they are not compiled.
 #if defined(DCLS_SIMD_X86)
 #define DCLS_OF_SIMD_LEVEL(name)                                               \
-  (::dcls::cpu::simd_level() == ::dcls::cpu::SimdLevel::kAvx512 ? avx512::name \
+  (::dcls::cpu::simd_level() >= ::dcls::cpu::SimdLevel::kAvx512 ? avx512::name \
    : ::dcls::cpu::simd_level() == ::dcls::cpu::SimdLevel::kAvx2 ? avx2::name   \
                                                                 : baseline::name)
 #else

@@ -12,7 +12,10 @@
 #include <xmmintrin.h>
 #endif
 
-#if defined(__AVX512F__)
+#if defined(__AVX512BF16__)
+#define DCLS_SIMD_NAMESPACE avx512bf16
+#define DCLS_SIMD_BYTES 64
+#elif defined(__AVX512F__)
 #define DCLS_SIMD_NAMESPACE avx512
 #define DCLS_SIMD_BYTES 64
 #elif defined(__AVX2__)
