@@ -20,6 +20,9 @@ they do not meet; two resolutions. The positions are uniform over the kernel.
 ``--schedule``: the delay layers of public trainers at the widths that gaussians have from the
 first epoch, half of the kernel, to the last, 0.23 steps.
 
+``--again FILE`` measures nothing: it makes the choices of a file anew, by the rule as it is now.
+The times of both methods are in the file, and a ratio is turned round where the choice is.
+
 A row is one choice: ``direct ms`` and ``conv ms``, and ``ratio``, how many times as long the
 chosen method took as the other. With ``--upstream`` it has ``upstream ms``, those of DCLS 0.1.1.
 """
@@ -30,7 +33,11 @@ import argparse
 import math
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import bench_conv
 import conv_cases
@@ -39,7 +46,9 @@ import torch
 from conv_cases import CONV, DCLS_LAYER, DIRECT, UPSTREAM, Case
 from harness import PASSES, UNIFORM, Row, Summary
 
+from DCLS import method as rule
 from DCLS._spec import INITIAL_SIG
+from DCLS.method import Choice
 
 #: A choice that takes so many times as long as the other one is a wrong one.
 TOLERATED = 1.10
@@ -189,6 +198,41 @@ def measure(case: Case, options: argparse.Namespace) -> list[Row]:
     return rows
 
 
+def choice_now(row: Row) -> Choice:
+    """What a layer chooses now where a row was measured, with the vectors of this process."""
+    case = Case.parse(row["case"])
+    (layer,) = conv_cases.make_layers(case, [DCLS_LAYER], "cpu", "float32", "").values()
+    set_state(layer, {name: row[name] for name in ("width", "longer") if name in row})
+    size = [points + row.get("longer", 0) for points in case.size]
+    layout = conv_cases.memory_format(row["layout"], len(size))
+    x = torch.empty(case.batch, case.channels, *size).to(memory_format=layout)
+    with torch.set_grad_enabled(row["pass"] != PASSES[0]):
+        choice: Choice = layer.explain(x)  # type: ignore[operator]
+    return choice
+
+
+def vectors_of(report: Row) -> AbstractContextManager[Any]:
+    """Lets the rule see the vectors of the machine that a report is of."""
+    wide = report["machine"]["simd"].startswith("avx512")
+    return mock.patch.object(rule, "_WIDE_VECTORS", wide)
+
+
+def choose_again(path: Path) -> None:
+    """Makes the choices of a file of results by the present rule."""
+    report = harness.read_json(path)
+    with vectors_of(report):
+        for row in report["results"]:
+            chosen = choice_now(row).method
+            if chosen != row["chosen"]:
+                ratio = row["ratio"]
+                turned = (
+                    harness.rounded(1 / x) for x in (ratio.median, ratio.highest, ratio.lowest)
+                )
+                row |= {"chosen": chosen, "ratio": Summary(*turned, ratio.rounds)}
+    harness.write_json(path, report)
+    print(show(report["results"]))
+
+
 def kind(row: Row) -> tuple[str, str]:
     """What a shape is counted under: the number of axes, and how the channels are grouped."""
     case = Case.parse(row["case"])
@@ -237,6 +281,9 @@ def main() -> int:
     """Runs the benchmark; returns the exit status, which does not depend on what it finds."""
     parser = make_parser()
     options = parser.parse_args()
+    if options.again is not None:
+        choose_again(options.again)
+        return 0
     harness.apply_options(parser, options)
     options.min_seconds /= 2  # there are many to time
     listed = [Case.parse(spec) for spec in FEW.split()] if options.few else []
@@ -274,6 +321,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--depthwise", action="store_true", help=help)
     help = "delay layers at the widths of a schedule, not the grid"
     parser.add_argument("--schedule", action="store_true", help=help)
+    help = "make the choices of a file of results by the rule as it is now"
+    parser.add_argument("--again", type=Path, metavar="FILE", help=help)
     return parser
 
 

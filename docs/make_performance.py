@@ -173,9 +173,10 @@ def page(folder: Path) -> str:
     where = "Nothing has been measured yet."
     if cpu:
         machines = sorted({machine_text(report) for report in cpu.values()})
-        where = f"All times are in float32, on this machine: {machines[0]}."
+        float32 = "All times are in float32, if nothing else is said"
+        where = f"{float32}, on this machine: {machines[0]}."
         if len(machines) > 1:
-            where = "All times are in float32. Each section names the machine that measured it."
+            where = f"{float32}. Each section names the machine that measured it."
     if not gpu:
         where += " **Nothing has been measured on a GPU.**"
     lines = [HEAD.format(where="\n".join(paragraph(where)[:-1]))]

@@ -178,8 +178,16 @@ def parts_lines(report: Report) -> list[str]:
     ]
 
 
-def narrow_lines(report: Report) -> list[str]:
-    """The choice of the method for depthwise planes, with narrow vectors."""
+def bfloat16_lines(report: Report) -> list[str]:
+    """The same passes of bfloat16 tensors."""
+    return [
+        *paragraph("The same passes of bfloat16 tensors. The peak is that of float32."),
+        *markdown(report["results"]),
+    ]
+
+
+def depthwise_lines(report: Report) -> list[str]:
+    """The choice of the method for depthwise planes, by the vectors of a machine."""
     rows = report["results"]
     wrong = bench_rule.wrong(rows)
     most = max(1 / row["ratio"].median for row in rows)
@@ -372,11 +380,13 @@ def picture(name: str, title: str) -> list[str]:
 #: More results, and their words, that follow those of a section.
 FURTHER: dict[str, dict[str, Callable[[Report], list[str]]]] = {
     "conv-rule": {
-        "conv-rule-narrow": narrow_lines,
+        "conv-rule-narrow": depthwise_lines,
+        "conv-rule-wide": depthwise_lines,
         "conv-rule-widths": widths_lines,
         "conv-rule-widths-1": widths_lines,
     },
     "model": {"model-training": close_lines},
+    "parts": {"parts-bfloat16": bfloat16_lines},
 }
 #: A section: the results that it shows, and its words.
 SECTIONS: dict[str, Callable[[Report], list[str]]] = {

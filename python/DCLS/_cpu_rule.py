@@ -96,6 +96,9 @@ _WIDTHS: Final = "conv-rule-widths-cpu"
 #: There, depthwise planes: ``python benchmarks/bench_rule.py --depthwise --threads 2``.
 _NARROW: Final = "conv-rule-narrow-cpu"
 
+#: The same where they hold 64 bytes.
+_WIDE: Final = "conv-rule-wide-cpu"
+
 #: The first term that holds is the reason that ``explain`` gives.
 # fmt: off
 TERMS: Final[tuple[Term, ...]] = (
@@ -150,6 +153,14 @@ TERMS: Final[tuple[Term, ...]] = (
     Term("small grouped planes, very large kernel", _PLANES, "few", (900, _ANY), points=_NOT_LARGE),
     Term("small grouped planes, half of the cells", _PLANES, "few", (49, _ANY), 0.5,
          points=_NOT_LARGE),
+    # With vectors of 64 bytes, short lines and small maps fill some, too.
+    Term("short depthwise line, wide vectors", (1,), "one", (3, 25), points=_NOT_LARGE, wide=True),
+    Term("short line, few channels a group, wide vectors", (1,), "few", (3, 25),
+         points=_NOT_LARGE, wide=True),
+    Term("short dense line, few cells, wide vectors", (1,), "many", (9, 25), 0.25, wide=True),
+    Term("grouped planes, wide vectors", _PLANES, "few", (9, _ANY), wide=True),
+    Term("dense planes, some cells, wide vectors", (2,), "many", (25, _ANY), 0.27, wide=True),
+    Term("dense volumes, some cells, wide vectors", (3,), "many", (27, _ANY), 0.3, wide=True),
     # Two or three axes, depthwise.
     Term("few small depthwise planes", (2,), "one", (25, 121), points=_NOT_LARGE, values=FEW_VALUES,
          measured="conv-rule-small-cpu"),
@@ -170,6 +181,28 @@ TERMS: Final[tuple[Term, ...]] = (
          channels_last=True, training=False),
     Term("small depthwise planes, channels last", (2,), "one", (169, 225),
          points=(SMALL_MAP, LARGE_MAP), channels_last=True, training=False),
+    Term("large depthwise planes, wide vectors", _PLANES, "one", (9, 49), points=_LARGE,
+         channels_last=False, training=False, wide=True, measured=_WIDE),
+    Term("large depthwise planes in training, wide vectors", _PLANES, "one", (9, 25),
+         points=_LARGE, channels_last=False, training=True, wide=True, measured=_WIDE),
+    Term("small depthwise planes, half of the cells, wide vectors", _PLANES, "one", (25, 225), 0.4,
+         points=(SMALL_MAP, LARGE_MAP), channels_last=False, training=False, wide=True,
+         measured=_WIDE),
+    Term("very small depthwise planes, few cells, wide vectors", (2,), "one", (25, 225), 0.15,
+         points=(0, SMALL_MAP), channels_last=False, training=False, wide=True, measured=_WIDE),
+    Term("depthwise planes, some cells, wide vectors, channels last", (2,), "one", (49, _ANY), 0.3,
+         points=(SMALL_MAP, _ANY), channels_last=True, training=False, wide=True, measured=_WIDE),
+    Term("depthwise volumes, some cells, wide vectors, channels last", (3,), "one", (125, _ANY),
+         0.3, points=_LARGE, channels_last=True, training=False, wide=True, measured=_WIDE),
+    Term("small depthwise volumes, few cells, wide vectors, channels last", (3,), "one",
+         (125, _ANY), 0.15, points=_NOT_LARGE, channels_last=True, training=False, wide=True,
+         measured=_WIDE),
+    Term("very small depthwise planes, few cells, wide vectors, channels last", (2,), "one",
+         (121, 225), 0.15, points=(0, SMALL_MAP), channels_last=True, training=False, wide=True,
+         measured=_WIDE),
+    Term("small depthwise planes in training, wide vectors, channels last", _PLANES, "one",
+         (25, 81), points=_NOT_LARGE, channels_last=True, training=True, wide=True,
+         measured=_WIDE),
     # With vectors of 32 bytes, torch's depthwise kernels are slower, and from 11x11 on they are not
     # taken.
     Term("depthwise planes, narrow vectors", _PLANES, "one", (9, _ANY), channels_last=False,

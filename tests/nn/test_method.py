@@ -230,24 +230,16 @@ def test_the_measured_choices_are_those_of_the_rule(monkeypatch: pytest.MonkeyPa
     if not (BENCHMARKS / "conv_cases.py").is_file():
         pytest.skip("the tests run without the repository")
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    conv_cases, bench_rule = map(importlib.import_module, ("conv_cases", "bench_rule"))
+    bench_rule = importlib.import_module("bench_rule")
     files = sorted((BENCHMARKS / "results").glob("conv-rule*-cpu*.json"))
     held: dict[str, set[str]] = {file.stem: set() for file in files}
     assert len(held) >= 4
     for file in files:
         content = json.loads(file.read_text())
         assert content["complete"]
-        wide = content["machine"]["simd"].startswith("avx512")
-        monkeypatch.setattr(rule, "_WIDE_VECTORS", wide)
         for result in content["results"]:
-            case = conv_cases.Case.parse(result["case"])
-            (layer,) = conv_cases.make_layers(case, ["dcls"], "cpu", "float32", "").values()
-            bench_rule.set_state(layer, {k: result[k] for k in ("width", "longer") if k in result})
-            layout = conv_cases.memory_format(result["layout"], len(case.size))
-            size = [n + result.get("longer", 0) for n in case.size]
-            x = torch.empty(case.batch, case.channels, *size).to(memory_format=layout)
-            with torch.set_grad_enabled(result["pass"] != "forward"):
-                choice = layer.explain(x)
+            with bench_rule.vectors_of(content):
+                choice = bench_rule.choice_now(result)
             # What is chosen since then instead was as fast.
             now, then = (result[f"{m} ms"][0] for m in (choice.method, result["chosen"]))
             assert choice.method == result["chosen"] or now <= 1.1 * then, result
