@@ -185,7 +185,7 @@ TERMS: Final[tuple[Term, ...]] = (
          channels_last=False, training=False, wide=True, measured=_WIDE),
     Term("large depthwise planes in training, wide vectors", _PLANES, "one", (9, 25),
          points=_LARGE, channels_last=False, training=True, wide=True, measured=_WIDE),
-    Term("small depthwise planes, half of the cells, wide vectors", _PLANES, "one", (25, 225), 0.4,
+    Term("small depthwise planes, some cells, wide vectors", _PLANES, "one", (25, 225), 0.4,
          points=(SMALL_MAP, LARGE_MAP), channels_last=False, training=False, wide=True,
          measured=_WIDE),
     Term("very small depthwise planes, few cells, wide vectors", (2,), "one", (25, 225), 0.15,
