@@ -47,9 +47,8 @@ def _taps(
     P: Tensor, SIG: Tensor | None, size: Sequence[int], version: str, sigma_min: float
 ) -> Sequence[Tensor]:
     """The taps of all axes, each of shape ``(rows, K, size)``."""
-    form = (len(size), math.prod(P.shape[1:-1]), P.shape[-1], 1)
-    if len(size) == 1:
-        form = form[1:]
+    rows: tuple[int, ...] = (math.prod(P.shape[1:-1]), P.shape[-1], 1)
+    form = rows if len(size) == 1 else (len(size), *rows)
     # A position that is not finite on one axis poisons the element on all of them.
     fixed = P.detach()
     poison = fixed - fixed
