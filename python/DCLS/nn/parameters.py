@@ -230,7 +230,10 @@ class _DclsParameters(Module):
         builder = self._modules.get("DCK")
         if isinstance(builder, _ConstructKernel) and builder.__dict__[key] == own:
             return own  # nearly always, and asked for often
-        value = value_of(getattr(self, "DCK", None), name, own)
+        DCK = getattr(self, "DCK", None)
+        if DCK is None:
+            return own
+        value = value_of(DCK, name, own)
         if value != own and not torch.compiler.is_compiling():
             keep(self, name, value)
         return value
