@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
+from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 
 import hypothesis
@@ -19,7 +21,23 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 # Layers on a GPU would measure at each new shape, and files of earlier runs would choose for them.
 os.environ.setdefault("DCLS_TUNING", "off")
 
-_BY_TORCH = os.environ.get("DCLS_BACKEND") == "torch"
+
+def _by_torch() -> bool:
+    """Whether torch expressions compute: on purpose, or as what is installed is the pure wheel.
+
+    A library that is missing elsewhere is an error, which the tests are there to find.
+    """
+    wish = os.environ.get("DCLS_BACKEND") or "auto"
+    if wish != "auto":
+        return wish == "torch"
+    try:
+        wheel = metadata.distribution("DCLS").read_text("WHEEL") or ""
+    except metadata.PackageNotFoundError:  # a tree on the path
+        return False
+    return "Root-Is-Purelib: true" in wheel.splitlines() and find_spec("DCLS._C") is None
+
+
+_BY_TORCH = _by_torch()
 
 #: Tests for a GPU that were skipped.
 _not_run: list[str] = []
@@ -32,11 +50,15 @@ def pytest_configure(config: pytest.Config) -> None:
         hypothesis.settings.load_profile("fixed")
 
 
+def _for_any_backend(file: Path) -> bool:
+    return "pytest.mark.any_backend" in file.read_text(encoding="utf-8")
+
+
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
-    """With ``DCLS_BACKEND=torch`` the files that are marked ``any_backend`` are the suite."""
+    """Where torch expressions compute, the files that are marked ``any_backend`` are the suite."""
     if not _BY_TORCH or collection_path.suffix != ".py":
         return None
-    return "pytest.mark.any_backend" not in collection_path.read_text(encoding="utf-8")
+    return not _for_any_backend(collection_path)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -97,7 +119,14 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Says how many tests for a GPU were skipped: they have not passed."""
+    """Says how many tests for a GPU, and files of tests, were left out: they have not passed."""
     count = len(_not_run)
     if count:
         terminalreporter.write_line(f"NOT RUN on a GPU: {count} tests", yellow=True)
+    if _BY_TORCH:
+        asked = [Path(argument.partition("::")[0]) for argument in terminalreporter.config.args]
+        files = {f for path in asked if path.is_dir() for f in path.rglob("test_*.py")}
+        files |= {path for path in asked if path.is_file()}
+        count = sum(not _for_any_backend(file) for file in files)
+        line = f"NOT RUN, as they take the native library: {count} of {len(files)} files of tests"
+        terminalreporter.write_line(line, yellow=True)

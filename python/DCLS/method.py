@@ -326,7 +326,9 @@ def may_wait_for(tensors: Sequence[Tensor]) -> bool:
 def convolution_dtype(input: Tensor, weight: Tensor) -> torch.dtype | None:
     """The dtype in which both meet in a convolution, perhaps autocast's; None if they do not."""
     device = input.device.type
-    casts = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    # Of the usual devices torch is not asked: 2.5 cannot compile the question.
+    has_autocast = device in ("cpu", "cuda") or torch.amp.is_autocast_available(device)
+    casts = has_autocast and torch.is_autocast_enabled(device)
     if casts and torch.float64 not in (input.dtype, weight.dtype):
         return torch.get_autocast_dtype(device)
     return input.dtype if input.dtype == weight.dtype else None

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from support import SIGMA_VERSIONS, VERSIONS, make_problem
@@ -217,3 +220,30 @@ def test_export_keeps_the_operator():
     exported = torch.export.export(layer, (x,))
     assert "dcls.construct_kernel.default" in str(exported.graph)
     torch.testing.assert_close(exported.module()(x), layer(x))
+
+
+#: torch 2.5 has no _any_requires_grad.
+OLD_TORCH = """
+import torch
+if hasattr(torch._C, "_any_requires_grad"):
+    del torch._C._any_requires_grad
+import DCLS
+layer = DCLS.Dcls1d(2, 3, 2, dilated_kernel_size=7, dtype=torch.float64, version="gauss")
+layer.requires_grad_(False)
+x = torch.randn(1, 2, 9, dtype=torch.float64)
+def of(P):
+    return torch.func.functional_call(layer, {"P": P}, (x,)).square().sum()
+P = layer.P.detach()
+assert not of(P).requires_grad
+P.requires_grad_()
+assert torch.autograd.gradcheck(of, P)
+assert torch.autograd.gradgradcheck(of, P)
+assert torch.allclose(torch.func.grad(of)(P), torch.autograd.grad(of(P), P)[0])
+"""
+
+
+def test_derivatives_of_the_oldest_torch() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", OLD_TORCH], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr

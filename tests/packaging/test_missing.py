@@ -20,7 +20,7 @@ def run(script: str, **environment: str) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-W", "error::UserWarning", "-c", script],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,  # of a busy machine
         check=False,
         env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", **environment},
     )

@@ -1,13 +1,15 @@
-"""No test for a GPU may be taken for passed where it did not run."""
+"""No test for a GPU, or of the native library, may be taken for passed where it did not run."""
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 TESTS = Path(__file__).parents[1]
@@ -33,6 +35,10 @@ def test_that_breaks_it():
 def test_after_it():
     pass
 """
+
+
+#: In two pieces, as conftest looks for the whole.
+MARK = "pytest.mark." + "any_backend"
 
 
 def test_skipped_gpu_tests_are_counted():
@@ -85,3 +91,51 @@ def test_a_dead_context_ends_the_run(tmp_path: Path) -> None:
 def test_float32_products_are_exact() -> None:
     assert not torch.backends.cudnn.allow_tf32
     assert not torch.backends.cuda.matmul.allow_tf32
+
+
+@pytest.mark.parametrize(
+    ("pure", "library", "backend", "marked"),
+    [
+        (True, False, "", True),
+        (True, False, "native", False),
+        (True, True, "", False),  # of another copy, which is first on the path
+        (False, False, "auto", False),
+        (False, True, "torch", True),
+    ],
+)
+def test_the_pure_wheel_is_tested_by_the_marked_tests(
+    tmp_path: Path, pure: bool, library: bool, backend: str, marked: bool
+) -> None:
+    """A build whose library is missing is no pure wheel: all tests are to run, and fail."""
+    package = tmp_path / "DCLS"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    if library:
+        (package / "_C.py").touch()
+    information = tmp_path / "DCLS-1.0.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: DCLS\nVersion: 1.0\n")
+    (information / "WHEEL").write_text(f"Root-Is-Purelib: {str(pure).lower()}\n")
+    tests = tmp_path / "tests"
+    tests.mkdir()
+    shutil.copy(TESTS / "conftest.py", tests)
+    (tests / "pytest.ini").write_text("[pytest]\nmarkers =\n any_backend: any\n native: library\n")
+    (tests / "test_native.py").write_text("from DCLS import _C\ndef test_three(): pass\n")
+    (tests / "test_any.py").write_text(
+        f"import pytest\npytestmark = {MARK}\n"
+        "def test_one(): pass\n@pytest.mark.native\ndef test_two(): pass\n"
+    )
+    options = ["-p", "no:cacheprovider", "--continue-on-collection-errors"]
+    output = subprocess.run(
+        [sys.executable, "-m", "pytest", *options],
+        env={**os.environ, "PYTHONPATH": str(tmp_path), "DCLS_BACKEND": backend},
+        capture_output=True,
+        text=True,
+        cwd=tests,
+    ).stdout
+    if marked:
+        assert "1 passed, 1 skipped" in output
+        assert "NOT RUN, as they take the native library: 1 of 2 files of tests" in output
+    else:
+        assert ("3 passed" if library else "2 passed, 1 error") in output
+        assert "NOT RUN, as" not in output

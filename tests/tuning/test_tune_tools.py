@@ -67,6 +67,8 @@ def test_other_measurements_do_not_compile_a_graph_anew(bench: Bench) -> None:
 
 
 def test_a_compiled_model_is_measured_as_it_is_written(bench: Bench) -> None:
+    if not hasattr(torch.compiler, "set_stance"):
+        pytest.skip("this torch runs compiled parts compiled")
     model = nn.Sequential(torch.compile(layer(), backend="eager"), layer())
     report = tune(torch.compile(model, backend="eager"), X)
     assert [row.source for row in report.rows] == ["measured here"] * 2

@@ -23,6 +23,14 @@ _OTHER_LAYOUTS = (
 )
 
 
+def _any_requires_grad(*args: Any) -> bool:
+    return any(isinstance(value, Tensor) and value.requires_grad for value in args)
+
+
+#: Whether one of the arguments is a tensor that requires a gradient. torch 2.5 does not have it.
+any_requires_grad: Callable[..., bool] = getattr(torch._C, "_any_requires_grad", _any_requires_grad)
+
+
 def transforms_active() -> bool:
     """Whether torch.func transforms what is called now, or forward mode is on."""
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
@@ -206,11 +214,7 @@ def _autograd_kernel(
         grad = torch.is_grad_enabled()
         # A compiled graph enters forward mode by torch.func's stack, without the other mark.
         nested = torch._C._functorch.peek_interpreter_stack() is not None
-        if not (
-            nested
-            or forward_ad._current_level >= 0
-            or (grad and torch._C._any_requires_grad(*args))
-        ):
+        if not (nested or forward_ad._current_level >= 0 or (grad and any_requires_grad(*args))):
             return below_autograd(keyset, args)
         forward_mode = forward_ad._is_fwd_grad_enabled()
 

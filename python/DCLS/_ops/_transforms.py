@@ -10,7 +10,7 @@ from torch import Tensor
 from torch._functorch.eager_transforms import enable_inplace_requires_grad
 from torch.autograd import forward_ad
 
-from DCLS._ops._library import library, results_of
+from DCLS._ops._library import any_requires_grad, library, results_of
 
 _AUTOCAST = {"cpu": torch._C.DispatchKey.AutocastCPU, "cuda": torch._C.DispatchKey.AutocastCUDA}
 
@@ -110,7 +110,7 @@ def gradients_of(build: Plain, count: int) -> Plain:
         # Under torch.func a level with gradients off has them off in all levels below.
         create_graph = torch.is_grad_enabled() and (
             torch._C._functorch.peek_interpreter_stack() is not None
-            or torch._C._any_requires_grad(grad_output, *primals)
+            or any_requires_grad(grad_output, *primals)
         )
         with torch.enable_grad():
             branches = [

@@ -144,8 +144,7 @@ class DelayLinear(_DelayLayer, _DclsNd):
     @property
     def method(self) -> Method:
         """How the layer convolves, see ``Dcls1d``. Only ``auto`` for ``axonal``."""
-        method: Method = self.__dict__["method"]  # torch.compile takes no super() here
-        return method
+        return self._kept_method  # torch.compile takes no super() here
 
     @method.setter
     def method(self, value: Method) -> None:

@@ -27,6 +27,26 @@ __all__ = [
 ]
 
 
+#: Settings that are properties, and that layers and builders have.
+_SETTINGS = ("version", "dilated_kernel_size")
+
+
+def keep(module: Module, name: str, value: Any) -> None:
+    """Holds the value of a property as the attribute ``_kept_NAME``, which the property reads.
+
+    Under its own name, too, as 0.1.1 held it: code formats texts with ``vars(module)``. A property
+    cannot read that one: the compiler of torch 2.5 takes it for the property again, without end.
+    """
+    module.__dict__[name] = module.__dict__[f"_kept_{name}"] = value
+
+
+def keep_state(module: Module) -> None:
+    """Completes a module whose pickle has the settings under their own names only."""
+    for name in _SETTINGS:
+        if name in module.__dict__:
+            keep(module, name, module.__dict__[name])
+
+
 class _ConstructKernel(Module):
     """What all kernel builders share. They hold no parameter and no buffer."""
 
@@ -38,6 +58,8 @@ class _ConstructKernel(Module):
     in_channels: int
     groups: int
     kernel_count: int
+    _kept_dilated_kernel_size: tuple[int, ...]
+    _kept_version: Version
 
     def __init__(
         self,
@@ -73,24 +95,22 @@ class _ConstructKernel(Module):
     @property
     def dilated_kernel_size(self) -> tuple[int, ...]:
         """Number of grid points on each learnable axis. It may be set at any time."""
-        size: tuple[int, ...] = self.__dict__["dilated_kernel_size"]
-        return size
+        return self._kept_dilated_kernel_size
 
     @dilated_kernel_size.setter
     def dilated_kernel_size(self, value: int | Sequence[int]) -> None:
         size = _checks.grid_size(value, self._learnable_ndim)
-        self.__dict__["dilated_kernel_size"] = size
+        keep(self, "dilated_kernel_size", size)
 
     @property
     def version(self) -> Version:
         """The interpolation, one of ``DCLS.VERSIONS``. It may be set at any time."""
-        version: Version = self.__dict__["version"]
-        return version
+        return self._kept_version
 
     @version.setter
     def version(self, value: Version) -> None:
         _checks.check_version(value)
-        self.__dict__["version"] = value  # as in a layer
+        keep(self, "version", value)
 
     def forward(self, W: Tensor, P: Tensor, SIG: Tensor | None = None) -> Tensor:
         """Builds the dense kernel.
@@ -222,6 +242,7 @@ class _ConstructKernel(Module):
         # Of modules that 1.0 pickled, then of those of 0.1.1.
         if "_own_version" in self.__dict__:
             self.__dict__["version"] = self.__dict__.pop("_own_version")
+        keep_state(self)
         for name in _OLD_GRID:
             self.__dict__.pop(name, None)
             self._buffers.pop(name, None)

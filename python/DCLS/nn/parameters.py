@@ -20,7 +20,7 @@ from DCLS._types import Method, PaddingMode, Version
 from DCLS.method import check_method
 from DCLS.nn import padding
 from DCLS.nn.axes import axis_order, row_limits
-from DCLS.nn.builders import _ConstructKernel
+from DCLS.nn.builders import _ConstructKernel, keep, keep_state
 from DCLS.nn.editing import check_rows, clamp_rows, edit, on_whole
 from DCLS.nn.initial import (
     InitPositions,
@@ -70,6 +70,7 @@ class _DclsParameters(Module):
     SIG: Tensor | None
     bias: Tensor | None
     DCK: Callable[..., Tensor]
+    _kept_method: Method
     #: Where ``reset_parameters`` puts the elements, and how wide it makes them.
     init_positions: InitPositions = "normal"
     init_widths: float | None = None
@@ -224,13 +225,17 @@ class _DclsParameters(Module):
 
     def _built(self, name: str) -> Any:
         """Returns a setting that the layer has in common with its builder."""
-        own = self.__dict__[name]
+        key = f"_kept_{name}"
+        own = self.__dict__[key]
         builder = self._modules.get("DCK")
-        if isinstance(builder, _ConstructKernel) and builder.__dict__[name] == own:
+        if isinstance(builder, _ConstructKernel) and builder.__dict__[key] == own:
             return own  # nearly always, and asked for often
-        value = value_of(getattr(self, "DCK", None), name, own)
+        DCK = getattr(self, "DCK", None)
+        if DCK is None:
+            return own
+        value = value_of(DCK, name, own)
         if value != own and not torch.compiler.is_compiling():
-            self.__dict__[name] = value  # for ``vars(layer)``
+            keep(self, name, value)
         return value
 
     def _check_wrappers(self) -> None:
@@ -243,8 +248,7 @@ class _DclsParameters(Module):
         DCK = getattr(self, "DCK", None)
         if DCK is not None and value != self._built(name):
             set_value(DCK, name, value)
-        # Under its own name, as 0.1.1 held it: code formats texts with ``vars(layer)``.
-        self.__dict__[name] = value
+        keep(self, name, value)
 
     @property
     def method(self) -> Method:
@@ -257,8 +261,7 @@ class _DclsParameters(Module):
         the input is infinite or NaN: ``conv`` multiplies the zero cells, too, which makes NaN, and
         ``direct`` does not. A transposed layer takes only ``auto``: its convolution is torch's own.
         """
-        method: Method = self.__dict__["method"]
-        return method
+        return self._kept_method
 
     @method.setter
     def method(self, value: Method) -> None:
@@ -267,7 +270,7 @@ class _DclsParameters(Module):
                 "method must be 'auto' for a transposed convolution, which is always torch's own, "
                 f"got {value!r}"
             )
-        self.__dict__["method"] = value
+        keep(self, "method", value)
         if hasattr(type(self), "use_implicit_gemm"):  # the switch that 0.1.1 had in its place
             self.__dict__["use_implicit_gemm"] = value != "conv"
 
@@ -407,6 +410,7 @@ class _DclsParameters(Module):
         for name in ("version", "method"):
             if f"_own_{name}" in own:
                 own[name] = own.pop(f"_own_{name}")
+        keep_state(self)
         sides = own.pop("_reversed_padding_repeated_twice", ())
         if sides and self.padding == "same" and tuple(sides) != self._explicit_padding():
             ends = zip(sides[-2::-2], sides[::-2], strict=True)

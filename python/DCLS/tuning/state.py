@@ -92,10 +92,18 @@ def keep(problem: Problem, choice: Choice) -> None:
 def measured_before(geometry: Geometry) -> Choice | None:
     """Returns the latest choice for a layer, whatever the size of its input."""
     if torch.compiler.is_compiling():
-        method = _method_of_a_graph(*geometry)  # one by one: the compiler takes them as constants
+        # One by one: the compiler takes them as constants. Newer torch does so with symbols, too.
+        method = _method_of_a_graph(*[_constant(field) for field in geometry])
         return Choice(method, "the layer was measured before", "measured here") if method else None
     # Nothing is measured before the mode is known.
     return None if _mode == "off" else latest.get(geometry)
+
+
+def _constant(field: Any) -> Any:
+    """Returns a field without symbols. For all compilers the length of a range is a constant."""
+    if isinstance(field, tuple):
+        return tuple([_constant(part) for part in field])
+    return len(range(field)) if type(field) is int else field
 
 
 def _method_of_a_graph(*fields: Any) -> str:
