@@ -262,6 +262,7 @@ def test_a_subclass_whose_kernel_has_no_version() -> None:
         def __init__(self) -> None:
             super().__init__(1, 1, 5, (2,), (0,), (5,), False, (0,), 1, False, "zeros", "v1")
             self.DCK = Plain()
+            self.method = "conv"  # the same bits
 
     module = Bare()
     x = torch.randn(1, 1, 9)
