@@ -15,9 +15,8 @@ namespace dcls::validate {
 // A call makes some fifty checks, which nearly always hold: small convolutions would wait for their
 // messages. So a check takes the parts of its message, and joins them only where it fails.
 
-/// An argument: its name, or that of one of its entries.
+/// An argument: its name, or that of one of its entries. Converts from a literal, as it mostly is.
 struct Name {
-  // NOLINTNEXTLINE(google-explicit-constructor): a name is nearly always a literal
   constexpr Name(const char* of, int entry = -1) : argument(of), index(entry) {}
 
   const char* argument;
