@@ -285,6 +285,9 @@ def main() -> int:
         choose_again(options.again)
         return 0
     harness.apply_options(parser, options)
+    if options.vectors not in (None, "wide" if rule._WIDE_VECTORS else "narrow"):
+        print(f"nothing is measured: this machine's vectors are not {options.vectors}")
+        return 0
     options.min_seconds /= 2  # there are many to time
     listed = [Case.parse(spec) for spec in FEW.split()] if options.few else []
     listed = list(SCHEDULED) if options.schedule else listed
@@ -319,6 +322,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--few", action="store_true", help="layers of few values, not the grid")
     help = "depthwise planes, not the grid"
     parser.add_argument("--depthwise", action="store_true", help=help)
+    help = "measure nothing on a machine whose vectors are others: 64 bytes (AVX-512) are wide"
+    parser.add_argument("--vectors", choices=("narrow", "wide"), help=help)
     help = "delay layers at the widths of a schedule, not the grid"
     parser.add_argument("--schedule", action="store_true", help=help)
     help = "make the choices of a file of results by the rule as it is now"
