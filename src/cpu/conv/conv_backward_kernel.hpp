@@ -28,8 +28,7 @@ void backward_kernel_runs(const CellRun* runs, const T* source, std::int64_t sou
   }
   for (std::int64_t v = 0; v < vectors; ++v) {
     const std::int64_t column = v * kLanes<T>;
-    // Pairs of every other row hold all values.
-    constexpr int kStep = kPairs ? 2 : 1;
+    constexpr int kStep = kRowsOfPlane;  // so every value is met once
     // recent[j] is the row y - j of the destination.
     Vector<T> recent[kLength];
 #pragma GCC unroll 4
@@ -149,10 +148,12 @@ DCLS_HD T* backward_kernel_slice(const RunLists& lists, std::int64_t list, Slice
   T* next = sums;
   for (std::int64_t band = 0; band < bands; ++band) {
     // No pair of rows is cut.
-    constexpr std::int64_t kOf = kPairs ? 2 : 1;
+    const auto boundary = [&](std::int64_t b) {
+      return s.rows / kRowsOfPlane * b / bands * kRowsOfPlane;
+    };
     s.last = band == bands - 1;
-    s.begin = s.rows / kOf * band / bands * kOf;
-    s.end = s.last ? s.rows : s.rows / kOf * (band + 1) / bands * kOf;
+    s.begin = boundary(band);
+    s.end = s.last ? s.rows : boundary(band + 1);
     next = sums;
     for_runs(lists, list, [&](auto length, const CellRun* runs, std::int64_t count) {
       constexpr int kLength = length();

@@ -38,17 +38,6 @@ DCLS_HD Vector<float> add_pairs(Vector<float> sum, Vector<float> a, Vector<float
   return sum;
 }
 
-DCLS_HD WordLanes bits_of(Vector<float> v) {
-  WordLanes bits;
-  memcpy(&bits, &v, sizeof(bits));
-  return bits;
-}
-DCLS_HD Vector<float> values_of(WordLanes bits) {
-  Vector<float> v;
-  memcpy(&v, &bits, sizeof(v));
-  return v;
-}
-
 DCLS_HD std::uint32_t bits_of(float value) {
   std::uint32_t bits;
   memcpy(&bits, &value, sizeof(bits));
@@ -84,6 +73,7 @@ inline void pair_rows(const Side& side, const PlaneBox& box, std::int64_t channe
     }
   });
 }
+
 /// sum[y][v] += weight[j] * source[y + j][v] for a run, of a source of pairs.
 template <int kLength, int kRows, int kVectors>
 DCLS_HD void add_run_of_pairs(const WeightRun<float, kLength>& run, const float* row,
@@ -117,6 +107,9 @@ DCLS_HD void add_run_of_pairs(const WeightRun<float, kLength>& run, const float*
 #else
 inline constexpr bool kPairs = false;
 #endif
+
+/// Rows of values that a row of a scratch plane holds.
+inline constexpr int kRowsOfPlane = kPairs ? 2 : 1;
 
 }  // namespace DCLS_SIMD_NAMESPACE
 }  // namespace dcls::cpu

@@ -22,6 +22,17 @@ namespace DCLS_SIMD_NAMESPACE {
 using ShortLanes __attribute__((vector_size(DCLS_SIMD_BYTES / 2))) = std::uint16_t;
 using WordLanes __attribute__((vector_size(DCLS_SIMD_BYTES))) = std::uint32_t;
 
+DCLS_HD WordLanes bits_of(Vector<float> v) {
+  WordLanes bits;
+  memcpy(&bits, &v, sizeof(bits));
+  return bits;
+}
+DCLS_HD Vector<float> values_of(WordLanes bits) {
+  Vector<float> v;
+  memcpy(&v, &bits, sizeof(v));
+  return v;
+}
+
 /// A vector of values from memory, converted.
 template <typename Storage>
 DCLS_HD Vector<Compute<Storage>> load_lanes(const Storage* from) {
@@ -31,10 +42,7 @@ DCLS_HD Vector<Compute<Storage>> load_lanes(const Storage* from) {
   } else if constexpr (std::is_same_v<Storage, BFloat16>) {
     ShortLanes bits;
     memcpy(&bits, from, sizeof(bits));
-    const WordLanes wide = __builtin_convertvector(bits, WordLanes) << 16;
-    Vector<T> v;
-    memcpy(&v, &wide, sizeof(v));
-    return v;
+    return values_of(__builtin_convertvector(bits, WordLanes) << 16);
   } else {
 #if defined(__AVX512F__)
     __m256i bits;
@@ -65,8 +73,7 @@ DCLS_HD void store_lanes(Storage* to, Vector<Compute<Storage>> v) {
   if constexpr (std::is_same_v<Storage, T>) {
     store_vector(to, v);
   } else if constexpr (std::is_same_v<Storage, BFloat16>) {
-    WordLanes bits;
-    memcpy(&bits, &v, sizeof(bits));
+    const WordLanes bits = bits_of(v);
     // numeric::float_to_bfloat16_bits for all lanes: to nearest even, and NaN stays one.
     const WordLanes rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
     const WordLanes quiet = (bits >> 16) | 0x40u;
