@@ -128,7 +128,7 @@ def test_golden_data_is_there():
     workspace=st.sampled_from([None, 200, 1000, 5000]),
     seed=st.integers(0, 2**31),
 )
-# A grid point alone sees an element, with a tap of 0.08: the derivative cancels but for the 1e-7.
+# A single grid point sees an element, with a tap of 0.08: of its derivative rounding is left.
 @example(
     version="v1",
     axes=[(5, 6, 1, 1)],
