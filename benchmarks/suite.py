@@ -53,8 +53,9 @@ class Benchmark:
 #: What method="auto" could take on a GPU, and a plain layer.
 _GPU_METHODS = ("--methods", "direct", "conv", "plain")
 _FIVE = ("--repeats", "5", "--slow-repeats", "1")
-_WIDTHS = ("--repeats", "3", "--slow-repeats", "1", "--schedule")
-_DEPTHWISE = ("--repeats", "3", "--slow-repeats", "1", "--depthwise")
+_THREE = ("--repeats", "3", "--slow-repeats", "1")
+_WIDTHS = (*_THREE, "--schedule")
+_DEPTHWISE = (*_THREE, "--depthwise")
 
 BENCHMARKS = (
     Benchmark(
@@ -102,14 +103,14 @@ BENCHMARKS = (
         "scaling",
         "How the times of a layer grow with its sizes",
         "bench_scaling.py",
-        {"scaling": ("--repeats", "3", "--slow-repeats", "1")},
+        {"scaling": _THREE},
     ),
     Benchmark(
         "rule",
         "The choice of the method",
         "bench_rule.py",
         {
-            "conv-rule": ("--repeats", "3", "--slow-repeats", "1"),
+            "conv-rule": _THREE,
             "conv-rule-small": ("--repeats", "5", "--few"),
             # A machine has the vectors of one of them, and leaves the other one as it is.
             "conv-rule-narrow": (*_DEPTHWISE, "--vectors", "narrow"),

@@ -194,8 +194,8 @@ def choose(
         return _by_model(
             input_shape[0], input_shape[1], out_channels, groups, points, size, count, dtype
         )
-    # The graph of an export serves inputs of other sizes too; a question about one restricts them.
     traces = is_tracing()
+    # The graph of an export serves inputs of other sizes too; a question about one restricts them.
     points = _cpu_rule.LARGE_MAP if traces and _is_exporting() else math.prod(input_shape[2:])
     # So does one about the batch, while torch compiles or traces.
     values = math.inf if traces else math.prod(input_shape)
