@@ -27,42 +27,54 @@ __device__ __forceinline__ void for_tile_points(const ConvPlan& plan, const Tile
                                                 Use&& use) {
   const TileAxis& inner = kLine ? tile.y : tile.x;
   const int width = inner.high - inner.low;
-  const int rows = kLine ? 1 : tile.y.high - tile.y.low;
   if (width <= 0) return;
   const int slot_bits = highest_bit(static_cast<unsigned>(plan.source_slots));
-  int bits = slot_bits;  // of the lanes of a line
+  int bits = slot_bits;  // of the lanes of a row
   while (bits < 5 && 1 << bits < width << slot_bits) ++bits;
   const int thread = static_cast<int>(threadIdx.x);
   const int slot = thread & (plan.source_slots - 1);
   if (slot >= tile.valid_slots) return;
   const int first = (thread & ((1 << bits) - 1)) >> slot_bits;
-  const int step = 1 << (bits - slot_bits);
-  const int lines = static_cast<int>(blockDim.x) >> bits;  // at a time
+  const int across = 1 << (bits - slot_bits);             // columns at a time
+  const int down = static_cast<int>(blockDim.x) >> bits;  // rows at a time
   const int low = kLine ? 0 : tile.y.low;
-  // Addresses move by sums alone: products of 64 bits for each line would cost more than the copy.
-  const std::int64_t far = step * inner.step;
-  const std::int64_t down = kLine ? 0 : lines * tile.y.step;
-  Storage* const corner = tensor + slot * tile.channel_pitch + inner.first +
-                          (inner.low + first) * inner.step +
-                          (kLine ? 0 : tile.y.first + low * tile.y.step);
-  int row = thread >> bits;  // among those of this plane and the next ones
-  for (int plane = 0; plane < plan.planes; ++plane, row -= rows) {
-    const std::int64_t begin = places[plane];
-    Storage* line = corner + begin + (kLine ? 0 : row * tile.y.step);
-    int place = slot * plan.slot_size + plane * plan.plane_size +
-                (kLine ? 0 : (low + row) * plan.pitch) + inner.low;
-    for (; row < rows; row += lines) {
-      if (begin >= 0) {
-        Storage* at = line;
-        for (int i = first; i < width; i += step) {
-          const int along = inner.low + i;
-          use(at, TilePoint{place + i, slot, plane, kLine ? along : low + row, kLine ? 0 : along});
-          at += far;
+  const int rows = kLine ? 1 : tile.y.high - low;
+  // The innermost loop is the longest one: along a line, else down the rows, for one strip of the
+  // columns after the other. Addresses move by sums alone: products of 64 bits for each row would
+  // cost more than the copy.
+  const int stride = kLine ? across : down;
+  const int place_step = kLine ? stride : stride * plan.pitch;
+  const std::int64_t step = stride * (kLine ? inner.step : tile.y.step);
+  Storage* strip = tensor + slot * tile.channel_pitch + inner.first +
+                   (inner.low + first) * inner.step +
+                   (kLine ? 0 : tile.y.first + low * tile.y.step);
+  for (int i = first; i < width; i += across) {
+    int row = thread >> bits;  // among those of this plane and the next ones
+    for (int plane = 0; plane < plan.planes; ++plane) {
+      const std::int64_t begin = places[plane];
+      Storage* at = strip + begin + (kLine ? 0 : row * tile.y.step);
+      int place = slot * plan.slot_size + plane * plan.plane_size + inner.low + i +
+                  (kLine ? 0 : (low + row) * plan.pitch);
+      const int length = kLine ? width : rows;
+      int n = kLine ? i : row;
+      if (begin >= 0 && (!kLine || row == 0)) {
+#pragma unroll 2
+        for (; n < length; n += stride) {
+          use(at, TilePoint{place, slot, plane, kLine ? inner.low + n : low + n,
+                            kLine ? 0 : inner.low + i});
+          at += step;
+          place += place_step;
         }
       }
-      line += down;
-      place += kLine ? 0 : lines * plan.pitch;
+      if constexpr (kLine) {
+        row = (row == 0 ? down : row) - 1;
+      } else {
+        while (n < rows) n += down;
+        row = n - rows;
+      }
     }
+    if (kLine) break;
+    strip += across * inner.step;
   }
 }
 
