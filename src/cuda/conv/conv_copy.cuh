@@ -38,7 +38,7 @@ __device__ __forceinline__ void for_tile_points(const ConvPlan& plan, const Tile
   const int across = 1 << (bits - slot_bits);             // columns at a time
   const int down = static_cast<int>(blockDim.x) >> bits;  // rows at a time
   const int low = kLine ? 0 : tile.y.low;
-  const int rows = kLine ? 1 : tile.y.high - low;
+  const int rows = tile.y.high - low;
   // The innermost loop is the longest one: along a line, else down the rows, for one strip of the
   // columns after the other. Addresses move by sums alone: products of 64 bits for each row would
   // cost more than the copy.
@@ -51,13 +51,17 @@ __device__ __forceinline__ void for_tile_points(const ConvPlan& plan, const Tile
   for (int i = first; i < width; i += across) {
     int row = thread >> bits;  // among those of this plane and the next ones
     for (int plane = 0; plane < plan.planes; ++plane) {
+      if constexpr (kLine) {
+        if (row-- > 0) continue;  // of other lanes
+        row = down - 1;
+      }
       const std::int64_t begin = places[plane];
       Storage* at = strip + begin + (kLine ? 0 : row * tile.y.step);
       int place = slot * plan.slot_size + plane * plan.plane_size + inner.low + i +
                   (kLine ? 0 : (low + row) * plan.pitch);
       const int length = kLine ? width : rows;
       int n = kLine ? i : row;
-      if (begin >= 0 && (!kLine || row == 0)) {
+      if (begin >= 0) {
 #pragma unroll 2
         for (; n < length; n += stride) {
           use(at, TilePoint{place, slot, plane, kLine ? inner.low + n : low + n,
@@ -66,9 +70,7 @@ __device__ __forceinline__ void for_tile_points(const ConvPlan& plan, const Tile
           place += place_step;
         }
       }
-      if constexpr (kLine) {
-        row = (row == 0 ? down : row) - 1;
-      } else {
+      if constexpr (!kLine) {
         while (n < rows) n += down;
         row = n - rows;
       }
