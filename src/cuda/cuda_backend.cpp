@@ -7,6 +7,7 @@
 #include "core/dispatch.hpp"
 #include "cuda/construct/construct_launch.hpp"
 #include "cuda/conv/conv_launch.hpp"
+#include "cuda/conv/conv_lists.hpp"
 #include "cuda/conv/conv_make_plan.hpp"
 #include "cuda/conv/toeplitz_launch.hpp"
 #include "cuda/conv/toeplitz_make_plan.hpp"
@@ -44,21 +45,15 @@ Launch* for_operands(DType dtype, Launch* half, Launch* bfloat16, Launch* tf32) 
   return dtype == DType::kFloat16 ? half : dtype == DType::kBFloat16 ? bfloat16 : tf32;
 }
 
-/// The same by tensor cores, from the cells.
-void convolve_dense(const ConvArgs& args, ConvPass pass, const void* source, const void* kernel,
-                    const void* bias, void* target, const Execution& where) {
-  auto* const launch =
-      for_operands(args.dtype, launch_toeplitz_forward<Half>, launch_toeplitz_forward<BFloat16>,
-                   launch_toeplitz_forward<float>);
-  launch(args, pass, source, kernel, bias, target, where);
-}
-
 /// The forward pass, or the gradient of the input, from the cells of the kernel.
 void direct(const ConvArgs& args, ConvPass pass, const void* source, const void* kernel,
             const void* bias, void* target, void* workspace, const Execution& where) {
   if (writes_nothing(args, pass)) return;
   if (on_tensor_cores(args, where)) {
-    return convolve_dense(args, pass, source, kernel, bias, target, where);
+    auto* const launch =
+        for_operands(args.dtype, launch_toeplitz_forward<Half>, launch_toeplitz_forward<BFloat16>,
+                     launch_toeplitz_forward<float>);
+    return launch(args, pass, source, kernel, bias, target, where);
   }
   const auto launch = args.ndim == 1 ? launch_conv_forward<true> : launch_conv_forward<false>;
   launch(args, pass, source, kernel, bias, target, workspace, where);
@@ -123,16 +118,15 @@ std::size_t layer_workspace(const LayerArgs& args, LayerPass pass, const Executi
 
 void layer_forward(const LayerArgs& args, const void* input, const void* bias, void* output,
                    void* saved, void* workspace, const Execution& where) {
-  const bool tensor_cores = on_tensor_cores(args.conv, where);
-  const LayerPlan plan(args, tensor_cores);
+  const LayerPlan plan(args, on_tensor_cores(args.conv, where));
   const LayerPrepare prepare = plan.prepare(saved, workspace);
   if (prepare.blocks() > 0) {
     dispatch_ndim(args.construct.ndim,
                   [&](auto ndim) { launch_layer_prepare<ndim()>(prepare, where); });
   }
-  if (tensor_cores) {
-    return convolve_dense(args.conv, ConvPass::kForward, input, plan.dense(saved), bias, output,
-                          where);
+  if (plan.saves_cells()) {
+    return direct(args.conv, ConvPass::kForward, input, plan.saved_cells(saved), bias, output, workspace,
+                  where);
   }
   convolve(args.conv, plan.forward(), ConvPass::kForward, plan.forward_lists(workspace), input,
            bias, output, where);
@@ -143,9 +137,9 @@ void layer_backward(const LayerArgs& args, const void* grad_output, const void* 
                     const Execution& where) {
   const bool tensor_cores = on_tensor_cores(args.conv, where);
   const LayerPlan plan(args, tensor_cores);
-  if (grads.input != nullptr && tensor_cores) {
-    convolve_dense(args.conv, ConvPass::kBackwardInput, grad_output, plan.dense(saved), nullptr,
-                   grads.input, where);
+  if (grads.input != nullptr && plan.saves_cells()) {
+    direct(args.conv, ConvPass::kBackwardInput, grad_output, plan.saved_cells(saved), nullptr,
+           grads.input, plan.lists(workspace), where);
   } else if (grads.input != nullptr) {
     convolve(args.conv, plan.input(), ConvPass::kBackwardInput, plan.input_lists(saved),
              grad_output, nullptr, grads.input, where);
@@ -161,6 +155,10 @@ void layer_backward(const LayerArgs& args, const void* grad_output, const void* 
                      launch_toeplitz_partial<BFloat16>, launch_toeplitz_partial<float>);
     launch(args.conv, grad_output, input, finish.of_kernel() ? finish.partial : nullptr, bias_sums,
            plan.copies(workspace), where);
+  } else if (plan.kernel().splits > 0 && plan.saves_cells() && finish.of_kernel()) {
+    const auto launch = args.conv.ndim == 1 ? launch_conv_sums<true> : launch_conv_sums<false>;
+    launch(plan.kernel(), args.conv.dtype, finish.support, plan.lists(workspace), grad_output,
+           input, finish.partial, bias_sums, where);
   } else if (plan.kernel().splits > 0) {
     const auto launch =
         args.conv.ndim == 1 ? launch_conv_partial<true> : launch_conv_partial<false>;

@@ -9,6 +9,7 @@
 #include "core/dispatch.hpp"
 #include "cuda/conv/conv_backward_kernel.cuh"
 #include "cuda/conv/conv_forward.cuh"
+#include "cuda/conv/conv_lists.hpp"
 #include "cuda/conv/conv_make_plan.hpp"
 #include "cuda_host.hpp"
 
@@ -27,32 +28,28 @@ inline unsigned grid(const HowToRun& how, std::int64_t items) {
   return how.blocks > 0 ? how.blocks : static_cast<unsigned>(items);
 }
 
-/// A workspace of exactly the parts that the library lays into one.
-template <typename Packed, typename T>
+/// Lists of exactly the size that a launch needs.
+template <typename Packed>
 struct Lists {
   GuardedBuffer<std::int32_t> counts;
   GuardedBuffer<cuda::Unit> units;
   GuardedBuffer<Packed> packed;
-  GuardedBuffer<T> partial;
 
   static std::size_t lists(const cuda::ConvPlan& plan) {
-    return static_cast<std::size_t>(plan.kernel_rows * plan.stages);
+    return static_cast<std::size_t>(plan.list_rows * plan.stages);
   }
   static std::size_t room(const cuda::ConvPlan& plan) {
     return lists(plan) * static_cast<std::size_t>(plan.stage_cells);
   }
-  Lists(const cuda::ConvPlan& plan, std::size_t partials)
-      : counts(lists(plan), "counts"),
-        units(room(plan), "units"),
-        packed(room(plan), "packed"),
-        partial(partials, "partial") {}
+  explicit Lists(const cuda::ConvPlan& plan)
+      : counts(lists(plan), "counts"), units(room(plan), "units"), packed(room(plan), "packed") {}
 
   template <typename Cell>
   void fill(const HowToRun& how, const cuda::ConvPlan& plan, const Cell* cells) {
     if (counts.size() == 0) return;
     const std::int64_t warps = cuda::kListThreads / cuda::kWarp;
     host_cuda::launch(how.launch, cuda::conv_list_units<Cell, Packed>,
-                      grid(how, cuda::divide_up(plan.kernel_rows * plan.stages, warps)),
+                      grid(how, cuda::divide_up(plan.list_rows * plan.stages, warps)),
                       cuda::kListThreads, 0, plan, cells, counts.data(), units.data(),
                       packed.data());
     counts.check(), units.check(), packed.check();
@@ -64,17 +61,19 @@ void correlate(const HowToRun& how, const ConvArgs& args, ConvPass pass, const S
                const Storage* kernel, const Storage* bias, Storage* target) {
   using T = Compute<Storage>;
   const cuda::ConvPlan plan = cuda::make_conv_plan(args, pass);
-  Lists<T, T> lists(plan, 0);
-  lists.fill(how, plan, kernel);
   LaunchOptions options = how.launch;
   options.max_block_threads = cuda::kConvThreads;
-  host_cuda::launch(options, cuda::conv_forward<Storage, kLine>,
-                    grid(how, plan.channel_blocks * plan.phases * plan.tiles),
-                    static_cast<unsigned>(plan.threads()),
-                    cuda::conv_shared_bytes(plan, pass, args.dtype), plan, source,
-                    static_cast<const std::int32_t*>(lists.counts.data()),
-                    static_cast<const cuda::Unit*>(lists.units.data()),
-                    static_cast<const T*>(lists.packed.data()), bias, target);
+  cuda::for_parts(plan, args.dtype, [&](const cuda::ConvPlan& part) {
+    Lists<T> lists(part);
+    lists.fill(how, part, kernel);
+    host_cuda::launch(options, cuda::conv_forward<Storage, kLine>,
+                      grid(how, part.channel_blocks * part.phases * part.tiles),
+                      static_cast<unsigned>(part.threads()),
+                      cuda::conv_shared_bytes(part, pass, args.dtype), part, source,
+                      static_cast<const std::int32_t*>(lists.counts.data()),
+                      static_cast<const cuda::Unit*>(lists.units.data()),
+                      static_cast<const T*>(lists.packed.data()), bias, target);
+  });
 }
 
 template <typename Storage, bool kLine>
@@ -84,25 +83,27 @@ void kernel_gradient(const HowToRun& how, const ConvArgs& args, const Storage* g
   const ConvPass pass = ConvPass::kBackwardKernel;
   const cuda::ConvPlan plan = cuda::make_conv_plan(args, pass);
   const std::int64_t cells = plan.kernel_rows * plan.cells;
-  Lists<std::uint32_t, T> lists(plan, static_cast<std::size_t>(plan.splits * cells));
-  if (plan.splits > 0) {
-    lists.fill(how, plan, support);
-    LaunchOptions options = how.launch;
-    options.max_block_threads = cuda::kConvThreads;
+  GuardedBuffer<T> partial(static_cast<std::size_t>(plan.splits * cells), "partial");
+  LaunchOptions options = how.launch;
+  options.max_block_threads = cuda::kConvThreads;
+  cuda::for_parts(plan, args.dtype, [&](const cuda::ConvPlan& part) {
+    if (part.splits == 0) return;
+    Lists<std::uint32_t> lists(part);
+    lists.fill(how, part, support);
     host_cuda::launch(
         options, cuda::conv_kernel_partial<Storage, kLine>,
-        grid(how, plan.channel_blocks * plan.source_per_group * plan.stages * plan.splits),
-        static_cast<unsigned>(plan.threads()), cuda::conv_shared_bytes(plan, pass, args.dtype),
-        plan, input, grad_output, static_cast<const std::int32_t*>(lists.counts.data()),
+        grid(how, part.channel_blocks * part.source_per_group * part.stages * part.splits),
+        static_cast<unsigned>(part.threads()), cuda::conv_shared_bytes(part, pass, args.dtype),
+        part, input, grad_output, static_cast<const std::int32_t*>(lists.counts.data()),
         static_cast<const cuda::Unit*>(lists.units.data()),
-        static_cast<const std::uint32_t*>(lists.packed.data()), lists.partial.data(),
+        static_cast<const std::uint32_t*>(lists.packed.data()), partial.data(),
         static_cast<T*>(nullptr));
-    lists.partial.check();
-  }
+    partial.check();
+  });
   host_cuda::launch(how.launch, cuda::conv_kernel_finish<Storage>,
                     grid(how, cuda::divide_up(cells, cuda::kFinishThreads)), cuda::kFinishThreads,
-                    0, args, plan, static_cast<const T*>(lists.partial.data()), support,
-                    grad_output, input, grad_kernel);
+                    0, args, plan, static_cast<const T*>(partial.data()), support, grad_output,
+                    input, grad_kernel);
 }
 
 template <typename Storage>

@@ -9,6 +9,7 @@
 #include "conv_problem.hpp"
 #include "core/dispatch.hpp"
 #include "cuda_host/schedules.hpp"
+#include "list_limit.hpp"
 
 using namespace dcls;
 using namespace dcls::test;
@@ -85,6 +86,31 @@ TEST(sparse_and_dense_kernels) {
 }
 
 /// Some splits of the kernel's gradient have one tile more than others.
+TEST(lists_in_parts) {
+  // Bit for bit, since each block does what it did. Without room for anything, a part is a block.
+  const auto check = [](const ConvArgs& args, unsigned seed, std::size_t bytes) {
+    const ConvProblem problem(args, seed);
+    const check::Case here(problem.name(), ", seed ", seed, ", bytes ", bytes);
+    const ConvResults whole = on_host_cuda<float>(problem);
+    const ListLimit limit(bytes);
+    const ConvResults parts = on_host_cuda<float>(problem);
+    CHECK_SAME_BITS(parts.output, whole.output);
+    CHECK_SAME_BITS(parts.grad_input, whole.grad_input);
+    CHECK_SAME_BITS(parts.grad_kernel, whole.grad_kernel);
+  };
+  for (const ConvArgs& args : typical_conv_args()) check(args, 1, 0);
+  for (unsigned seed = 400; seed < 430; ++seed) check(random_conv_args(seed), seed, 20000);
+  // Two groups of five channels into six: two blocks of each, for both passes.
+  ConvArgs args = conv_args(2, 10, 12, 2, {5, 5}, {9, 9}, {2, 2});
+  for (const Layout layout : {Layout::kChannelsFirst, Layout::kChannelsLast}) {
+    args.layout = layout;
+    const auto before = host_cuda::launch_count(cuda::conv_list_units<float, float>);
+    check(args, 1, 0);
+    const auto count = host_cuda::launch_count(cuda::conv_list_units<float, float>) - before;
+    CHECK_EQ(count, std::uint64_t{2 + 4 + 4});  // 2 of the whole
+  }
+}
+
 TEST(splits_of_unequal_length) {
   for (const Layout layout : {Layout::kChannelsFirst, Layout::kChannelsLast}) {
     ConvArgs args = conv_args(1, 800, 800, 800, {2}, {3}, {1}, {}, {}, layout);
@@ -175,7 +201,7 @@ TEST(past_2_to_the_31_values) {
   cells[8] = 5;  // outside at the last point
   const GuardedBuffer<Half> kernel(to_storage<Half>(cells), "kernel");
   const cuda::ConvPlan plan = cuda::make_conv_plan(args, ConvPass::kForward);
-  Lists<float, float> lists(plan, 0);
+  Lists<float> lists(plan);
   lists.fill({}, plan, kernel.data());
   LaunchOptions options;
   options.first_block = static_cast<std::uint64_t>(plan.tiles) - 1;

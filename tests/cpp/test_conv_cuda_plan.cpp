@@ -9,6 +9,7 @@
 #include "conv_problem.hpp"
 #include "cuda/conv/conv_forward.cuh"
 #include "cuda/conv/conv_make_plan.hpp"
+#include "list_limit.hpp"
 
 using namespace dcls;
 using namespace dcls::test;
@@ -36,6 +37,41 @@ TEST(stages_of_a_phase) {
       }
     }
     for (const int count : visits) CHECK(count <= 1);
+  }
+}
+
+TEST(parts_of_lists) {
+  for (unsigned seed = 0; seed < 200; ++seed) {
+    const check::Case here("seed ", seed);
+    const ConvArgs args = random_conv_args(seed);
+    for (const ConvPass pass :
+         {ConvPass::kForward, ConvPass::kBackwardInput, ConvPass::kBackwardKernel}) {
+      const cuda::ConvPlan plan = cuda::make_conv_plan(args, pass);
+      // Each row of the kernel has a row of the lists of its own.
+      for (std::int64_t row = 0; row < plan.kernel_rows; ++row) {
+        std::int64_t target = cuda::list_row(plan, row);
+        const std::int64_t n = geometry::take(target, plan.source_per_group);
+        CHECK_EQ(cuda::kernel_row(plan, target, n), row);
+      }
+      for (const std::size_t bytes : {std::size_t{0}, std::size_t{30000}, std::size_t{1} << 40}) {
+        const ListLimit limit(bytes);
+        std::int64_t blocks = 0, rows = 0, parts = 0;
+        cuda::for_parts(plan, args.dtype, [&](const cuda::ConvPlan& part) {
+          CHECK_EQ(part.first_block, blocks);
+          CHECK_EQ(part.first_list_row, rows);
+          CHECK(part.channel_blocks > 0);
+          blocks += part.channel_blocks;
+          rows += part.list_rows;
+          ++parts;
+          const std::size_t size = cuda::list_bytes_of(part, part.list_rows, args.dtype).lists();
+          CHECK(size <= bytes || part.channel_blocks == 1);
+          CHECK(size <= cuda::conv_workspace(plan, pass, args.dtype).lists());
+        });
+        CHECK_EQ(blocks, plan.channel_blocks);
+        CHECK_EQ(rows, plan.channel_blocks > 0 ? plan.kernel_rows : 0);
+        if (bytes > 30000) CHECK(parts <= 1);
+      }
+    }
   }
 }
 

@@ -17,6 +17,7 @@
 #include "cuda/layer/layer_prepare.cuh"
 #include "cuda_host/schedules.hpp"
 #include "layer_on_host_cuda.hpp"
+#include "list_limit.hpp"
 
 using namespace dcls;
 using namespace dcls::test;
@@ -172,6 +173,59 @@ TEST(several_tiles_and_stages) {
   check_layer<float>(
       LayerProblem(conv_args(1, 1, 1, 1, {20, 20}, {80, 90}, {40, 45}), Version::kGauss, 9));
   for (const ConvArgs& args : far_strides()) check_layer<double>(LayerProblem(args, Version::kMax));
+}
+
+TEST(lists_in_parts) {
+  // The cells are saved in place of the lists, and every pass makes its own: bit for bit the same.
+  const auto same = [](auto storage, const LayerProblem& problem, std::size_t bytes) {
+    using Storage = decltype(storage);
+    const check::Case here(problem.name(), ", bytes ", bytes);
+    const LayerResults whole = Device<float, Storage>(problem).run();
+    const ListLimit limit(bytes);
+    const LayerResults parts = Device<float, Storage>(problem).run();
+    check_all_but_bias(parts, whole);
+    CHECK_SAME_BITS(parts.bias, whole.bias);
+  };
+  for (const ConvArgs& args : typical_conv_args()) {
+    same(float{}, LayerProblem(args, Version::kGauss), 0);
+    same(BFloat16{}, LayerProblem(args, Version::kMax, 2, 1), 0);
+  }
+  for (const ConvArgs& args : large_kernels()) same(float{}, LayerProblem(args, Version::kV1), 0);
+  for (unsigned seed = 0; seed < 30; ++seed) {
+    same(float{}, LayerProblem(random_conv_args(seed), Version::kGauss, 3), 20000);
+  }
+}
+
+TEST(lists_in_parts_take_less_memory) {
+  const LayerProblem problem(conv_args(1, 64, 64, 1, {30}, {25}, {12}), Version::kGauss);
+  LayerArgs args = problem.args<float, float>();
+  args.for_input = args.for_parameters = true;
+  const auto bytes = [&](LayerPass pass) { return cuda::layer_workspace(args, pass, on_cuda()); };
+  const std::size_t cells = 64 * 64 * 25;
+  CHECK(cuda::layer_saved(args, on_cuda()) > 24 * cells);  // two lists
+  CHECK(bytes(LayerPass::kForward) > 12 * cells);
+  const std::size_t most = 100000;
+  const ListLimit limit(most);
+  CHECK(cuda::layer_saved(args, on_cuda()) <= 5 * cells + 256);  // values and support
+  CHECK(bytes(LayerPass::kForward) <= most);
+  const std::int64_t splits = cuda::make_conv_plan(args.conv, ConvPass::kBackwardKernel).splits;
+  const std::size_t sums = static_cast<std::size_t>(splits) * (cells + 64) * sizeof(float);
+  CHECK(bytes(LayerPass::kBackward) <= most + sums + 512);
+}
+
+TEST(gradients_asked_for_where_lists_are_in_parts) {
+  const LayerProblem problem(conv_args(1, 10, 12, 2, {30}, {25}, {12}), Version::kGauss);
+  const LayerResults all = Device<float, float>(problem).run();
+  const ListLimit limit(0);
+  for (unsigned bits = 0; bits < 8; ++bits) {
+    const bool input = bits % 2 != 0, bias = bits / 2 % 2 != 0, parameters = bits / 4 != 0;
+    const LayerResults got =
+        Device<float, float>(problem).run({input, bias, parameters, parameters, parameters});
+    CHECK_SAME_BITS(got.output, all.output);
+    if (input) CHECK_SAME_BITS(got.input, all.input);
+    if (bias) CHECK_SAME_BITS(got.bias, all.bias);
+    if (parameters) check_parameters(got, all);
+  }
 }
 
 TEST(nothing) {

@@ -8,6 +8,7 @@
 
 #include "core/dispatch.hpp"
 #include "core/macros.hpp"
+#include "cuda/conv/conv_lists.hpp"
 #include "cuda/conv/conv_make_plan.hpp"
 #include "dcls/conv.hpp"
 

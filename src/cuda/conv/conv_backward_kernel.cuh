@@ -57,7 +57,7 @@ struct KernelBlock : TargetBlock {
     stage = geometry::take(item, plan.stages);
     const std::int64_t n = item;
     leads = n == 0 && stage == 0;
-    row = kernel_row(plan, channel, n);
+    row = channel * plan.source_per_group + n;
     source_channel = geometry::quotient(channel, plan.target_per_group) * plan.source_per_group + n;
     for (int d = 0; d < 3; ++d) {
       phase[d] = 0;  // the target has one phase only
@@ -109,8 +109,8 @@ __global__ void __launch_bounds__(kConvThreads, kConvBlocks<Compute<Storage>>)
       place.find(plan, block.stage, block.phase);
     }
     __syncthreads();
-    const std::int64_t first_list = block.row * plan.stages + block.stage;
-    const std::int64_t list_step = plan.row_slot * plan.stages;
+    const std::int64_t first_list = (block.row - plan.first_list_row) * plan.stages + block.stage;
+    const std::int64_t list_step = plan.source_per_group * plan.stages;
     bool any = false;
     for (int slot = 0; counts != nullptr && slot < block.channels; ++slot) {
       any = any || counts[first_list + slot * list_step] > 0;
@@ -193,7 +193,7 @@ __global__ void __launch_bounds__(kConvThreads, kConvBlocks<Compute<Storage>>)
       for (int w = 0; w < slot_warps; ++w) sum += bias_sums[own.slot * slot_warps + w];
       bias[block.split * plan.target_channels + block.channel + own.slot] = sum;
     }
-    const std::int64_t row = block.row + (valid ? own.slot * plan.row_slot : 0);
+    const std::int64_t row = block.row + (valid ? own.slot * plan.source_per_group : 0);
     T* const to = partial + (block.split * plan.kernel_rows + row) * plan.cells + block.slab;
     const std::uint32_t* const own_cells = cells + list * plan.stage_cells;
     for (int i = own.index; i < cell_count; i += plan.slot_threads) {

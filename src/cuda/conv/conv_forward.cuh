@@ -11,7 +11,7 @@ namespace dcls::cuda {
 
 /// Where a block works. One thread finds it out, with its many divisions, for all.
 struct BlockPlace : TargetBlock {
-  std::int64_t row;             ///< of the kernel, of the first channels
+  std::int64_t row;             ///< of the launch's lists, of the first channels
   std::int64_t source_channel;  ///< the first one
   bool empty;                   ///< behind the end of a phase
   std::int64_t stages;          ///< that write it
@@ -29,7 +29,7 @@ struct BlockPlace : TargetBlock {
       phase[d] = geometry::take(item, phases);
       length[d] = geometry::phase_length(axis.target_size, phase[d], axis.target_step);
     }
-    row = kernel_row(plan, channel, 0);
+    row = channel * plan.source_per_group - plan.first_list_row;
     // Depthwise, it is the target's; else all slots are of one group.
     source_channel = geometry::quotient(channel, plan.target_per_group) * plan.source_per_group;
     // Tiles are those of the longest phase.
@@ -78,7 +78,7 @@ __device__ __forceinline__ Compute<Storage> sum_again(const ConvPlan& plan, cons
     const Storage* from =
         source + place + tile.y.first + tile.x.first +
         (block.source_channel + (plan.source_slots > 1 ? slot : 0)) * plan.source.channel;
-    std::int64_t list = (block.row + slot * plan.row_slot) * plan.stages + stage;
+    std::int64_t list = (block.row + slot * plan.source_per_group) * plan.stages + stage;
 #pragma unroll 1
     for (std::int64_t n = 0; n < plan.source_per_group; ++n) {
 #pragma unroll 1
@@ -94,7 +94,7 @@ __device__ __forceinline__ Compute<Storage> sum_again(const ConvPlan& plan, cons
         }
       }
       from += plan.source.channel;
-      list += plan.row_source * plan.stages;
+      list += plan.stages;
     }
   }
   return sum;
@@ -163,8 +163,8 @@ __global__ void __launch_bounds__(kConvThreads, kConvBlocks<Compute<Storage>>)
       if (!cells.used) continue;
       place_source(plan, block.plane, block.length[0], cells.z, places);
       for (std::int64_t n = 0; n < plan.source_per_group; ++n) {
-        const std::int64_t first_list = (block.row + n * plan.row_source) * plan.stages + stage;
-        const std::int64_t list_step = plan.row_slot * plan.stages;
+        const std::int64_t first_list = (block.row + n) * plan.stages + stage;
+        const std::int64_t list_step = plan.source_per_group * plan.stages;
         bool any = false;
         for (int slot = 0; slot < block.channels; ++slot) {
           any = any || counts[first_list + slot * list_step] > 0;

@@ -7,6 +7,7 @@
 #include "cuda/conv/conv_backward_kernel.cuh"
 #include "cuda/conv/conv_forward.cuh"
 #include "cuda/conv/conv_launch.hpp"
+#include "cuda/conv/conv_lists.hpp"
 #include "cuda/conv/conv_make_plan.hpp"
 #include "cuda/runtime/launch.cuh"
 
@@ -15,7 +16,7 @@ namespace dcls::cuda {
 template <typename Cell, typename Packed>
 void launch_conv_list(const ConvPlan& plan, const Cell* cells, const ConvLists& lists,
                       const Execution& where) {
-  const std::int64_t count = plan.kernel_rows * plan.stages;
+  const std::int64_t count = plan.list_rows * plan.stages;
   if (count == 0) return;
   launch<&conv_list_units<Cell, Packed>>(
       "conv_list_units", where, grid_for(divide_up(count, kListThreads / kWarp)), kListThreads, 0,
@@ -43,12 +44,14 @@ void launch_conv_forward(const ConvArgs& args, ConvPass pass, const void* source
                          const Execution& where) {
   const ConvPlan plan = make_conv_plan(args, pass);
   const ConvLists lists(workspace, conv_workspace(plan, pass, args.dtype));
-  dispatch_dtype(args.dtype, [&](auto tag) {
-    using Storage = typename decltype(tag)::type;
-    launch_conv_list<Storage, Compute<Storage>>(plan, static_cast<const Storage*>(kernel), lists,
-                                                where);
+  for_parts(plan, args.dtype, [&](const ConvPlan& part) {
+    dispatch_dtype(args.dtype, [&](auto tag) {
+      using Storage = typename decltype(tag)::type;
+      launch_conv_list<Storage, Compute<Storage>>(part, static_cast<const Storage*>(kernel), lists,
+                                                  where);
+    });
+    launch_conv_listed<kLine>(part, pass, args.dtype, lists, source, bias, target, where);
   });
-  launch_conv_listed<kLine>(plan, pass, args.dtype, lists, source, bias, target, where);
 }
 
 template <bool kLine>
@@ -70,18 +73,27 @@ void launch_conv_partial(const ConvPlan& plan, DType dtype, const ConvLists& lis
 }
 
 template <bool kLine>
+void launch_conv_sums(const ConvPlan& plan, DType dtype, const std::uint8_t* support, void* lists,
+                      const void* grad_output, const void* input, void* partial, void* bias,
+                      const Execution& where) {
+  const ConvLists at(lists, conv_workspace(plan, ConvPass::kBackwardKernel, dtype));
+  for_parts(plan, dtype, [&](const ConvPlan& part) {
+    launch_conv_list<std::uint8_t, std::uint32_t>(part, support, at, where);
+    launch_conv_partial<kLine>(part, dtype, at, grad_output, input, partial, bias, where);
+  });
+}
+
+template <bool kLine>
 void launch_conv_kernel(const ConvArgs& args, const void* grad_output, const void* input,
                         const std::uint8_t* support, void* grad_kernel, void* workspace,
                         const Execution& where) {
   constexpr ConvPass kPass = ConvPass::kBackwardKernel;
   const ConvPlan plan = make_conv_plan(args, kPass);
-  const ConvWorkspace bytes = conv_workspace(plan, kPass, args.dtype);
-  const ConvLists lists(workspace, bytes);
-  void* const partial = static_cast<std::byte*>(workspace) + bytes.lists();
+  void* const partial =
+      static_cast<std::byte*>(workspace) + conv_workspace(plan, kPass, args.dtype).lists();
   if (plan.splits > 0) {
-    launch_conv_list<std::uint8_t, std::uint32_t>(plan, support, lists, where);
-    launch_conv_partial<kLine>(plan, args.dtype, lists, grad_output, input, partial, nullptr,
-                               where);
+    launch_conv_sums<kLine>(plan, args.dtype, support, workspace, grad_output, input, partial,
+                            nullptr, where);
   }
   dispatch_dtype(args.dtype, [&](auto tag) {
     using Storage = typename decltype(tag)::type;

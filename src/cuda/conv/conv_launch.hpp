@@ -2,7 +2,8 @@
 
 #include <cstdint>
 
-#include "cuda/conv/conv_make_plan.hpp"
+#include "cuda/conv/conv_lists.hpp"
+#include "cuda/conv/conv_tile_plan.hpp"
 #include "dcls/conv.hpp"
 
 namespace dcls::cuda {
@@ -18,7 +19,14 @@ void launch_conv_kernel(const ConvArgs& args, const void* grad_output, const voi
                         const std::uint8_t* support, void* grad_kernel, void* workspace,
                         const Execution& where);
 
-/// The parts of these that are one launch each, with lists that are there.
+/// The sums of launch_conv_kernel without its last launch: `partial` and `bias` as below, and
+/// `lists` is memory of conv_workspace().lists(). plan.splits > 0.
+template <bool kLine>
+void launch_conv_sums(const ConvPlan& plan, DType dtype, const std::uint8_t* support, void* lists,
+                      const void* grad_output, const void* input, void* partial, void* bias,
+                      const Execution& where);
+
+/// What of these is one launch each, with lists that are there.
 template <bool kLine>
 void launch_conv_listed(const ConvPlan& plan, ConvPass pass, DType dtype, const ConvLists& lists,
                         const void* source, const void* bias, void* target, const Execution& where);

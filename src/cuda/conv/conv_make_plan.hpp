@@ -14,36 +14,6 @@
 
 namespace dcls::cuda {
 
-/// Bytes of the parts of a workspace: lists of units, and partial sums of the kernel's gradient.
-struct ConvWorkspace {
-  std::size_t counts, units, packed, partial;
-  std::size_t lists() const { return counts + units + packed; }
-  std::size_t total() const { return lists() + partial; }
-};
-
-struct Unit;  // conv_units.cuh
-
-/// The lists of a pass in device memory.
-struct ConvLists {
-  std::int32_t* counts = nullptr;
-  Unit* units = nullptr;
-  void* packed = nullptr;
-
-  ConvLists() = default;
-  ConvLists(void* memory, const ConvWorkspace& bytes) {
-    if (memory == nullptr) return;
-    auto* const at = static_cast<std::byte*>(memory);
-    counts = reinterpret_cast<std::int32_t*>(at);
-    units = reinterpret_cast<Unit*>(at + bytes.counts);
-    packed = at + bytes.counts + bytes.units;
-  }
-};
-
-/// A size in bytes, such that what lies behind it in memory is aligned.
-inline std::size_t aligned_bytes(std::int64_t count, std::size_t size) {
-  return (static_cast<std::size_t>(count) * size + 255) / 256 * 256;
-}
-
 /// Dynamic shared memory of a block: a tile, and for each warp its list and, in the gradient of the
 /// kernel, its sums.
 inline std::size_t conv_shared_bytes(const ConvPlan& plan, ConvPass pass, DType dtype) {
@@ -284,8 +254,7 @@ inline ConvPlan make_conv_plan(const ConvArgs& args, ConvPass pass) {
   plan.target_per_group = plan.mirrored ? in_group : out_group;
   plan.target_channels = plan.mirrored ? args.in_channels : args.out_channels;
   plan.kernel_rows = args.out_channels * in_group;
-  plan.row_slot = plan.mirrored ? 1 : in_group;
-  plan.row_source = plan.mirrored ? in_group : 1;
+  plan.list_rows = plan.kernel_rows;
 
   const bool depthwise = in_group == 1 && out_group == 1;
   plan.block_group = depthwise ? plan.target_channels : plan.target_per_group;
@@ -318,18 +287,6 @@ inline ConvPlan make_conv_plan(const ConvArgs& args, ConvPass pass) {
       std::max<std::int64_t>(1, plan.channel_blocks * plan.source_per_group * plan.stages);
   plan.splits = std::min(std::max<std::int64_t>(1, kKernelBlocks / blocks), plan.tiles);
   return plan;
-}
-
-inline ConvWorkspace conv_workspace(const ConvPlan& plan, ConvPass pass, DType dtype) {
-  const std::int64_t lists = plan.kernel_rows * plan.stages;
-  ConvWorkspace w{};
-  w.counts = aligned_bytes(lists, sizeof(std::int32_t));
-  w.units = aligned_bytes(lists * plan.stage_cells, 2 * sizeof(std::int32_t));
-  w.packed = aligned_bytes(lists * plan.stage_cells, compute_bytes(dtype));
-  if (pass == ConvPass::kBackwardKernel) {
-    w.partial = aligned_bytes(plan.splits * plan.kernel_rows * plan.cells, compute_bytes(dtype));
-  }
-  return w;
 }
 
 }  // namespace dcls::cuda

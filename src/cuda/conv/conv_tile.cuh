@@ -49,21 +49,19 @@ struct TargetBlock {
 
 __device__ __forceinline__ void set_channels(const ConvPlan& plan, std::int64_t channel_block,
                                              TargetBlock& block) {
-  const std::int64_t first = geometry::take(channel_block, plan.group_blocks) * plan.slots;
-  const std::int64_t group = channel_block;
-  const std::int64_t rest = plan.block_group - first;
-  block.channel = group * plan.block_group + first;
-  block.channels = rest < plan.slots ? static_cast<int>(rest) : plan.slots;
+  const BlockChannels channels = channels_of_block(plan, channel_block);
+  block.channel = channels.first;
+  block.channels = channels.count;
 }
 
 /// The channel block of an item, which becomes its number among the `others` of that channel block.
 /// Channel blocks vary slowest; in channels_last fastest, since they share the sectors of memory.
 __device__ __forceinline__ std::int64_t take_channel_block(const ConvPlan& plan, std::int64_t& item,
                                                            std::int64_t others) {
-  if (plan.channels_last) return geometry::take(item, plan.channel_blocks);
+  if (plan.channels_last) return plan.first_block + geometry::take(item, plan.channel_blocks);
   std::int64_t block = item;
   item = geometry::take(block, others);
-  return block;
+  return plan.first_block + block;
 }
 
 template <bool kLine>

@@ -88,9 +88,9 @@ struct ConvPlan {
   std::int64_t batch;
   std::int64_t target_channels, source_per_group, target_per_group;
   std::int64_t kernel_rows, cells;  ///< cells of a row
-  std::int64_t row_slot,
-      row_source;  ///< rows from one target channel, or source channel, to the next
-  bool mirrored;   ///< the gradient of the input
+  // The lists of a pass stand in the order of its target channels, and of each channel's sources.
+  std::int64_t first_list_row, list_rows;  ///< those of this launch
+  bool mirrored;                           ///< the gradient of the input
   bool channels_last;
   // What a block computes: `slots` target channels of `planes` planes (batch times z) of
   // strips * patches patches.
@@ -99,12 +99,12 @@ struct ConvPlan {
   int planes, strips, patches;
   // A tile in shared memory. What patches read of it may lie in the next row or plane, if both have
   // zeros there.
-  int tile_rows, tile_columns;  ///< that patches read
-  int pitch, plane_size;        ///< from a row to the next, from a plane to the next
-  int slot_size;                ///< values of a slot
-  std::int64_t block_group;     ///< channels among which blocks are dealt out,
-  std::int64_t group_blocks;    ///< and how many blocks that makes
-  std::int64_t channel_blocks;  ///< group_blocks of all groups
+  int tile_rows, tile_columns;               ///< that patches read
+  int pitch, plane_size;                     ///< from a row to the next, from a plane to the next
+  int slot_size;                             ///< values of a slot
+  std::int64_t block_group;                  ///< channels among which blocks are dealt out,
+  std::int64_t group_blocks;                 ///< and how many blocks that makes
+  std::int64_t first_block, channel_blocks;  ///< of this launch; there are group_blocks a group
   std::int64_t tiles_y, tiles_x, plane_blocks;
   std::int64_t tiles;   ///< their product
   std::int64_t phases;  ///< of the target
@@ -204,6 +204,26 @@ DCLS_HD std::int64_t kernel_row(const ConvPlan& plan, std::int64_t target, std::
   if (!plan.mirrored) return target * plan.source_per_group + n;
   const std::int64_t own = geometry::take(target, plan.target_per_group);
   return (target * plan.source_per_group + n) * plan.target_per_group + own;
+}
+
+/// The row of the lists, among all of a pass, that stands for a row of the kernel.
+DCLS_HD std::int64_t list_row(const ConvPlan& plan, std::int64_t kernel_row) {
+  if (!plan.mirrored) return kernel_row;
+  const std::int64_t own = geometry::take(kernel_row, plan.target_per_group);
+  const std::int64_t n = geometry::take(kernel_row, plan.source_per_group);
+  return (kernel_row * plan.target_per_group + own) * plan.source_per_group + n;
+}
+
+/// The target channels of a channel block.
+struct BlockChannels {
+  std::int64_t first;
+  int count;
+};
+DCLS_HD BlockChannels channels_of_block(const ConvPlan& plan, std::int64_t channel_block) {
+  const std::int64_t first = geometry::take(channel_block, plan.group_blocks) * plan.slots;
+  const std::int64_t rest = plan.block_group - first;
+  return {channel_block * plan.block_group + first,
+          rest < plan.slots ? static_cast<int>(rest) : plan.slots};
 }
 
 /// Whether the cell `r` of an axis reads the source at all.

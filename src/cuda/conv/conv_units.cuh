@@ -45,9 +45,10 @@ __device__ __forceinline__ std::uint32_t pack_cell(const std::uint8_t*, int y, i
   return static_cast<std::uint32_t>(y) << 16 | static_cast<std::uint32_t>(x);
 }
 
-/// Lists the cells of one stage of kernel row `row`: by one warp, one lane for each column. Columns
-/// are cut into vertical runs, and equal runs of neighbouring columns are joined. `cells` are those
-/// of the row; null stands for all set. Writes counts[list] units, of room for stage_cells.
+/// Lists the cells of one stage of row `row` of the lists: by one warp, one lane for each column.
+/// Columns are cut into vertical runs, and equal runs of neighbouring columns are joined. `cells`
+/// are those of the row; null stands for all set. Writes counts[list] units, of room for
+/// stage_cells.
 template <typename Cell, typename Packed>
 __device__ __forceinline__ void list_stage(const ConvPlan& plan, std::int64_t row,
                                            std::int64_t stage, const Cell* cells,
@@ -132,19 +133,23 @@ __device__ __forceinline__ void list_stage(const ConvPlan& plan, std::int64_t ro
   if (lane == 0) counts[list] = unit_count;
 }
 
-/// Lists the cells of each (kernel row, stage). `cells` null stands for all set.
+/// Lists the cells of each (row of the lists, stage) of a launch. `cells` are those of the whole
+/// kernel; null stands for all set.
 template <typename Cell, typename Packed>
 __global__ void __launch_bounds__(kListThreads, 4)
     conv_list_units(const ConvPlan plan, const Cell* cells, std::int32_t* counts, Unit* units,
                     Packed* packed) {
-  const std::int64_t lists = plan.kernel_rows * plan.stages;
+  const std::int64_t lists = plan.list_rows * plan.stages;
   const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * (kListThreads / kWarp);
   for (std::int64_t list =
            static_cast<std::int64_t>(blockIdx.x) * (kListThreads / kWarp) + threadIdx.x / kWarp;
        list < lists; list += step) {
     const std::int64_t row = list / plan.stages;
-    list_stage(plan, row, list % plan.stages, cells == nullptr ? nullptr : cells + row * plan.cells,
-               counts, units, packed);
+    std::int64_t target = plan.first_list_row + row;  // and its source:
+    const std::int64_t n = geometry::take(target, plan.source_per_group);
+    const Cell* const own =
+        cells == nullptr ? nullptr : cells + kernel_row(plan, target, n) * plan.cells;
+    list_stage(plan, row, list % plan.stages, own, counts, units, packed);
   }
 }
 

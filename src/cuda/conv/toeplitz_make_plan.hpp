@@ -8,6 +8,7 @@
 #include <limits>
 
 #include "cuda/conv/channels_first_plan.hpp"
+#include "cuda/conv/conv_lists.hpp"
 #include "cuda/conv/conv_make_plan.hpp"
 #include "cuda/conv/toeplitz_plan.hpp"
 

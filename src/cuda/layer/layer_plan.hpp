@@ -3,23 +3,22 @@
 // How the CUDA back end runs a layer: the plans of its launches, and what lies where in `saved` and
 // in the workspaces. Host only. Everything follows from the shapes alone, as in conv_tile_plan.hpp.
 //
-// On tensor cores, the cells of the kernel in the dtype of the convolution stand in `saved` for all
-// lists. Else:
-//
 //   saved                the lists of the gradient of the input, those of the kernel's gradient,
-//   and
-//                        the support: each where a backward pass asks for it
+//                        and the support: each where a backward pass asks for it
 //   workspace, forward   the lists of the forward pass, and the cells of the kernel where those of
-//   a
-//                        row do not fit into shared memory
+//                        a row do not fit into shared memory
 //   workspace, backward  the sums of each split, of the kernel's gradient and of the bias's, and
 //                        for tensor cores the copies of tensors in channels_last
+//
+// On tensor cores, and where lists are so long that they are made in parts, the cells of the kernel
+// in the dtype of the convolution stand in `saved` for all lists. Each pass then makes its own.
 
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
 
 #include "cuda/construct/construct_plan.hpp"
+#include "cuda/conv/conv_lists.hpp"
 #include "cuda/conv/conv_make_plan.hpp"
 #include "cuda/conv/toeplitz_make_plan.hpp"
 #include "dcls/layer.hpp"
@@ -51,7 +50,7 @@ struct LayerPrepare {
   std::size_t cells_at = 0, lacks_at = 0;
   bool cells_in_shared = false;
   void* cells = nullptr;            ///< of all rows, if not in shared memory
-  void* dense = nullptr;            ///< the same for tensor cores, in `dtype`
+  void* saved_cells = nullptr;      ///< the same in `dtype`; null if not asked for
   std::uint8_t* support = nullptr;  ///< null if not asked for
   LayerLists values[2];             ///< forward pass, gradient of the input
   LayerLists places;                ///< gradient of the kernel
@@ -107,12 +106,22 @@ class LayerPlan {
     points_ = rows_ > 0 ? args_.construct.rows / rows_ : 0;
     has_parameters_ = args_.for_parameters && rows_ > 0 && args_.construct.elements > 0;
     if (tensor_cores) {
-      input_bytes_ = {aligned_bytes(rows_ * forward_.cells, storage_bytes(conv.dtype)), 0, 0, 0};
+      saves_cells_ = true;
       return;
     }
-    forward_bytes_ = conv_workspace(forward_, ConvPass::kForward, conv.dtype);
-    input_bytes_ = conv_workspace(input_, ConvPass::kBackwardInput, conv.dtype);
-    kernel_bytes_ = conv_workspace(kernel_, ConvPass::kBackwardKernel, conv.dtype);
+    forward_bytes_ = list_bytes_of(forward_, forward_.list_rows, conv.dtype);
+    input_bytes_ = list_bytes_of(input_, input_.list_rows, conv.dtype);
+    if (has_parameters_) kernel_bytes_ = list_bytes_of(kernel_, kernel_.list_rows, conv.dtype);
+    const auto most =
+        std::max({forward_bytes_.lists(), input_bytes_.lists(), kernel_bytes_.lists()});
+    saves_cells_ = most > most_list_bytes;
+    if (!saves_cells_) return;
+    const auto parts = [&](const ConvPlan& plan, ConvPass pass) {
+      return conv_workspace(plan, pass, conv.dtype);
+    };
+    forward_bytes_ = parts(forward_, ConvPass::kForward);
+    if (args_.for_input) input_bytes_ = parts(input_, ConvPass::kBackwardInput);
+    if (has_parameters_) kernel_bytes_ = parts(kernel_, ConvPass::kBackwardKernel);
   }
 
   const ConvPlan& forward() const { return forward_; }
@@ -123,14 +132,16 @@ class LayerPlan {
   /// which forward pass saved it.
   std::size_t saved() const {
     const bool tf32 = tensor_cores_ && args_.conv.dtype == DType::kFloat32;
-    return kernel_lists_at() + kernel_bytes() + support_bytes() + (tf32 ? 8 : 0);
+    return support_at() + support_bytes() + (tf32 ? 8 : 0);
   }
   std::size_t workspace(LayerPass pass) const {
     if (pass == LayerPass::kForward) {
       const LayerPrepare job = prepare(nullptr, nullptr);
       return forward_bytes_.lists() + (job.cells_in_shared ? 0 : cells_bytes(1));
     }
-    return partial_bytes() + bias_bytes() + (tensor_cores_ ? channels_first_bytes(args_.conv) : 0);
+    if (tensor_cores_) return sums_bytes() + channels_first_bytes(args_.conv);
+    if (!saves_cells_) return sums_bytes();
+    return sums_bytes() + std::max(input_bytes_.lists(), kernel_bytes_.lists());
   }
 
   ConvLists forward_lists(void* workspace) const { return {workspace, forward_bytes_}; }
@@ -139,13 +150,16 @@ class LayerPlan {
   }
   ConvLists kernel_lists(const void* saved) const {
     if (!has_parameters_) return {};
-    return {at(saved, kernel_lists_at()), kernel_bytes_};
+    return {at(saved, input_bytes_.lists()), kernel_bytes_};
   }
-  /// The kernel that tensor cores take.
-  void* dense(const void* saved) const { return at(saved, 0); }
+  /// Whether cells are saved in place of lists.
+  bool saves_cells() const { return saves_cells_; }
+  void* saved_cells(const void* saved) const { return at(saved, 0); }
+  /// Where a backward pass makes lists, if none are saved.
+  void* lists(void* workspace) const { return at(workspace, sums_bytes()); }
   void* bias_sums(void* workspace) const { return at(workspace, partial_bytes()); }
   /// What tensor cores read of tensors in channels_last, for the gradient of the kernel.
-  void* copies(void* workspace) const { return at(workspace, partial_bytes() + bias_bytes()); }
+  void* copies(void* workspace) const { return at(workspace, sums_bytes()); }
 
   LayerPrepare prepare(void* saved, void* workspace) const {
     LayerPrepare job;
@@ -171,15 +185,15 @@ class LayerPlan {
     if (job.cells_in_shared) job.lacks_at += cells;
     job.cells = at(workspace, forward_bytes_.lists());
     job.shared = job.lacks_at + lacks;
-    if (tensor_cores_) {
-      job.dense = dense(saved);
+    if (saves_cells_) {
+      job.saved_cells = saved_cells(saved);
     } else {
       job.values[0] = {forward_, forward_lists(workspace)};
       job.values[1] = {input_, input_lists(saved)};
       if (has_parameters_) job.places = {kernel_, kernel_lists(saved)};
     }
     if (has_parameters_) {
-      job.support = static_cast<std::uint8_t*>(at(saved, kernel_lists_at() + kernel_bytes()));
+      job.support = static_cast<std::uint8_t*>(at(saved, support_at()));
     }
     return job;
   }
@@ -198,7 +212,7 @@ class LayerPlan {
     if (!has_parameters_) return job;
     job.grads = {grads.weight, grads.position, grads.sigma};
     job.partial = workspace;
-    job.support = static_cast<const std::uint8_t*>(at(saved, kernel_lists_at() + kernel_bytes()));
+    job.support = static_cast<const std::uint8_t*>(at(saved, support_at()));
     job.taps = make_backward_plan(args_.construct);
     job.cells_at = job.taps.shared_values() * value_bytes();
     const std::size_t row = static_cast<std::size_t>(kernel_.cells) * value_bytes();
@@ -222,8 +236,10 @@ class LayerPlan {
   std::size_t cells_bytes(std::int64_t copies) const {
     return aligned_bytes(copies * rows_ * forward_.cells, value_bytes());
   }
-  std::size_t kernel_lists_at() const { return input_bytes_.lists(); }
-  std::size_t kernel_bytes() const { return has_parameters_ ? kernel_bytes_.lists() : 0; }
+  std::size_t support_at() const {
+    if (saves_cells_) return aligned_bytes(rows_ * forward_.cells, storage_bytes(args_.conv.dtype));
+    return input_bytes_.lists() + kernel_bytes_.lists();
+  }
   std::size_t support_bytes() const {
     return has_parameters_ ? aligned_bytes(rows_ * forward_.cells, 1) : 0;
   }
@@ -236,8 +252,11 @@ class LayerPlan {
     return aligned_bytes(kernel_.splits * args_.conv.out_channels, value_bytes());
   }
 
+  std::size_t sums_bytes() const { return partial_bytes() + bias_bytes(); }
+
   LayerArgs args_;
   bool tensor_cores_;
+  bool saves_cells_ = false;
   ConvPlan forward_, input_{}, kernel_;
   ConvWorkspace forward_bytes_{}, input_bytes_{}, kernel_bytes_{};
   std::int64_t rows_, points_;

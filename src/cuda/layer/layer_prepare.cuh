@@ -57,8 +57,8 @@ __device__ __forceinline__ void build_rows(const LayerPrepare& job, std::int64_t
       build_box<Storage, D, true>(job.construct, job.boxes, row, count, box, dynamic_shared<T>(),
                                   lacks, [&](std::int64_t cell, T value, bool marked) {
                                     cells[cell - first_cell] = rounded(job.dtype, value);
-                                    if (job.dense != nullptr) {
-                                      store_as(job.dtype, job.dense, cell, value);
+                                    if (job.saved_cells != nullptr) {
+                                      store_as(job.dtype, job.saved_cells, cell, value);
                                     }
                                     if (lacks != nullptr) job.support[cell] = marked ? 1 : 0;
                                   });
@@ -89,7 +89,7 @@ __global__ void __launch_bounds__(kForwardThreads, 2) layer_prepare(const LayerP
         const int pass = stage < job.values[0].plan.stages ? 0 : 1;
         if (pass == 1) stage -= job.values[0].plan.stages;
         const LayerLists& lists = job.values[pass];
-        list_stage(lists.plan, first + row, stage,
+        list_stage(lists.plan, list_row(lists.plan, first + row), stage,
                    static_cast<const T*>(cells + row * job.row_cells), lists.at.counts,
                    lists.at.units, static_cast<T*>(lists.at.packed));
       } else {
