@@ -53,8 +53,9 @@ def bytes_needed(problem: Problem, batch: int) -> int:
     results = batch * g.out_channels * math.prod(output_size(problem))
     kernel = g.out_channels * g.in_channels // g.groups * math.prod(g.kernel_size)
     copies = 6 if g.grad_input or g.grad_kernel else 3
-    # A list of the direct convolution has 12 bytes a cell.
-    return copies * g.dtype.itemsize * (values + results) + kernel * (4 * copies + 24)
+    # A list of the direct convolution has 12 bytes a cell. Beyond 256 MiB it is made in parts.
+    lists = 2 * min(12 * kernel, 256 << 20)
+    return copies * g.dtype.itemsize * (values + results) + kernel * 4 * copies + lists
 
 
 class Synthetic:
