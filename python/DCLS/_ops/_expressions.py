@@ -45,8 +45,8 @@ def _output_size(
 
 def _taps(
     P: Tensor, SIG: Tensor | None, size: Sequence[int], version: str, sigma_min: float
-) -> Sequence[Tensor]:
-    """The taps of all axes, each of shape ``(rows, K, size)``."""
+) -> Tensor | Sequence[Tensor]:
+    """The taps of all axes, each of shape ``(rows, K, size)``; one tensor of axes of one size."""
     rows: tuple[int, ...] = (math.prod(P.shape[1:-1]), P.shape[-1], 1)
     form = rows if len(size) == 1 else (len(size), *rows)
     # A position that is not finite on one axis poisons the element on all of them.
@@ -58,7 +58,7 @@ def _taps(
     if len(size) == 1:
         return [reference.finite_taps(p, widths, size[0], version, smallest)]
     if all(length == size[0] for length in size):  # in one go: a call costs more than small taps
-        return reference.finite_taps(p, widths, size[0], version, smallest).unbind(0)
+        return reference.finite_taps(p, widths, size[0], version, smallest)
     return [
         reference.finite_taps(
             p[d], None if widths is None else widths[d], length, version, smallest
@@ -67,11 +67,16 @@ def _taps(
     ]
 
 
-def _norm(taps: Sequence[Tensor]) -> Tensor:
+def _by_axis(taps: Tensor | Sequence[Tensor]) -> Sequence[Tensor]:
+    return taps.unbind(0) if isinstance(taps, Tensor) else taps
+
+
+def _norm(taps: Tensor | Sequence[Tensor]) -> Tensor:
     """What a normalised element is divided by, of shape ``(rows, K)``."""
-    total = taps[0].sum(-1)
-    for of_axis in taps[1:]:
-        total = total * of_axis.sum(-1)
+    sums = taps.sum(-1) if isinstance(taps, Tensor) else [of_axis.sum(-1) for of_axis in taps]
+    total, *others = _by_axis(sums)
+    for of_axis in others:
+        total = total * of_axis
     return total + NORM_EPS
 
 
@@ -97,12 +102,25 @@ def construct_kernel(
 ) -> Tensor:
     """``dcls::construct_kernel``."""
     with torch._C._DisableAutocast():
-        taps = _taps(_wide(P), _wide(SIG), size, version, sigma_min)
-        scale = _wide(weight).reshape(taps[0].shape[:-1])
-        if version in NORMALISED:
-            scale = scale / _norm(taps)
-        kernel = _sum_of_products(scale, taps)
-        return kernel.reshape(*weight.shape[:-1], *size).to(weight.dtype)
+        return construct_kernel_without_autocast(weight, P, SIG, size, version, sigma_min)
+
+
+def construct_kernel_without_autocast(
+    weight: Tensor,
+    P: Tensor,
+    SIG: Tensor | None,
+    size: Sequence[int],
+    version: str,
+    sigma_min: float,
+) -> Tensor:
+    """The same, where autocast is off."""
+    taps = _taps(_wide(P), _wide(SIG), size, version, sigma_min)
+    axes = _by_axis(taps)
+    scale = _wide(weight).reshape(axes[0].shape[:-1])
+    if version in NORMALISED:
+        scale = scale / _norm(taps)
+    kernel = _sum_of_products(scale, axes).reshape(*weight.shape[:-1], *size)
+    return kernel if kernel.dtype == weight.dtype else kernel.to(weight.dtype)
 
 
 @torch.no_grad()
@@ -112,7 +130,7 @@ def construct_support(
     """``dcls::construct_support``."""
     P, SIG = _wide(P), _wide(SIG)
     marks = []
-    for d, taps in enumerate(_taps(P, SIG, size, version, sigma_min)):
+    for d, taps in enumerate(_by_axis(_taps(P, SIG, size, version, sigma_min))):
         if version == "v0":  # a tap of zero has a derivative
             low = P[d].floor().reshape(*taps.shape[:-1], 1)
             x = torch.arange(size[d], dtype=P.dtype, device=P.device) - size[d] // 2
@@ -177,7 +195,7 @@ def im2col(
         norm = _norm(taps) if version in NORMALISED else None
         x = F.pad(_wide(input), [side for pair in reversed(pairs) for side in pair])
         groups = channels
-        for d, of_axis in enumerate(taps):
+        for d, of_axis in enumerate(_by_axis(taps)):
             along = [size[d] if e == d else 1 for e in range(ndim)]
             step = [stride[d] if e == d else 1 for e in range(ndim)]
             kernels = of_axis.to(x.dtype).reshape(channels * elements, 1, *along)

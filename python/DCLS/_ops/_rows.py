@@ -15,6 +15,8 @@ def to_kernel_axes(rows: Tensor, order: Sequence[int]) -> Tensor:
         order: row ``i`` belongs to the kernel axis ``order[i]``; a permutation of 1 to 3 axes.
     """
     count = len(order)
+    if count == 1:
+        return rows
     source = [list(order).index(axis) for axis in range(count)]
     if source == list(range(count)):
         return rows

@@ -294,8 +294,12 @@ class _Form(NamedTuple):
     device: torch.device
 
 
-#: A layer is built with the same few shapes over and over.
-_check_once = functools.lru_cache(maxsize=1024)(_check_construct)
+@functools.lru_cache(maxsize=1024)  # a layer is built with the same few shapes over and over
+def _check_once(
+    weight: tuple[Any, ...], P: tuple[Any, ...], SIG: tuple[Any, ...] | None, *rest: Any
+) -> None:
+    check: Any = _check_construct  # it reads no more of a tensor than a form has
+    check(*(None if form is None else _Form(*form) for form in (weight, P, SIG)), *rest)
 
 
 def call_construct(weight: Tensor, P: Tensor, SIG: Tensor | None, *rest: Any) -> Tensor:
@@ -304,18 +308,25 @@ def call_construct(weight: Tensor, P: Tensor, SIG: Tensor | None, *rest: Any) ->
     Torch expressions do without torch's dispatcher, where nothing else watches it: it costs as much
     as a few of their calls.
     """
-    tensors = (weight, P) if SIG is None else (weight, P, SIG)
+    device = weight.device
     if (
-        is_native(weight.device.type)
+        is_native(device.type)
         or torch.compiler.is_compiling()
         or torch._C._get_tracing_state() is not None
-        or not all(is_plain(tensor) and tensor.data_ptr() for tensor in tensors)
-        or is_watched(weight.device)
+        or not (is_plain(weight) and weight.data_ptr() and is_plain(P) and P.data_ptr())
+        or not (SIG is None or (is_plain(SIG) and SIG.data_ptr()))
+        or is_watched(device)
     ):
         kernel: Tensor = construct_kernel(weight, P, SIG, *rest)
         return kernel
-    report(weight.device.type)
+    report(device.type)
     size, *numbers = rest
-    forms = [None if t is None else _Form(t.shape, t.dtype, t.device) for t in (weight, P, SIG)]
-    _check_once(*forms, tuple(size), *numbers)
-    return _expressions.construct_kernel(weight, P, SIG, *rest)
+    widths = None if SIG is None else (SIG.shape, SIG.dtype, SIG.device)
+    _check_once(
+        (weight.shape, weight.dtype, device),
+        (P.shape, P.dtype, P.device),
+        widths,
+        tuple(size),
+        *numbers,
+    )
+    return _expressions.construct_kernel_without_autocast(weight, P, SIG, *rest)

@@ -194,15 +194,14 @@ class _ConstructKernel(Module):
             return W, P, SIG
         _checks.check_tensors(weight=W, P=P)
         _checks.check_tensors(or_none=True, SIG=SIG)
-        named = {"P": P} if SIG is None else {"P": P, "SIG": SIG}
-        for name, value in named.items():
+        rows = [P] if SIG is None else [P, SIG]
+        for name, value in zip(("P", "SIG"), rows, strict=False):
             if value.ndim != W.ndim + 1 or value.shape[0] != len(self.dilated_kernel_size):
                 raise ValueError(
                     f"{name} must have shape {(len(self.dilated_kernel_size), *W.shape)}, that is "
                     f"(learnable axes, *weight.shape), or one that broadcasts to it, "
                     f"got {tuple(value.shape)}"
                 )
-        rows = list(named.values())
         if any(value.shape[1:] != W.shape for value in rows):
             try:
                 shape = torch.broadcast_shapes(W.shape, *(value.shape[1:] for value in rows))
