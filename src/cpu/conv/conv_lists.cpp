@@ -129,6 +129,12 @@ void PlannedConv::mark_cells(const void* values, int num_threads) {
                });
 }
 
+std::int64_t PlannedConv::count_marks() const {
+  std::int64_t count = 0;
+  for (const std::uint64_t word : marked_) count += __builtin_popcountll(word);
+  return count;
+}
+
 /// Brings the marks of a plane's cells into the order of visiting. `base` is the first cell.
 /// `bytes` is memory for it.
 void PlannedConv::reorder(std::int64_t base, std::uint64_t* taken,
@@ -267,17 +273,22 @@ void PlannedConv::list_runs(const std::int64_t (&run_bytes)[kMaxRun], int num_th
   const std::int64_t lists = channels * p.dest.phase_count() * p.source_blocks();
   // begin[l + 1] is where the next run of list l goes, and so in the end where list l + 1 begins.
   for (auto& begin : begin_) begin.assign(static_cast<std::size_t>(lists + 2), 0);
-  // A nanosecond a cell.
-  const double work = static_cast<double>(kernel_cells() / std::max<std::int64_t>(1, channels));
-  const Share shared = share(channels, work, num_threads);
+  // To look through the cells, and to write the runs.
+  constexpr double kCellWork = 1, kMarkWork = 4;  // nanoseconds
+  const auto of_channel = [&](double work) {
+    return work / static_cast<double>(std::max<std::int64_t>(1, channels));
+  };
+  const double looking = of_channel(kCellWork * static_cast<double>(kernel_cells()));
+  const double writing = of_channel(kMarkWork * static_cast<double>(count_marks()));
   order_words_ = static_cast<std::int64_t>(starts_.size());
   ordered_.assign(static_cast<std::size_t>(channels * p.source.channels * order_words_), 0);
-  parallel_for(channels, shared, [&](std::int64_t first, std::int64_t last, int) {
+  const auto count = [&](std::int64_t first, std::int64_t last, int) {
     visit_channels<true>(first, last,
                          [&](std::int64_t list, int length, std::int64_t, std::int64_t) {
                            ++begin_[length - 1][static_cast<std::size_t>(list + 2)];
                          });
-  });
+  };
+  parallel_for(channels, share(channels, looking, num_threads), count);
   for (int n = 0; n < kMaxRun; ++n) {
     std::vector<std::int64_t>& begin = begin_[n];
     std::partial_sum(begin.begin(), begin.end(), begin.begin());
@@ -285,14 +296,15 @@ void PlannedConv::list_runs(const std::int64_t (&run_bytes)[kMaxRun], int num_th
     plan_.lists.runs[n] = runs_[n].get();
     plan_.lists.begin[n] = begin.data();
   }
-  parallel_for(channels, shared, [&](std::int64_t first, std::int64_t last, int) {
+  const auto fill = [&](std::int64_t first, std::int64_t last, int) {
     visit_channels<false>(
         first, last, [&](std::int64_t list, int length, std::int64_t offset, std::int64_t cell) {
           const int n = length - 1;
           const std::int64_t at = begin_[n][static_cast<std::size_t>(list + 1)]++;
           write(runs_[n].get() + at * run_bytes[n], length, offset, cell);
         });
-  });
+  };
+  parallel_for(channels, share(channels, writing, num_threads), fill);
 }
 
 template <typename Storage>
@@ -331,9 +343,7 @@ void PlannedConv::list_weights(const void* kernel, int num_threads) {
 
 void PlannedConv::list_cells(const std::uint8_t* support, int num_threads) {
   mark_cells(support, num_threads);
-  std::int64_t listed = 0;
-  for (const std::uint64_t word : marked_) listed += __builtin_popcountll(word);
-  choose_backward_kernel_blocks(listed);
+  choose_backward_kernel_blocks(count_marks());
   constexpr std::int64_t kBytes = sizeof(CellRun);
   list_runs({kBytes, kBytes, kBytes, kBytes}, num_threads,
             [](std::byte* slot, int, std::int64_t offset, std::int64_t cell) {

@@ -86,6 +86,7 @@ class PlannedConv {
   template <typename Storage>
   void list_weights_of(const Storage* kernel, int num_threads);
   void mark_cells(const void* values, int num_threads);
+  std::int64_t count_marks() const;
   void reorder(std::int64_t base, std::uint64_t* taken, std::vector<unsigned char>& bytes) const;
   template <typename Write>
   void list_runs(const std::int64_t (&run_bytes)[kMaxRun], int num_threads, const Write& write);
