@@ -7,9 +7,14 @@
 # comes to dist/. TORCHES="torch==2.5.* torch" tests it beside each of these, in a fresh environment;
 # a folder that has torch and what it needs will do, too.
 set -euo pipefail
-cd "$(dirname "$0")/.."
-python=$1
+python=$(realpath -s "$(command -v "$1")") # not what a link leads to: that is no virtual environment
 shift
+torches=()
+for torch in ${TORCHES:-}; do
+  if [ -d "$torch" ]; then torch=$(realpath "$torch"); fi
+  torches+=("$torch")
+done
+cd "$(dirname "$0")/.."
 machine=$(uname -m)
 tools=$PWD/build/wheel-tools
 glibc=$PWD/build/glibc-2.28
@@ -53,7 +58,7 @@ pydistcheck "${options[@]}" "$wheel"
 mkdir -p dist
 cp "$wheel" dist/
 
-for torch in ${TORCHES:-}; do
+for torch in "${torches[@]}"; do
   rm -rf "$folder/venv"
   "$python" -m venv --without-pip "$folder/venv"
   install=("$tools/bin/pip" --python "$folder/venv/bin/python" install --quiet)
