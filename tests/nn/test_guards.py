@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import threading
 import warnings
 from typing import Any
 
@@ -61,6 +62,23 @@ def test_once_for_a_model_and_again_for_the_next_load() -> None:
         with pytest.warns(UserWarning, match=r"Dcls1d 0: .*\(5,\) is .*\(7,\)") as record:
             model.load_state_dict(state)
         assert len(record) == 1
+
+
+def test_once_for_each_of_two_loads_in_two_threads() -> None:
+    def make(size: int) -> nn.Sequential:
+        return nn.Sequential(*(Dcls1d(1, 1, 2, dilated_kernel_size=size) for _ in range(3)))
+
+    state, model, other = make(5).state_dict(), make(7), make(7)
+
+    def load_the_other(*args: Any) -> None:
+        thread = threading.Thread(target=other.load_state_dict, args=(state,))
+        thread.start()
+        thread.join()
+
+    model[1]._register_load_state_dict_pre_hook(load_the_other)
+    with pytest.warns(UserWarning, match=r"Dcls1d 0: .*\(5,\) is .*\(7,\)") as record:
+        model.load_state_dict(state)
+    assert len(record) == 2
 
 
 def test_of_im2col_layers() -> None:

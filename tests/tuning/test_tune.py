@@ -20,6 +20,8 @@ from tuning_bench import Bench, X, is_direct, layer, make_bench
 
 import DCLS
 from DCLS import Dcls1d, Dcls2d, DclsTranspose2d, tune
+from DCLS.method import Choice
+from DCLS.nn import choosing
 from DCLS.tuning import ahead, forget, state
 from DCLS.tuning.report import Progress, Report
 
@@ -96,6 +98,21 @@ def test_each_layer_has_a_row(bench: Bench) -> None:
     assert len(lines) == 7
     assert lines[0].split() == ["layer", "class", "input", "dtype", "for", "method", "from", "why"]
     assert str(tune(nn.ReLU(), X)) == "the model has no DCLS layers"
+
+
+def test_a_layer_asks_while_tune_ends_in_another_thread(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    choose = choosing.choose
+
+    def ending(*args: Any, **given: Any) -> Choice:
+        state.recorder = None
+        return choose(*args, **given)
+
+    monkeypatch.setattr(choosing, "choose", ending)
+    monkeypatch.setattr(state, "recorder", [])
+    assert layer().explain(X).source == "CPU rule"
+    assert state.recorder is None
 
 
 def test_layers_that_ask_nothing_say_why(bench: Bench) -> None:

@@ -256,9 +256,10 @@ class _ChoosesMethod(_TellsItsGrid):
         elif not callable(cells) and cells > _WIDE * self._expected_cells():
             why_not = "its elements are wider than new ones; known_width is not set"
         width = self.known_width
-        if state.recorder is not None:
+        recorder = state.recorder  # another thread may end there
+        if recorder is not None:
             choice = static(cells=cells)
-            state.recorder.append(state.Asked(self, problem, batch, width, choice, why_not))
+            recorder.append(state.Asked(self, problem, batch, width, choice, why_not))
             return choice
         if not why_not:
             measured, why_not = lookup.find(problem, batch, width, [x, *tensors])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import warnings
 from typing import Any
 
@@ -56,17 +57,23 @@ class _TellsItsGrid(_DclsParameters):
         )
 
 
-#: The list of errors of the present load, which all of its modules share, and what it was told.
-_told: tuple[list[str], set[str]] = ([], set())
+class _Told(threading.local):
+    """What the user was told in the present load of this thread."""
+
+    #: The load's list of errors, which all of its modules share.
+    load: list[str] | None = None
+    texts: frozenset[str] = frozenset()
+
+
+_told = _Told()
 
 
 def _warn_once(
     layer: str, name: str, saved: dict[str, Any], own: dict[str, Any], load: list[str]
 ) -> None:
     """Warns of each difference once a call of ``load_state_dict``."""
-    global _told
-    if _told[0] is not load:
-        _told = (load, set())
+    if _told.load is not load:
+        _told.load, _told.texts = load, frozenset()
     # Another version may have other axes: its name says so.
     keys = [key for key in own if key in saved and tuple(saved[key]) != tuple(own[key])]
     if "version" in keys and "axes of the rows of P" in keys:
@@ -75,8 +82,8 @@ def _warn_once(
         return
     theirs, ours = (", ".join(f"{key}={each[key]}" for key in keys) for each in (saved, own))
     text = f"a state dict of {theirs} is loaded into a layer of {ours}"
-    if text not in _told[1]:
-        _told[1].add(text)
+    if text not in _told.texts:
+        _told.texts |= {text}
         where = f"{layer} {name}" if name else layer
         warnings.warn(
             f"{where}: {text}: the positions mean another kernel", UserWarning, _outside()

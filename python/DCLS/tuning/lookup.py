@@ -26,7 +26,9 @@ SIZES_OF_A_LAYER: Final = 16
 #: So many measurements start by themselves in a process.
 MEASUREMENTS: Final = 256
 
-_measured: Counter[Geometry] = Counter()
+#: How often for each layer, and under None for all: other threads may add while one asks, so that
+#: a sum would go through what changes.
+_measured: Counter[Geometry | None] = Counter()
 _has_warned = False
 
 
@@ -58,7 +60,7 @@ def find(
 
 
 def _is_over_the_cap(geometry: Geometry) -> bool:
-    return _measured[geometry] >= SIZES_OF_A_LAYER or _measured.total() >= MEASUREMENTS
+    return _measured[geometry] >= SIZES_OF_A_LAYER or _measured[None] >= MEASUREMENTS
 
 
 def resolve(
@@ -90,6 +92,7 @@ def resolve(
             choice = Choice(found[0], _in_words(found[1], key), "cache")
         else:
             _measured[problem.geometry] += 1
+            _measured[None] += 1
             decision = _measure(problem, batch, width, limits)
             if decision.complaint:
                 _complain(decision.complaint, key)

@@ -66,8 +66,9 @@ def get_mode() -> str:
         ValueError: the environment variable has another value.
     """
     global _mode
-    if _mode is not None:
-        return _mode
+    mode = _mode  # another thread may set it anew
+    if mode is not None:
+        return mode
     value = os.environ.get("DCLS_TUNING") or "on"
     if value not in MODES:
         raise ValueError(
