@@ -227,7 +227,7 @@ __global__ void __launch_bounds__(kToeplitzThreads, 2)
     float sum[kGradientRows][kBlocks + 1][4] = {};
     float totals[4] = {};
     for (std::int32_t tile = place.tile; tile < place.end; ++tile) {
-      const ToeplitzPlace at(plan, place.channel, tile);
+      const ToeplitzPlace at(plan, tile);
       const int begin = first_block(plan, at.x), end = end_block(plan, at.x);
       __syncthreads();  // the last tile, or the last sums, have been read
       // Whole planes overwrite the planes of the last tile: the zeros around them stay.
