@@ -202,6 +202,12 @@ void check_results(const ConvProblem& problem, const ConvResults& got) {
   }
 }
 
+inline void check_same_bits(const ConvResults& got, const ConvResults& expected) {
+  CHECK_SAME_BITS(got.output, expected.output);
+  CHECK_SAME_BITS(got.grad_input, expected.grad_input);
+  CHECK_SAME_BITS(got.grad_kernel, expected.grad_kernel);
+}
+
 /// Which of the values are infinite, and which NaN.
 inline std::vector<int> kinds(const std::vector<double>& values) {
   std::vector<int> kinds;

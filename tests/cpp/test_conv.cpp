@@ -64,10 +64,7 @@ TEST(any_number_of_threads) {
     for (double& v : problem.input) v /= 3;  // sums that are rounded
     const ConvResults one = problem.on_cpu<float>(1);
     for (const int threads : {2, 3, 8}) {
-      const ConvResults many = problem.on_cpu<float>(threads);
-      CHECK_SAME_BITS(many.output, one.output);
-      CHECK_SAME_BITS(many.grad_input, one.grad_input);
-      CHECK_SAME_BITS(many.grad_kernel, one.grad_kernel);
+      check_same_bits(problem.on_cpu<float>(threads), one);
     }
   }
 }

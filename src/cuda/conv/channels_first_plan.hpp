@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "core/conv_geometry.hpp"
 #include "core/dispatch.hpp"
 #include "core/macros.hpp"
 #include "cuda/conv/conv_lists.hpp"
@@ -44,13 +45,9 @@ inline bool needs_channels_first(const ConvArgs& args) {
 }
 
 namespace detail {
-inline std::int64_t points_of(const ConvArgs& args, const std::int64_t (&size)[kMaxDims]) {
-  std::int64_t points = 1;
-  for (int d = 0; d < args.ndim; ++d) points *= size[d];
-  return points;
-}
 inline std::size_t copy_bytes(const ConvArgs& args, const std::int64_t (&size)[kMaxDims]) {
-  return aligned_bytes(args.batch * args.groups * points_of(args, size), storage_bytes(args.dtype));
+  return aligned_bytes(args.batch * args.groups * geometry::product(size, args.ndim),
+                       storage_bytes(args.dtype));
 }
 }  // namespace detail
 
@@ -72,7 +69,7 @@ inline ChannelsFirst make_channels_first(const ConvArgs& args, const void* input
     ChannelsFirstCopy c;
     c.from = from;
     c.to = to;
-    c.points = detail::points_of(args, size);
+    c.points = geometry::product(size, args.ndim);
     c.point_squares = divide_up(c.points, kSquareWords * per_word);
     c.squares = copies.batch * copies.channel_squares * c.point_squares;
     c.reads_words =

@@ -198,6 +198,7 @@ __global__ void __launch_bounds__(kToeplitzThreads, 2)
                             const Storage* target, float* partial, float* bias) {
   if constexpr (!kTensorCores) return;
   __shared__ std::int32_t places[kGradientTileRows];
+  __shared__ std::int32_t last_tile;  // no register is left for it over the tiles
   Storage* const shared = dynamic_shared<Storage>();
   auto* const sums = reinterpret_cast<float*>(shared);
   const int lane = static_cast<int>(threadIdx.x) % 32;
@@ -226,17 +227,21 @@ __global__ void __launch_bounds__(kToeplitzThreads, 2)
         target + std::int64_t{place.channel} * plan.target_height * plan.target_width;
     float sum[kGradientRows][kBlocks + 1][4] = {};
     float totals[4] = {};
-    for (std::int32_t tile = place.tile; tile < place.end; ++tile) {
-      const ToeplitzPlace at(plan, place.channel, tile);
+    if (threadIdx.x == 0) last_tile = place.end - 1;
+    std::int32_t tile = place.tile;
+    bool first = true;
+    do {
+      const ToeplitzPlace at(plan, tile);
       const int begin = first_block(plan, at.x), end = end_block(plan, at.x);
       __syncthreads();  // the last tile, or the last sums, have been read
       // Whole planes overwrite the planes of the last tile: the zeros around them stay.
       const bool whole = plan.tiles_y * plan.tiles_x == 1 && at.image + plan.planes <= plan.batch;
-      if (tile == place.tile || !whole) {
+      if (first || !whole) {
         clear_shared(shared,
                      (plan.slot_pitch + plan.target_slot) * static_cast<int>(sizeof(Storage)));
         __syncthreads();
       }
+      first = false;
       load_rows(plan, source_tile(plan, at, begin, end), from_source, shared);
       load_rows(plan, target_tile(plan, at, plan.target_slot), from_target, targets);
       copy_async_commit();
@@ -248,7 +253,7 @@ __global__ void __launch_bounds__(kToeplitzThreads, 2)
           shared + first_row * plan.pitch + (first_block_of_unit - begin) * kBlock, places,
           plan.pitch, targets, plan.target_pitch, steps, left, begin - first_block_of_unit,
           end - first_block_of_unit, sum, totals);
-    }
+    } while (tile++ < last_tile);
     __syncthreads();  // the last tile has been read
     if (active) {
       // Blocks that are left out hold zeros, which an infinite gradient makes NaN: then
@@ -260,6 +265,8 @@ __global__ void __launch_bounds__(kToeplitzThreads, 2)
       if (bias != nullptr && unit == 0 && lane == 0) {
         bias[std::int64_t{place.split} * plan.channels + place.channel] = total;
       }
+      // Of 16 bits a register is free over the tiles if this is computed behind them; of TF32 not.
+      const int own = sizeof(Storage) == 4 ? lane : fresh_lane();
 #pragma unroll
       for (int r = 0; r < kGradientRows; ++r) {
 #pragma unroll
@@ -267,16 +274,14 @@ __global__ void __launch_bounds__(kToeplitzThreads, 2)
           float* const to = sums + (warp * kGradientRows + r) * row_sums(plan) + d * kSumsPitch;
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
-            to[(lane / 4 + i / 2 * 8) * kBlock + lane % 4 * 2 + i % 2] = sum[r][d][i] + all;
+            to[(own / 4 + i / 2 * 8) * kBlock + own % 4 * 2 + i % 2] = sum[r][d][i] + all;
           }
         }
       }
     }
     __syncthreads();
     if (partial == nullptr) continue;
-    // TF32 has no register for place.unit over the tiles.
-    const int unit_begin = sizeof(Storage) == 4 ? unit - warp : place.unit;
-    const int row_begin = unit_begin / plan.chunks * kGradientRows;
+    const int row_begin = place.unit / plan.chunks * kGradientRows;
     const int most = plan.block_units / plan.chunks * kGradientRows;
     const int below = plan.kernel_height - row_begin;
     const int block_rows = below < most ? below : most;

@@ -11,6 +11,18 @@
 
 namespace dcls::cuda {
 
+/// Where a block works: a tile of some channels.
+struct ToeplitzForwardPlace : ToeplitzPlace {
+  std::int32_t channel, channels;
+
+  __device__ __forceinline__ ToeplitzForwardPlace(const ToeplitzPlan& plan, std::int32_t item)
+      : ToeplitzPlace(plan, item / plan.channel_blocks),
+        channel(item % plan.channel_blocks * plan.slots) {
+    const std::int32_t rest = plan.channels - channel;
+    channels = rest < plan.slots ? rest : plan.slots;
+  }
+};
+
 /// Row m of a slot's products in the tile.
 template <typename Storage>
 __device__ __forceinline__ const Storage* row_of(const ToeplitzPlan& plan, const Storage* tile,
@@ -168,7 +180,7 @@ __global__ void __launch_bounds__(kToeplitzThreads, 2)
 
   for (auto item = static_cast<std::int32_t>(blockIdx.x); item < toeplitz_blocks(plan);
        item += static_cast<std::int32_t>(gridDim.x)) {
-    const ToeplitzPlace place(plan, item % plan.channel_blocks, item / plan.channel_blocks);
+    const ToeplitzForwardPlace place(plan, item);
     const int begin = first_block(plan, place.x), end = end_block(plan, place.x);
     const Storage* const from_source =
         source +

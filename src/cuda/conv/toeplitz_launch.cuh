@@ -19,7 +19,7 @@ namespace dcls::cuda {
 
 /// Calls function(column tiles, column blocks) with those of a plan as integral constants.
 template <std::size_t kAt = 0, typename Function>
-void dispatch_toeplitz(const ToeplitzPlan& plan, Function&& function) {
+void dispatch_toeplitz(const ToeplitzTiles& plan, Function&& function) {
   constexpr ToeplitzColumns kernel = kToeplitzColumns[kAt];
   if (plan.column_tiles == kernel.tiles && plan.column_blocks == kernel.blocks) {
     function(std::integral_constant<int, kernel.tiles>{},

@@ -92,7 +92,7 @@ inline std::int32_t copy_of(std::int32_t width, std::int32_t copy) {
 }
 
 /// The columns: fewest blocks, then the widest copies.
-inline void plan_columns(ToeplitzPlan& plan, std::int32_t padding) {
+inline void plan_columns(ToeplitzTiles& plan, std::int32_t padding) {
   const std::int32_t tiles = parts_of(plan.target_width, kBlock);
   const std::int32_t most = kLoadBytes / plan.bytes;
   std::int32_t fewest = std::numeric_limits<std::int32_t>::max();
@@ -135,7 +135,7 @@ inline void plan_columns(ToeplitzPlan& plan, std::int32_t padding) {
 }
 
 /// The tile of a block, from its images and the rows of each. @returns its values.
-inline std::int32_t plan_rows(ToeplitzPlan& plan) {
+inline std::int32_t plan_rows(ToeplitzTiles& plan) {
   const std::int32_t reach = plan.kernel_height - 1;
   plan.plane_rows = plan.rows + reach;
   plan.shared = 0;
@@ -154,8 +154,8 @@ inline std::int32_t plan_rows(ToeplitzPlan& plan) {
 
 /// The problem and the columns of a plan. Rows of the source are `unit` values apart, times an odd
 /// number.
-inline ToeplitzPlan plan_problem(const ConvArgs& args, bool mirrored, std::int32_t unit) {
-  ToeplitzPlan plan{};
+inline ToeplitzTiles plan_problem(const ConvArgs& args, bool mirrored, std::int32_t unit) {
+  ToeplitzTiles plan{};
   plan.bytes = static_cast<std::uint8_t>(storage_bytes(args.dtype));
   plan.unit = static_cast<std::uint8_t>(unit);
   const int x = args.ndim - 1;
@@ -215,7 +215,9 @@ inline ToeplitzPlan plan_block(ToeplitzPlan plan) {
 inline ToeplitzPlan make_toeplitz_plan(const ConvArgs& args, ConvPass pass) {
   // ldmatrix loads 8 rows of 16 bytes.
   const auto unit = kLoadBytes / static_cast<std::int32_t>(storage_bytes(args.dtype));
-  ToeplitzPlan plan = toeplitz::plan_problem(args, pass == ConvPass::kBackwardInput, unit);
+  ToeplitzPlan plan{};
+  const bool mirrored = pass == ConvPass::kBackwardInput;
+  static_cast<ToeplitzTiles&>(plan) = toeplitz::plan_problem(args, mirrored, unit);
   const std::int32_t widest = toeplitz_slots(plan.bytes);
   // Fewer channels where the halo of a large kernel would leave too few rows of each.
   constexpr std::int32_t kFewRows = 16;
@@ -246,10 +248,9 @@ inline ToeplitzKernelPlan make_toeplitz_kernel_plan(ConvArgs args) {
   args.layout = Layout::kChannelsFirst;
   ToeplitzKernelPlan plan{};
   // Values of 32 bits are loaded one by one, 8 of each of 4 rows; others by ldmatrix.
-  static_cast<ToeplitzPlan&>(plan) = toeplitz::plan_problem(args, false, kBlock);
+  static_cast<ToeplitzTiles&>(plan) = toeplitz::plan_problem(args, false, kBlock);
   const std::int32_t groups = toeplitz::parts_of(plan.kernel_height, kGradientRows);
   plan.units = groups * plan.chunks;
-  plan.slots = 1;
   plan.block_units = toeplitz::even(groups, kToeplitzWarps / plan.chunks) * plan.chunks;
   const auto fits = [&plan] {
     const std::int32_t rows =
@@ -269,9 +270,8 @@ inline ToeplitzKernelPlan make_toeplitz_kernel_plan(ConvArgs args) {
   plan.unit_blocks = toeplitz::parts_of(plan.units, plan.block_units);
   plan.tiles_n = toeplitz::parts_of(plan.batch, plan.planes);
   plan.tiles_y = toeplitz::parts_of(plan.target_height, plan.rows);
-  plan.channel_blocks = plan.channels;
   const std::int64_t tiles = std::int64_t{plan.tiles_n} * plan.tiles_y * plan.tiles_x;
-  const std::int64_t blocks = std::int64_t{plan.channel_blocks} * plan.unit_blocks;
+  const std::int64_t blocks = std::int64_t{plan.channels} * plan.unit_blocks;
   plan.splits = static_cast<std::int32_t>(std::min(tiles, (kKernelBlocks + blocks - 1) / blocks));
   return plan;
 }
@@ -293,7 +293,7 @@ inline std::size_t toeplitz_kernel_workspace(const ConvArgs& args) {
 }
 
 /// Narrows the copies to what the addresses of the tensors allow: results stay the same.
-inline void align_toeplitz_plan(ToeplitzPlan& plan, const void* source, const void* target) {
+inline void align_toeplitz_plan(ToeplitzTiles& plan, const void* source, const void* target) {
   const auto narrow = [&plan](std::int32_t& copy, const void* tensor) {
     while (reinterpret_cast<std::uintptr_t>(tensor) %
                static_cast<std::uintptr_t>(plan.bytes * copy) !=

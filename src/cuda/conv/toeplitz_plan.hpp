@@ -37,7 +37,8 @@ DCLS_HD constexpr int toeplitz_slots(int bytes) { return kLoadBytes / bytes; }
 /// one cell of TF32: there the line is the row once.
 DCLS_HD constexpr int line_words(int column_blocks) { return 2 * (column_blocks + 1) * kBlock / 2; }
 
-struct ToeplitzPlan {
+/// How the tensors of a problem are cut into tiles.
+struct ToeplitzTiles {
   std::int32_t batch, channels;
   std::int32_t source_height, source_width, target_height, target_width;
   std::int32_t kernel_height, kernel_width;
@@ -56,14 +57,18 @@ struct ToeplitzPlan {
   // Rows.
   std::int32_t planes, rows;        ///< images of a block, and target rows of each
   std::int32_t plane_rows, shared;  ///< rows of a plane in the tile; those that the next one shares
-  std::int32_t kernel_rows;         ///< whose lines are in shared memory at once
-  // Channels.
-  std::int32_t slots, slot_warps;  ///< of a block, and warps of each
+  // Tiles of the target.
+  std::int32_t tiles_n, tiles_y, tiles_x;
   // Shared memory, in values.
   std::int32_t pitch, plane_pitch, slot_pitch, target_pitch;
   std::int32_t copy, store;  ///< values that are copied at once
-  // Blocks.
-  std::int32_t channel_blocks, tiles_n, tiles_y, tiles_x;
+};
+
+/// Of the forward pass and of the gradient of the input.
+struct ToeplitzPlan : ToeplitzTiles {
+  std::int32_t slots, slot_warps;  ///< channels of a block, and warps of each
+  std::int32_t channel_blocks;
+  std::int32_t kernel_rows;  ///< whose lines are in shared memory at once
 
   int threads() const { return 32 * slots * slot_warps; }  ///< host
 };
@@ -78,7 +83,7 @@ DCLS_HD constexpr int gradient_depth(int bytes) { return 32 / bytes; }
 /// Of the gradient of the kernel: `source` is the input, `target` the gradient of the output, both
 /// in channels_first. A block has one channel. A unit is kGradientRows kernel rows and one chunk of
 /// columns, and is one warp's.
-struct ToeplitzKernelPlan : ToeplitzPlan {
+struct ToeplitzKernelPlan : ToeplitzTiles {
   std::int32_t units;        ///< of a channel
   std::int32_t block_units;  ///< of them in a block: whole rows, that is all their chunks
   std::int32_t unit_blocks;
@@ -110,7 +115,7 @@ DCLS_HD std::int32_t toeplitz_blocks(const ToeplitzPlan& plan) {
 }
 
 DCLS_HD std::int32_t toeplitz_blocks(const ToeplitzKernelPlan& plan) {
-  return plan.channel_blocks * plan.unit_blocks * plan.splits;
+  return plan.channels * plan.unit_blocks * plan.splits;
 }
 
 /// From a channel of a tensor to the next, and from a point to the next, in values.
@@ -123,15 +128,15 @@ DCLS_HD std::int32_t point_pitch(const ToeplitzPlan& plan) {
 
 /// Blocks of source columns, counted from column first - lead on, that the column tiles from
 /// `first` on read; of them, the first that has a column of the source, and the end of those.
-DCLS_HD int all_blocks(const ToeplitzPlan& plan) {
+DCLS_HD int all_blocks(const ToeplitzTiles& plan) {
   return plan.column_tiles - 1 + plan.column_blocks * plan.chunks;
 }
-DCLS_HD int first_block(const ToeplitzPlan& plan, int first) {
+DCLS_HD int first_block(const ToeplitzTiles& plan, int first) {
   const int all = all_blocks(plan);
   const int columns = plan.lead - first;  // left of the source
   return columns <= 0 ? 0 : columns / kBlock < all ? columns / kBlock : all;
 }
-DCLS_HD int end_block(const ToeplitzPlan& plan, int first) {
+DCLS_HD int end_block(const ToeplitzTiles& plan, int first) {
   const int all = all_blocks(plan);
   const int columns = plan.lead - first + plan.source_width;
   if (columns <= 0) return 0;

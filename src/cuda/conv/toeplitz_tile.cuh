@@ -12,25 +12,21 @@
 
 namespace dcls::cuda {
 
-/// A tile of the images of a tensor, `planes` from image `image` on, for `slots` channels. In each
-/// plane it starts at the point (y, x). Some of its rows and columns may lie outside the plane.
+/// A tile of the images of a tensor, `planes` from image `image` on. In each plane it starts at the
+/// point (y, x). Some of its rows and columns may lie outside the plane.
 struct ToeplitzTile {
   std::int32_t height, width;  ///< of the tensor's planes
   std::int32_t image, y, x;    ///< of the first value
-  std::int32_t slots, planes, rows, columns;
+  std::int32_t planes, rows, columns;
   std::int32_t pitch, plane_pitch, slot_pitch;  ///< in shared memory
   std::int32_t copy;                            ///< values that are moved at once
 };
 
-/// Where a block works.
+/// Where a tile of the target is.
 struct ToeplitzPlace {
-  std::int32_t channel, channels, image, y, x;
+  std::int32_t image, y, x;
 
-  __device__ __forceinline__ ToeplitzPlace(const ToeplitzPlan& plan, std::int32_t channel_block,
-                                           std::int32_t tile) {
-    channel = channel_block * plan.slots;
-    const std::int32_t rest = plan.channels - channel;
-    channels = rest < plan.slots ? rest : plan.slots;
+  __device__ __forceinline__ ToeplitzPlace(const ToeplitzTiles& plan, std::int32_t tile) {
     x = tile % plan.tiles_x * plan.column_tiles * kBlock;
     tile /= plan.tiles_x;
     y = tile % plan.tiles_y * plan.rows;
@@ -39,24 +35,31 @@ struct ToeplitzPlace {
 };
 
 /// The tile of the source that a block reads, of column blocks `begin` to `end` - 1.
-__device__ __forceinline__ ToeplitzTile source_tile(const ToeplitzPlan& plan,
+__device__ __forceinline__ ToeplitzTile source_tile(const ToeplitzTiles& plan,
                                                     const ToeplitzPlace& place, int begin,
                                                     int end) {
   const int x = place.x - plan.lead + begin * kBlock;
-  return {
-      plan.source_height, plan.source_width, place.image,     place.y - plan.padding, x,
-      plan.slots,         plan.planes,       plan.plane_rows, (end - begin) * kBlock, plan.pitch,
-      plan.plane_pitch,   plan.slot_pitch,   plan.copy};
+  return {plan.source_height,
+          plan.source_width,
+          place.image,
+          place.y - plan.padding,
+          x,
+          plan.planes,
+          plan.plane_rows,
+          (end - begin) * kBlock,
+          plan.pitch,
+          plan.plane_pitch,
+          plan.slot_pitch,
+          plan.copy};
 }
 /// The tile of the target, its channels `slot_pitch` values apart in shared memory.
-__device__ __forceinline__ ToeplitzTile target_tile(const ToeplitzPlan& plan,
+__device__ __forceinline__ ToeplitzTile target_tile(const ToeplitzTiles& plan,
                                                     const ToeplitzPlace& place, int slot_pitch) {
   return {plan.target_height,
           plan.target_width,
           place.image,
           place.y,
           place.x,
-          plan.slots,
           plan.planes,
           plan.rows,
           plan.column_tiles * kBlock,
@@ -73,7 +76,7 @@ __device__ __forceinline__ ToeplitzTile target_tile(const ToeplitzPlan& plan,
 ///
 /// A thread keeps its columns, and goes from row to row by sums: no product and no division.
 template <typename Tensor, typename Use>
-__device__ __forceinline__ void for_tile(const ToeplitzPlan& plan, const ToeplitzTile& tile,
+__device__ __forceinline__ void for_tile(const ToeplitzTiles& plan, const ToeplitzTile& tile,
                                          int values, std::int64_t pitch, Tensor* tensor,
                                          Use&& use) {
   const int top = tile.y < 0 ? -tile.y : 0, below = tile.height - tile.y;
@@ -152,7 +155,7 @@ __device__ __forceinline__ std::uint32_t high_halves(std::uint32_t a, std::uint3
 
 /// Begins to load what of a tile is in a tensor in channels_first, one channel of it.
 template <typename Storage>
-__device__ void load_rows(const ToeplitzPlan& plan, const ToeplitzTile& tile, const Storage* from,
+__device__ void load_rows(const ToeplitzTiles& plan, const ToeplitzTile& tile, const Storage* from,
                           Storage* shared) {
   with_row_copy<Storage>(tile.copy, [&](auto count) {
     constexpr int kCopy = count.value;

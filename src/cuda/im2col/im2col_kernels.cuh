@@ -6,6 +6,7 @@
 
 #include <cstdint>
 
+#include "core/conv_geometry.hpp"
 #include "core/dtype.hpp"
 #include "cuda/construct/construct_elements.cuh"
 #include "cuda/runtime/primitives.cuh"
@@ -19,12 +20,6 @@ inline constexpr int kIm2colThreads = 256;
 /// Warps of a block that sum.
 inline constexpr int kSumWarps = kIm2colThreads / 32;
 
-inline std::int64_t product(const std::int64_t* sizes, int count) {
-  std::int64_t product = 1;
-  for (int d = 0; d < count; ++d) product *= sizes[d];
-  return product;
-}
-
 inline std::int64_t blocks_of(std::int64_t items) {
   return (items + kIm2colThreads - 1) / kIm2colThreads;
 }
@@ -35,9 +30,9 @@ struct PlanePlan {
   std::int64_t tiles;   ///< of a plane
   std::int64_t items;   ///< tiles of all planes
 };
-inline PlanePlan make_plane_plan(const Im2colArgs& args, const std::int64_t* sizes) {
+inline PlanePlan make_plane_plan(const Im2colArgs& args, const std::int64_t (&sizes)[kMaxDims]) {
   PlanePlan plan{};
-  plan.points = product(sizes, args.ndim);
+  plan.points = geometry::product(sizes, args.ndim);
   plan.tiles = blocks_of(plan.points);
   plan.items = args.batch * args.channels * plan.tiles;
   return plan;
