@@ -125,8 +125,8 @@ void layer_forward(const LayerArgs& args, const void* input, const void* bias, v
                   [&](auto ndim) { launch_layer_prepare<ndim()>(prepare, where); });
   }
   if (plan.saves_cells()) {
-    return direct(args.conv, ConvPass::kForward, input, plan.saved_cells(saved), bias, output, workspace,
-                  where);
+    return direct(args.conv, ConvPass::kForward, input, plan.saved_cells(saved), bias, output,
+                  workspace, where);
   }
   convolve(args.conv, plan.forward(), ConvPass::kForward, plan.forward_lists(workspace), input,
            bias, output, where);
