@@ -92,17 +92,10 @@ def _sum_of_products(rows: Tensor, axes: Sequence[Tensor]) -> Tensor:
     return rows.transpose(1, 2).bmm(last)
 
 
-def construct_kernel(
-    weight: Tensor,
-    P: Tensor,
-    SIG: Tensor | None,
-    size: Sequence[int],
-    version: str,
-    sigma_min: float,
-) -> Tensor:
+def construct_kernel(*args: Any) -> Tensor:
     """``dcls::construct_kernel``."""
     with torch._C._DisableAutocast():
-        return construct_kernel_without_autocast(weight, P, SIG, size, version, sigma_min)
+        return construct_kernel_without_autocast(*args)
 
 
 def construct_kernel_without_autocast(
