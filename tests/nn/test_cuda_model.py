@@ -31,9 +31,11 @@ def on_a_gpu(channels: int, points: int, batch: int = 128, **changes: Any) -> An
     [(96, 56, "direct"), (192, 28, "direct"), (384, 14, "direct"), (768, 7, "conv")],
 )
 def test_the_stages_of_a_network(channels: int, points: int, method: str) -> None:
-    for dtype in (torch.float32, torch.bfloat16, torch.float64):
+    # In float64 both ways take twice as long, and what a call costs at least weighs less.
+    methods = {torch.float32: method, torch.bfloat16: method, torch.float64: "direct"}
+    for dtype, expected in methods.items():
         choice = on_a_gpu(channels, points, dtype=dtype)
-        assert (choice.method, choice.source) == (method, "model")
+        assert (choice.method, choice.source) == (expected, "model")
         assert choice.reason.startswith("a model, not a measurement: direct ")
 
 
