@@ -16,7 +16,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import FixedLocator, NullLocator
+from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter, NullLocator
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -76,7 +76,11 @@ def bars(axes: Axes, groups: Sequence[str], series: Bars, label: str, log: bool 
         axes.set_xscale("log")
         low, _ = axes.get_xlim()
         axes.set_xlim(low, highest * (highest / low) ** 0.16)
+        # A short axis has few powers of ten: 2 and 5 times these are labelled, too.
+        short = highest / low < 100
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if short else (1,)))
         axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
     else:
         axes.set_xlim(0, highest * 1.16)
     axes.spines[["top", "right", "left"]].set_visible(False)
