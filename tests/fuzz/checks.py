@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from fuzz.bounds import exact as known
 from fuzz.draw import Case
-from fuzz.problems import make
+from fuzz.problems import make, torch_errs
 from fuzz.tensors import Problem, compute_dtype, lay
 from torch import Tensor
 from torch.autograd import forward_ad
@@ -29,7 +29,7 @@ def check(case: Case) -> str:
     """Runs a case.
 
     Returns:
-        ``done``, or ``refused`` where torch's own convolution takes no such arguments.
+        ``done``, or ``refused`` where torch's own convolution takes no such arguments, or errs.
 
     Raises:
         DifferenceError: a result is wrong.
@@ -37,6 +37,8 @@ def check(case: Case) -> str:
     """
     with warnings.catch_warnings(), _threads(1):
         warnings.simplefilter("ignore")
+        if torch_errs(case):
+            return "refused"
         problem = make(case)
         before = {name: tensor.clone() for name, tensor in problem.tensors.items()}
         try:
