@@ -12,10 +12,9 @@
 
 namespace dcls::cuda {
 
-/// Lists of more bytes are made in parts, one after the other in the same memory. A list takes 12
-/// bytes a cell in float32, so that those of a kernel that joins all channels take three times what
-/// the kernel does.
-/// Tests make it smaller.
+/// If the lists of a pass take more bytes than this, they are made in parts, one after the other in
+/// the same memory. In float32 a list has 12 bytes for each cell, and the kernel 4: where all
+/// channels are joined, that is much. Tests make it smaller.
 inline std::size_t most_list_bytes = std::size_t{256} << 20;
 
 /// A size in bytes, such that what lies behind it in memory is aligned.
@@ -48,7 +47,7 @@ struct ConvLists {
   }
 };
 
-/// The lists of so many rows.
+/// Bytes of the lists of `rows` rows.
 inline ConvWorkspace list_bytes_of(const ConvPlan& plan, std::int64_t rows, DType dtype) {
   const std::int64_t lists = rows * plan.stages;
   ConvWorkspace w{};
@@ -58,10 +57,14 @@ inline ConvWorkspace list_bytes_of(const ConvPlan& plan, std::int64_t rows, DTyp
   return w;
 }
 
+/// Rows of the lists that a channel block has, at most.
+inline std::int64_t rows_of_block(const ConvPlan& plan) {
+  return plan.slots * plan.source_per_group;
+}
+
 /// Channel blocks whose lists are made at a time: one, or as many as the bytes are enough for.
 inline std::int64_t blocks_of_part(const ConvPlan& plan, DType dtype) {
-  const std::int64_t rows = plan.slots * plan.source_per_group;  // of a block, at most
-  const std::size_t bytes = list_bytes_of(plan, rows, dtype).lists();
+  const std::size_t bytes = list_bytes_of(plan, rows_of_block(plan), dtype).lists();
   if (bytes == 0) return plan.channel_blocks;
   return std::clamp<std::int64_t>(static_cast<std::int64_t>(most_list_bytes / bytes), 1,
                                   std::max<std::int64_t>(1, plan.channel_blocks));
@@ -93,9 +96,8 @@ void for_parts(const ConvPlan& plan, DType dtype, Use&& use) {
 
 /// What a pass needs that makes its lists in parts.
 inline ConvWorkspace conv_workspace(const ConvPlan& plan, ConvPass pass, DType dtype) {
-  std::int64_t rows = 0;
-  for_parts(plan, dtype, [&](const ConvPlan& part) { rows = std::max(rows, part.list_rows); });
-  ConvWorkspace w = list_bytes_of(plan, rows, dtype);
+  const std::int64_t rows = blocks_of_part(plan, dtype) * rows_of_block(plan);
+  ConvWorkspace w = list_bytes_of(plan, std::min(rows, plan.list_rows), dtype);
   if (pass == ConvPass::kBackwardKernel) {
     w.partial = aligned_bytes(plan.splits * plan.kernel_rows * plan.cells, compute_bytes(dtype));
   }

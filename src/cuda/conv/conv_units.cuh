@@ -45,10 +45,10 @@ __device__ __forceinline__ std::uint32_t pack_cell(const std::uint8_t*, int y, i
   return static_cast<std::uint32_t>(y) << 16 | static_cast<std::uint32_t>(x);
 }
 
-/// Lists the cells of one stage of row `row` of the lists: by one warp, one lane for each column.
-/// Columns are cut into vertical runs, and equal runs of neighbouring columns are joined. `cells`
-/// are those of the row; null stands for all set. Writes counts[list] units, of room for
-/// stage_cells.
+/// Makes one list: of the cells of stage `stage` that row `row` of the lists has. One warp does it,
+/// with a lane for each column. It cuts columns into vertical runs, and joins equal runs of
+/// neighbouring columns. `cells` are those of the row; if it is null, all cells count. It writes
+/// the number of units to counts[list]. A list has room for stage_cells units.
 template <typename Cell, typename Packed>
 __device__ __forceinline__ void list_stage(const ConvPlan& plan, std::int64_t row,
                                            std::int64_t stage, const Cell* cells,
@@ -133,8 +133,8 @@ __device__ __forceinline__ void list_stage(const ConvPlan& plan, std::int64_t ro
   if (lane == 0) counts[list] = unit_count;
 }
 
-/// Lists the cells of each (row of the lists, stage) of a launch. `cells` are those of the whole
-/// kernel; null stands for all set.
+/// Makes the lists of a launch, one for each of its rows and each stage. `cells` are those of the
+/// whole kernel; if it is null, all cells count.
 template <typename Cell, typename Packed>
 __global__ void __launch_bounds__(kListThreads, 4)
     conv_list_units(const ConvPlan plan, const Cell* cells, std::int32_t* counts, Unit* units,
