@@ -12,21 +12,9 @@
 #include "cuda/conv/conv_lists.hpp"
 #include "cuda/conv/conv_make_plan.hpp"
 #include "cuda_host.hpp"
+#include "how_to_run.hpp"
 
 namespace dcls::test {
-
-using host_cuda::GuardedBuffer;
-using host_cuda::LaunchOptions;
-
-struct HowToRun {
-  LaunchOptions launch = {};
-  unsigned blocks = 0;  ///< 0 for one per item, as the library launches
-  bool all_cells = false;
-};
-
-inline unsigned grid(const HowToRun& how, std::int64_t items) {
-  return how.blocks > 0 ? how.blocks : static_cast<unsigned>(items);
-}
 
 /// Lists of exactly the size that a launch needs.
 template <typename Packed>

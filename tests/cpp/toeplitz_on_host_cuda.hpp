@@ -10,17 +10,9 @@
 #include "conv_problem.hpp"
 #include "cuda/conv/toeplitz_launch.cuh"
 #include "cuda_host.hpp"
+#include "how_to_run.hpp"
 
 namespace dcls::test {
-
-using host_cuda::GuardedBuffer;
-using host_cuda::LaunchOptions;
-
-struct HowToRun {
-  LaunchOptions launch = {};
-  unsigned blocks = 0;  ///< 0 for one per item, as the library launches
-  int splits = 0;       ///< of the gradient of the kernel, at most; 0 for those of the plan
-};
 
 inline LaunchOptions with_shared(LaunchOptions options) {
   options.shared_limit = cuda::kToeplitzShared;
@@ -34,11 +26,10 @@ void convolve(const HowToRun& how, const ConvArgs& args, ConvPass pass, const St
   cuda::ToeplitzPlan plan = cuda::make_toeplitz_plan(args, pass);
   cuda::align_toeplitz_plan(plan, source, target);
   cuda::dispatch_toeplitz(plan, [&](auto tiles, auto blocks) {
-    host_cuda::launch(
-        with_shared(how.launch), cuda::toeplitz_forward<Storage, tiles.value, blocks.value>,
-        how.blocks > 0 ? how.blocks : static_cast<unsigned>(cuda::toeplitz_blocks(plan)),
-        static_cast<unsigned>(plan.threads()), cuda::toeplitz_shared_bytes(plan), plan, source,
-        kernel, bias, target);
+    host_cuda::launch(with_shared(how.launch),
+                      cuda::toeplitz_forward<Storage, tiles.value, blocks.value>,
+                      grid(how, cuda::toeplitz_blocks(plan)), static_cast<unsigned>(plan.threads()),
+                      cuda::toeplitz_shared_bytes(plan), plan, source, kernel, bias, target);
   });
 }
 
@@ -77,8 +68,7 @@ void kernel_gradient(const HowToRun& how, const ConvArgs& args, const Storage* g
     const cuda::ChannelsFirst copy =
         cuda::make_channels_first(args, input, grad_output, copies.data());
     host_cuda::launch(how.launch, cuda::to_channels_first<Storage>,
-                      how.blocks > 0 ? how.blocks : static_cast<unsigned>(cuda::copy_blocks(copy)),
-                      cuda::kCopyThreads, 0, copy);
+                      grid(how, cuda::copy_blocks(copy)), cuda::kCopyThreads, 0, copy);
     copies.check();
     source = static_cast<const Storage*>(copy.input.to);
     target = static_cast<const Storage*>(copy.grad_output.to);
@@ -89,9 +79,8 @@ void kernel_gradient(const HowToRun& how, const ConvArgs& args, const Storage* g
   cuda::dispatch_toeplitz(plan, [&](auto tiles, auto blocks) {
     host_cuda::launch(
         with_shared(how.launch), cuda::toeplitz_kernel_partial<Storage, tiles.value, blocks.value>,
-        how.blocks > 0 ? how.blocks : static_cast<unsigned>(cuda::toeplitz_blocks(plan)),
-        static_cast<unsigned>(plan.threads()), cuda::toeplitz_shared_bytes(plan), plan, source,
-        target, partial.data(), bias.data());
+        grid(how, cuda::toeplitz_blocks(plan)), static_cast<unsigned>(plan.threads()),
+        cuda::toeplitz_shared_bytes(plan), plan, source, target, partial.data(), bias.data());
   });
   partial.check(), bias.check();
   check_bias(args, plan.splits, bias, grad_output);
