@@ -214,7 +214,7 @@ def choice_now(row: Row) -> Choice:
 def vectors_of(report: Row) -> AbstractContextManager[Any]:
     """Lets the rule see the vectors of the machine that a report is of."""
     wide = report["machine"]["simd"].startswith("avx512")
-    return mock.patch.object(rule, "_WIDE_VECTORS", wide)
+    return mock.patch.object(rule, "WIDE_VECTORS", wide)
 
 
 def choose_again(path: Path) -> None:
@@ -285,7 +285,7 @@ def main() -> int:
         choose_again(options.again)
         return 0
     harness.apply_options(parser, options)
-    if options.vectors not in (None, "wide" if rule._WIDE_VECTORS else "narrow"):
+    if options.vectors not in (None, "wide" if rule.WIDE_VECTORS else "narrow"):
         print(f"nothing is measured: this machine's vectors are not {options.vectors}")
         return 0
     options.min_seconds /= 2  # there are many to time

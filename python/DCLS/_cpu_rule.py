@@ -10,7 +10,10 @@ machine with AVX-512 where a term does not say more. A term names the file of
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Final, Literal, NamedTuple
+
+import torch
 
 #: Points of an input from which on the padding of its planes no longer weighs: 28 x 28.
 LARGE_MAP: Final = 784
@@ -219,6 +222,44 @@ TERMS: Final[tuple[Term, ...]] = (
          channels_last=True, training=True, wide=False, measured=_NARROW),
 )
 # fmt: on
+
+
+#: The reason that ``explain`` gives where torch's convolution is not taken for being wrong.
+TORCH_ERRS: Final = "torch's gradient of such a kernel may be wrong"
+
+#: Tall kernels: so many rows or more, and fewer columns than the second number.
+_TALL: Final = (18, 14)
+
+#: Columns of kernels that are as wide as the input: from the first number on, below the second.
+_FULL_WIDTH: Final = (14, 20)
+
+
+def torch_errs(
+    kernel_size: Sequence[int],
+    input_size: Sequence[int],
+    padding: Sequence[int],
+    dtype: torch.dtype,
+    wide: bool,
+) -> bool:
+    """Whether torch's gradient of a kernel may be wrong, or even written to memory of others.
+
+    With AVX-512, that of ``conv2d`` in float32 was (torch 2.13.0, oneDNN 3.12.0). Fuzzing found it:
+
+    - Narrow kernels of 18 rows or more, taller than the input: of 6000 random convolutions with
+      kernels of 17 rows or more, 176 wrote beyond their memory or were wrong, and all of these are
+      such. An example is an input of (3, 1, 9, 31), a kernel of 20x3 and a padding of (10, 0).
+    - Kernels of 14 to 19 columns that are as wide as the input, without a padding of the columns:
+      an input of (3, 1, 46, 17) and a kernel of 1x17 or 17x17, for example.
+
+    With AVX2 both were right. Depthwise kernels were, too, but not worth another condition.
+    """
+    if not wide or dtype != torch.float32 or len(kernel_size) != 2:
+        return False
+    rows, columns = kernel_size
+    if rows >= _TALL[0] and columns < _TALL[1] and input_size[0] < rows:
+        return True
+    full = _FULL_WIDTH[0] <= columns < _FULL_WIDTH[1] and padding[1] == 0
+    return full and input_size[1] == columns
 
 
 def candidates(facts: Facts) -> tuple[Term, ...]:

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from fuzz.bounds import exact as known
 from fuzz.draw import Case
-from fuzz.problems import make, torch_errs
+from fuzz.problems import make
 from fuzz.tensors import Problem, compute_dtype, lay
+from fuzz.torch_faults import torch_errs
 from torch import Tensor
 from torch.autograd import forward_ad
 
@@ -339,9 +340,15 @@ def _non_finite(problem: Problem) -> None:
     # In the same dtype: which values are NaN is no matter of rounding.
     want = problem.oracle(**{n: t.to(compute_dtype(t.dtype)) for n, t in tensors.items()})
     got = problem.run(**tensors)
-    wrong = got.isnan() & ~want.isnan()
+    expected = want.isnan()
+    if problem.case.get("layer", "").startswith("DclsTranspose"):
+        # Torch's own, in 16 bits, multiplies such a cell also by the zeros between strides.
+        expected = (
+            expected.any(0, keepdim=True).flatten(2).any(2)[(...,) + (None,) * (got.ndim - 2)]
+        )
+    wrong = got.isnan() & ~expected
     if problem.case["kind"] in ("construct", "im2col"):
-        wrong = got.isnan() != want.isnan()
+        wrong = got.isnan() != expected
     elif not any(problem.case["padding"]) and want.isnan().any() and not got.isnan().any():
         raise DifferenceError(f"P{list(place)} = {bad[place].item()}: no output is NaN")
     if wrong.any():

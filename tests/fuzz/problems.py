@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from fuzz.bounds import Bound, Construct, bilinear, exact, pulled
 from fuzz.draw import LAYER_OF, Case
 from fuzz.tensors import Draw, Problem, compute_dtype
+from fuzz.torch_faults import torch_convolves
 from torch import Tensor
 
 import DCLS.im2col.modules as im2col_layers
@@ -23,24 +24,6 @@ TRANSPOSED = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
 
 def _has_width(case: Case) -> bool:
     return case["version"] in _spec.SIGMA_VERSIONS
-
-
-def _torch_convolves(case: Case) -> bool:
-    """Whether torch's own convolution may be the one: not DCLS's direct and im2col ones."""
-    layer = LAYER_OF.get(case.get("layer", ""))
-    return layer is not None and (layer.transposed or case["method"] != "direct")
-
-
-def torch_errs(case: Case) -> bool:
-    """Whether torch's own convolution may give a wrong gradient of its kernel.
-
-    Of bfloat16 volumes with fewer slices than the kernel, in channels_last, it returns memory that
-    nobody wrote (2.13.0 on a processor with AVX-512 BF16): ``conv3d`` of an input (2, 17, 1, 9, 8)
-    and a kernel (17, 1, 2, 3, 3) with padding 1 and 17 groups, for example.
-    """
-    low = case["dtype"] == "bfloat16" or case["mode"] == "autocast"
-    volume = _torch_convolves(case) and len(case["input"]) == 3
-    return low and volume and case["input"][0] < max(case["kernel"])
 
 
 def _sigma_min(case: Case) -> float | None:
@@ -177,9 +160,9 @@ def _dense(
     """
     g, eps, units, floor, low = numbers
     # Torch's own convolution may keep the sums of 16 bits in 16 bits; those of DCLS are float32.
-    sums = units if units and _torch_convolves(case) else 1.0
+    sums = units if units and torch_convolves(case) else 1.0
     # Each product of im2col has a column, or its gradient, that was rounded once.
-    once = 0.0 if _torch_convolves(case) else units
+    once = 0.0 if torch_convolves(case) else units
     SIG = t.get("SIG")
     built = Construct(
         weight,

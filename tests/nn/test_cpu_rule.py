@@ -5,11 +5,14 @@ Written down, not derived: who changes the rule sees here which layers change si
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
+import torch
 
 from DCLS import _cpu_rule, method
+from DCLS.construct.modules import Dcls2d
 from DCLS.method import choose
 
 #: Shape of the input, groups, kernel, cells that are not zero, flags, and the term that holds: None
@@ -290,7 +293,7 @@ def test_choice(
     term: str | None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(method, "_WIDE_VECTORS", "W" in flags)
+    monkeypatch.setattr(method, "WIDE_VECTORS", "W" in flags)
     facts: dict[str, Any] = {
         "input_shape": shape,
         "out_channels": 5 * groups,
@@ -306,3 +309,72 @@ def test_choice(
 
 def test_each_term_has_a_layer() -> None:
     assert {layer[-1] for layer in LAYERS} == {None, *(term.name for term in _cpu_rule.TERMS)}
+
+
+#: Shape of the input, kernel, padding, and whether torch's gradient of the kernel may be wrong.
+ERRS: list[tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], bool]] = [
+    ((3, 1, 9, 31), (20, 3), (10, 0), True),
+    ((3, 1, 17, 31), (18, 13), (9, 0), True),
+    ((3, 1, 18, 31), (18, 13), (9, 0), False),
+    ((3, 1, 16, 31), (17, 13), (8, 0), False),
+    ((3, 1, 17, 31), (18, 14), (9, 0), False),
+    ((3, 1, 46, 17), (1, 17), (0, 0), True),
+    ((3, 16, 41, 17), (17, 17), (8, 0), True),
+    ((3, 1, 46, 14), (1, 14), (0, 0), True),
+    ((3, 1, 46, 19), (1, 19), (0, 0), True),
+    ((3, 1, 46, 13), (1, 13), (0, 0), False),
+    ((3, 1, 46, 20), (1, 20), (0, 0), False),
+    ((3, 1, 46, 18), (1, 17), (0, 0), False),
+    ((3, 1, 46, 17), (1, 17), (0, 1), False),
+    ((3, 1, 46), (17,), (0,), False),
+    ((3, 1, 2, 9, 31), (1, 20, 3), (0, 10, 0), False),
+]
+
+
+@pytest.mark.parametrize(("shape", "kernel", "padding", "errs"), ERRS, ids=str)
+def test_where_torch_errs_auto_is_direct(
+    shape: tuple[int, ...],
+    kernel: tuple[int, ...],
+    padding: tuple[int, ...],
+    errs: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def reason(**changes: Any) -> str:
+        facts: dict[str, Any] = {
+            "input_shape": shape,
+            "out_channels": 5,
+            "groups": 1,
+            "kernel_size": kernel,
+            "cells": 9,
+            "padding": padding,
+            "training": True,
+        }
+        return choose(**(facts | changes)).reason
+
+    monkeypatch.setattr(method, "WIDE_VECTORS", True)
+    assert (reason() == _cpu_rule.TORCH_ERRS) == errs
+    assert reason(training=False) != _cpu_rule.TORCH_ERRS
+    assert reason(dtype=torch.float64) != _cpu_rule.TORCH_ERRS
+    monkeypatch.setattr(method, "WIDE_VECTORS", False)
+    assert reason() != _cpu_rule.TORCH_ERRS
+
+
+def test_gradients_are_right_where_those_of_torch_are_not() -> None:
+    """Torch's are, with AVX-512, of a convolution with these kernels."""
+    for shape, kernel, padding, errs in ERRS:
+        if not errs:
+            continue
+        torch.manual_seed(0)
+        layer = Dcls2d(shape[1], 2, 3, dilated_kernel_size=kernel, padding=padding, version="v1")
+        x = torch.randn(shape)
+        same = copy.deepcopy(layer).double()
+        same.method = "conv"
+        output = layer(x)
+        g = torch.randn_like(output)
+        output.backward(g)
+        same(x.double()).backward(g.double())
+        for name, parameter in layer.named_parameters():
+            expected = same.get_parameter(name).grad
+            torch.testing.assert_close(
+                parameter.grad.double(), expected, rtol=1e-4, atol=1e-4, msg=f"{kernel} {name}"
+            )

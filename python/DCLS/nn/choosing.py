@@ -166,8 +166,8 @@ class _ChoosesMethod(_TellsItsGrid):
             # In this order: a question about its sizes would bind a graph to them, and a small
             # layer should not pay for the questions behind it.
             if not traces and self.known_width is None:
-                products = x.numel() * weight.shape[0] * weight.shape[1] * points
-                worth = products > _WORTH_COUNTING * self.in_channels
+                products = x.numel() * self.out_channels * points
+                worth = products > _WORTH_COUNTING * self.groups
                 if worth and self._is_plain() and may_read([*tensors, x]):
                     cells = functools.partial(self._count_cells, weight, P, SIG)
         explicit = self._explicit_padding()[::-2] if isinstance(padding, str) else padding

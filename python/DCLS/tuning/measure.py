@@ -9,9 +9,11 @@ from typing import Final, TypeVar
 
 import torch
 
+from DCLS._cpu_rule import TORCH_ERRS, torch_errs
+from DCLS.method import WIDE_VECTORS
 from DCLS.tuning import facts
 from DCLS.tuning.candidates import CudaClock, HostClock, Synthetic, bytes_needed, output_size
-from DCLS.tuning.decide import LIMITS, Decision, Limits, decide
+from DCLS.tuning.decide import LIMITS, Decision, Limits, Trial, decide
 from DCLS.tuning.problem import Problem
 
 #: The part of the free memory that a measurement may take.
@@ -30,11 +32,14 @@ def measure(problem: Problem, batch: int, width: float | None, limits: Limits = 
         limits: the budget.
 
     Returns:
-        The decision; none is taken where not even one image fits.
+        The decision; none is taken where not even one image fits, and where torch's convolution is
+        not right, with which the others are compared.
     """
     device = problem.geometry.device
     if batch < 1 or min(output_size(problem)) < 1:
         return Decision(None, {})
+    if _torch_errs(problem):
+        return Decision(None, {"conv": Trial(math.inf, TORCH_ERRS)})
     room = MEMORY_PART * facts.free_memory(device)
     while batch > 1 and bytes_needed(problem, batch) > room:
         batch = math.ceil(batch / 2)
@@ -49,6 +54,15 @@ def measure(problem: Problem, batch: int, width: float | None, limits: Limits = 
             return _decide(problem, batch, width, CudaClock(), limits)
 
     return in_a_thread(run)
+
+
+def _torch_errs(problem: Problem) -> bool:
+    g = problem.geometry
+    return (
+        g.device_type == "cpu"
+        and g.grad_kernel
+        and torch_errs(g.kernel_size, problem.spatial, g.padding, g.dtype, WIDE_VECTORS)
+    )
 
 
 def _decide(
