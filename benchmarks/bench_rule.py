@@ -214,7 +214,7 @@ def choice_now(row: Row) -> Choice:
 def vectors_of(report: Row) -> AbstractContextManager[Any]:
     """Lets the rule see the vectors of the machine that a report is of."""
     wide = report["machine"]["simd"].startswith("avx512")
-    return mock.patch.object(rule, "WIDE_VECTORS", wide)
+    return mock.patch.object(rule, "_WIDE_VECTORS", wide)
 
 
 def choose_again(path: Path) -> None:
@@ -285,7 +285,7 @@ def main() -> int:
         choose_again(options.again)
         return 0
     harness.apply_options(parser, options)
-    if options.vectors not in (None, "wide" if rule.WIDE_VECTORS else "narrow"):
+    if options.vectors not in (None, "wide" if rule._WIDE_VECTORS else "narrow"):
         print(f"nothing is measured: this machine's vectors are not {options.vectors}")
         return 0
     options.min_seconds /= 2  # there are many to time
@@ -322,7 +322,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--few", action="store_true", help="layers of few values, not the grid")
     help = "depthwise planes, not the grid"
     parser.add_argument("--depthwise", action="store_true", help=help)
-    help = "measure nothing on a machine whose vectors are others: 64 bytes (AVX-512) are wide"
+    help = "measure nothing on a machine whose vectors are others: those of AVX-512 are wide"
     parser.add_argument("--vectors", choices=("narrow", "wide"), help=help)
     help = "delay layers at the widths of a schedule, not the grid"
     parser.add_argument("--schedule", action="store_true", help=help)

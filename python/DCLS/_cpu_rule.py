@@ -47,7 +47,7 @@ class Facts(NamedTuple):
     batch_fills_vectors: bool
     #: Whether the convolution pads: torch's then takes longer.
     padded: bool
-    #: Whether vectors hold 64 bytes (AVX-512). There torch multiplies matrices faster, too.
+    #: Whether vectors are those of AVX-512. There torch multiplies matrices faster, too.
     wide: bool
 
 
@@ -227,6 +227,9 @@ TERMS: Final[tuple[Term, ...]] = (
 #: The reason that ``explain`` gives where torch's convolution is not taken for being wrong.
 TORCH_ERRS: Final = "torch's gradient of such a kernel may be wrong"
 
+#: Whether torch uses AVX-512, whatever DCLS uses.
+TORCH_HAS_AVX512: Final = torch.backends.cpu.get_cpu_capability() == "AVX512"
+
 #: Tall kernels: so many rows or more, and fewer columns than the second number.
 _TALL: Final = (18, 14)
 
@@ -239,7 +242,6 @@ def torch_errs(
     input_size: Sequence[int],
     padding: Sequence[int],
     dtype: torch.dtype,
-    wide: bool,
 ) -> bool:
     """Whether torch's gradient of a kernel may be wrong, or even written to memory of others.
 
@@ -253,7 +255,7 @@ def torch_errs(
 
     With AVX2 both were right. Depthwise kernels were, too, but not worth another condition.
     """
-    if not wide or dtype != torch.float32 or len(kernel_size) != 2:
+    if not TORCH_HAS_AVX512 or dtype != torch.float32 or len(kernel_size) != 2:
         return False
     rows, columns = kernel_size
     if rows >= _TALL[0] and columns < _TALL[1] and input_size[0] < rows:

@@ -43,7 +43,7 @@ def _has_wide_vectors() -> bool:
 
 
 #: Asked once: the answer does not change, and the compiler cannot look into the library.
-WIDE_VECTORS: Final = _has_wide_vectors()
+_WIDE_VECTORS: Final = _has_wide_vectors()
 
 
 class Choice(NamedTuple):
@@ -201,7 +201,7 @@ def choose(
     values = math.inf if traces else math.prod(input_shape)
     if training and not (traces and _is_exporting()):
         margins = padding or (0,) * ndim
-        if _cpu_rule.torch_errs(kernel_size, input_shape[2:], margins, dtype, WIDE_VECTORS):
+        if _cpu_rule.torch_errs(kernel_size, input_shape[2:], margins, dtype):
             return Choice("direct", _cpu_rule.TORCH_ERRS, "CPU rule")
     channels: _cpu_rule.Channels = "one" if per_group == 1 else "many"
     if 1 < per_group <= _cpu_rule.FEW_CHANNELS:
@@ -214,7 +214,7 @@ def choose(
     padded = padding is not None and any(padding)
     find = _cpu_rule.candidates if traces else _cpu_rule.candidates_again
     facts = _cpu_rule.Facts(
-        ndim, channels, size, points, channels_last, training, values, fills, padded, WIDE_VECTORS
+        ndim, channels, size, points, channels_last, training, values, fills, padded, _WIDE_VECTORS
     )
     counted: int | None = None if callable(cells) else cells
     for term in find(facts):

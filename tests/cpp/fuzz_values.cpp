@@ -298,7 +298,8 @@ int with_each_level(Work&& work) {
   }
   constexpr int kNotHere = 77;
   int failed = 0;
-  for (const char* level : {"baseline", "neon", "avx2", "avx512", "avx512bf16"}) {
+  for (const char* level :
+       {"baseline", "neon", "avx2", "avx512_256", "avx512bf16_256", "avx512", "avx512bf16"}) {
     std::fflush(nullptr);
     const pid_t child = fork();  // before any thread was started
     if (child == 0) {

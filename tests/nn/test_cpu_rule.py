@@ -293,7 +293,7 @@ def test_choice(
     term: str | None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(method, "WIDE_VECTORS", "W" in flags)
+    monkeypatch.setattr(method, "_WIDE_VECTORS", "W" in flags)
     facts: dict[str, Any] = {
         "input_shape": shape,
         "out_channels": 5 * groups,
@@ -351,11 +351,11 @@ def test_where_torch_errs_auto_is_direct(
         }
         return choose(**(facts | changes)).reason
 
-    monkeypatch.setattr(method, "WIDE_VECTORS", True)
+    monkeypatch.setattr(_cpu_rule, "TORCH_HAS_AVX512", True)
     assert (reason() == _cpu_rule.TORCH_ERRS) == errs
     assert reason(training=False) != _cpu_rule.TORCH_ERRS
     assert reason(dtype=torch.float64) != _cpu_rule.TORCH_ERRS
-    monkeypatch.setattr(method, "WIDE_VECTORS", False)
+    monkeypatch.setattr(_cpu_rule, "TORCH_HAS_AVX512", False)
     assert reason() != _cpu_rule.TORCH_ERRS
 
 

@@ -117,7 +117,7 @@ def test_auto_sees_the_layout_that_the_convolution_runs_in(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A slice is copied: only an input that is channels last counts as such."""
-    monkeypatch.setattr(rule, "WIDE_VECTORS", True)  # there the layout decides
+    monkeypatch.setattr(rule, "_WIDE_VECTORS", True)  # there the layout decides
     module, plain = depthwise(), torch.randn(2, 8, 20, 20)
     with torch.no_grad():
         assert module.explain(plain).method == "direct"

@@ -10,7 +10,7 @@ import torch
 from support import VERSIONS
 from torch import Tensor
 
-from DCLS._cpu_rule import TORCH_ERRS
+from DCLS import _cpu_rule
 from DCLS.functional import construct_support
 from DCLS.method import expected_cells
 from DCLS.tuning import candidates, facts, measure
@@ -305,10 +305,10 @@ def test_the_candidates_agree_on_a_gpu(version: str) -> None:
 
 
 def test_torch_is_not_measured_where_it_errs(monkeypatch):
-    monkeypatch.setattr(measure, "WIDE_VECTORS", True)
+    monkeypatch.setattr(_cpu_rule, "TORCH_HAS_AVX512", True)
     given = problem(kernel_size=(20, 3), padding=(10, 0))._replace(spatial=(9, 31))
     decision = measure.measure(given, 2, None, QUICK)
     assert decision.taken is None
-    assert decision.trials["conv"].failure == TORCH_ERRS
+    assert decision.trials["conv"].failure == _cpu_rule.TORCH_ERRS
     forward = given._replace(geometry=given.geometry._replace(grad_kernel=False))
     assert not measure._torch_errs(forward)

@@ -10,7 +10,6 @@ from typing import Final, TypeVar
 import torch
 
 from DCLS._cpu_rule import TORCH_ERRS, torch_errs
-from DCLS.method import WIDE_VECTORS
 from DCLS.tuning import facts
 from DCLS.tuning.candidates import CudaClock, HostClock, Synthetic, bytes_needed, output_size
 from DCLS.tuning.decide import LIMITS, Decision, Limits, Trial, decide
@@ -61,7 +60,7 @@ def _torch_errs(problem: Problem) -> bool:
     return (
         g.device_type == "cpu"
         and g.grad_kernel
-        and torch_errs(g.kernel_size, problem.spatial, g.padding, g.dtype, WIDE_VECTORS)
+        and torch_errs(g.kernel_size, problem.spatial, g.padding, g.dtype)
     )
 
 

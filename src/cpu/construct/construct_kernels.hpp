@@ -25,6 +25,9 @@ extern const ConstructKernels construct_kernels;
 namespace avx2 {
 extern const ConstructKernels construct_kernels;
 }
+namespace avx512_256 {
+extern const ConstructKernels construct_kernels;
+}
 namespace avx512 {
 extern const ConstructKernels construct_kernels;
 }

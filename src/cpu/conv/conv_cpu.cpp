@@ -20,6 +20,7 @@ const ConvPasses& passes(const ConvPlan& plan) {
 #if defined(DCLS_SIMD_X86)
   const bool pairs = plan.dtype == DType::kBFloat16 && plan.tile[1] > 1;
   if (pairs && simd_level() == SimdLevel::kAvx512Bf16) return avx512bf16::conv_pair_passes;
+  if (pairs && simd_level() == SimdLevel::kAvx512Bf16Of256) return avx512bf16_256::conv_pair_passes;
 #else
   static_cast<void>(plan);
 #endif

@@ -142,11 +142,17 @@ extern const ConvKernels conv_kernels;
 namespace avx2 {
 extern const ConvKernels conv_kernels;
 }
+namespace avx512_256 {
+extern const ConvKernels conv_kernels;
+}
 namespace avx512 {
 extern const ConvKernels conv_kernels;
 }
-namespace avx512bf16 {
+namespace avx512bf16_256 {
 /// Of bfloat16 tensors whose tiles have rows, see conv_pairs.hpp.
+extern const ConvPasses conv_pair_passes;
+}  // namespace avx512bf16_256
+namespace avx512bf16 {
 extern const ConvPasses conv_pair_passes;
 }  // namespace avx512bf16
 

@@ -28,12 +28,21 @@ inline constexpr bool kPairs = true;
 
 /// sum + a pair's lower values multiplied + its upper ones multiplied, lane by lane.
 DCLS_HD Vector<float> add_pairs(Vector<float> sum, Vector<float> a, Vector<float> b) {
+#if DCLS_SIMD_BYTES == 64
   __m512 total;
   __m512bh left, right;
+#else
+  __m256 total;
+  __m256bh left, right;
+#endif
   memcpy(&total, &sum, sizeof(total));
   memcpy(&left, &a, sizeof(left));
   memcpy(&right, &b, sizeof(right));
+#if DCLS_SIMD_BYTES == 64
   total = _mm512_dpbf16_ps(total, left, right);
+#else
+  total = _mm256_dpbf16_ps(total, left, right);
+#endif
   memcpy(&sum, &total, sizeof(total));
   return sum;
 }

@@ -26,6 +26,9 @@ extern const DelayKernels delay_kernels;
 namespace avx2 {
 extern const DelayKernels delay_kernels;
 }
+namespace avx512_256 {
+extern const DelayKernels delay_kernels;
+}
 namespace avx512 {
 extern const DelayKernels delay_kernels;
 }

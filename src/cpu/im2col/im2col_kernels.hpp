@@ -38,6 +38,9 @@ extern const Im2colKernels im2col_kernels;
 namespace avx2 {
 extern const Im2colKernels im2col_kernels;
 }
+namespace avx512_256 {
+extern const Im2colKernels im2col_kernels;
+}
 namespace avx512 {
 extern const Im2colKernels im2col_kernels;
 }

@@ -5,22 +5,31 @@
 
 namespace dcls::cpu {
 
-/// The last one is AVX-512 with products of pairs of bfloat16 values, for convolutions of such.
-enum class SimdLevel { kBaseline, kAvx2, kAvx512, kAvx512Bf16 };
+/// Of256 is AVX-512 with vectors of 256 bits, Bf16 the same with products of pairs of bfloat16
+/// values, for convolutions of such.
+enum class SimdLevel {
+  kBaseline,
+  kAvx2,
+  kAvx512Of256,
+  kAvx512Bf16Of256,
+  kAvx512,
+  kAvx512Bf16,
+};
 
 /// The level in use: the best that is compiled in and that this machine has, or the one that the
-/// environment variable DCLS_SIMD (baseline, avx2, avx512, avx512bf16; on 64-bit Arm neon) asks
-/// for. Decided on the first call.
+/// environment variable DCLS_SIMD (baseline, avx2, avx512_256, avx512bf16_256, avx512, avx512bf16;
+/// on 64-bit Arm neon) asks for. Decided on the first call.
 /// @throws std::invalid_argument if DCLS_SIMD names a level that is not to be had.
 SimdLevel simd_level();
 
-/// The `name` of the level in use: baseline::name, avx2::name or avx512::name, all of one type. A
-/// macro, since the other two are no names at all where they are not compiled.
+/// The `name` of the level in use: baseline::name, avx2::name and so on, all of one type. A macro,
+/// since all but the first are no names where they are not compiled.
 #if defined(DCLS_SIMD_X86)
-#define DCLS_OF_SIMD_LEVEL(name)                                               \
-  (::dcls::cpu::simd_level() >= ::dcls::cpu::SimdLevel::kAvx512 ? avx512::name \
-   : ::dcls::cpu::simd_level() == ::dcls::cpu::SimdLevel::kAvx2 ? avx2::name   \
-                                                                : baseline::name)
+#define DCLS_OF_SIMD_LEVEL(name)                                                          \
+  (::dcls::cpu::simd_level() >= ::dcls::cpu::SimdLevel::kAvx512        ? avx512::name     \
+   : ::dcls::cpu::simd_level() >= ::dcls::cpu::SimdLevel::kAvx512Of256 ? avx512_256::name \
+   : ::dcls::cpu::simd_level() == ::dcls::cpu::SimdLevel::kAvx2        ? avx2::name       \
+                                                                       : baseline::name)
 #else
 #define DCLS_OF_SIMD_LEVEL(name) (baseline::name)
 #endif

@@ -44,7 +44,7 @@ DCLS_HD Vector<Compute<Storage>> load_lanes(const Storage* from) {
     memcpy(&bits, from, sizeof(bits));
     return values_of(__builtin_convertvector(bits, WordLanes) << 16);
   } else {
-#if defined(__AVX512F__)
+#if DCLS_SIMD_BYTES == 64
     __m256i bits;
     memcpy(&bits, from, sizeof(bits));
     // Masked: gcc 12 warns of the plain one's undefined pass-through.
@@ -81,7 +81,7 @@ DCLS_HD void store_lanes(Storage* to, Vector<Compute<Storage>> v) {
         __builtin_convertvector((bits & 0x7fffffffu) > 0x7f800000u ? quiet : rounded, ShortLanes);
     memcpy(to, &narrow, sizeof(narrow));
   } else {
-#if defined(__AVX512F__)
+#if DCLS_SIMD_BYTES == 64
     if constexpr (std::is_same_v<Storage, Half>) {
       __m512 wide;
       memcpy(&wide, &v, sizeof(v));

@@ -12,9 +12,16 @@
 #include <xmmintrin.h>
 #endif
 
-#if defined(__AVX512BF16__)
+// DCLS_SIMD_256: AVX-512, its 32 registers and masks, in vectors of 256 bits.
+#if defined(__AVX512BF16__) && defined(DCLS_SIMD_256)
+#define DCLS_SIMD_NAMESPACE avx512bf16_256
+#define DCLS_SIMD_BYTES 32
+#elif defined(__AVX512BF16__)
 #define DCLS_SIMD_NAMESPACE avx512bf16
 #define DCLS_SIMD_BYTES 64
+#elif defined(__AVX512F__) && defined(DCLS_SIMD_256)
+#define DCLS_SIMD_NAMESPACE avx512_256
+#define DCLS_SIMD_BYTES 32
 #elif defined(__AVX512F__)
 #define DCLS_SIMD_NAMESPACE avx512
 #define DCLS_SIMD_BYTES 64
