@@ -15,7 +15,8 @@ struct BuildInfo {
   std::string cuda_toolkit;                     ///< toolkit compiled with; empty without CUDA
   std::vector<std::string> cuda_architectures;  ///< as given to CMake, e.g. "90-real"
   bool openmp = false;
-  /// Level in use: "baseline", "avx2", "avx512", "avx512bf16" or "neon".
+  /// Level in use: "baseline", "avx2", "avx512_256", "avx512bf16_256", "avx512", "avx512bf16" or
+  /// "neon".
   std::string simd;
   std::vector<std::string> simd_compiled;  ///< levels compiled in, lowest first
 };

@@ -16,13 +16,23 @@ namespace {
 
 const ConvKernels& kernels() { return DCLS_OF_SIMD_LEVEL(conv_kernels); }
 
-const ConvPasses& passes(const ConvPlan& plan) {
+const ConvPasses& passes(const PlannedConv& planned) {
 #if defined(DCLS_SIMD_X86)
-  const bool pairs = plan.dtype == DType::kBFloat16 && plan.tile[1] > 1;
-  if (pairs && simd_level() == SimdLevel::kAvx512Bf16) return avx512bf16::conv_pair_passes;
-  if (pairs && simd_level() == SimdLevel::kAvx512Bf16Of256) return avx512bf16_256::conv_pair_passes;
+  const SimdLevel level = simd_level();
+  const bool pairs = planned.plan().dtype == DType::kBFloat16 && planned.plan().tile[1] > 1;
+  const bool of_256 = level == SimdLevel::kAvx512Of256 || level == SimdLevel::kAvx512Bf16Of256;
+  // Aligned and full, vectors of 512 bits are no slower, and their weights are loaded half as
+  // often.
+  const bool wide = !of_256 || planned.has_whole_rows();
+  if (pairs && level == SimdLevel::kAvx512Bf16Of256 && !wide) {
+    return avx512bf16_256::conv_pair_passes;
+  }
+  if (pairs && (level == SimdLevel::kAvx512Bf16 || level == SimdLevel::kAvx512Bf16Of256)) {
+    return avx512bf16::conv_pair_passes;
+  }
+  if (of_256 && wide) return avx512::conv_kernels.passes;
 #else
-  static_cast<void>(plan);
+  static_cast<void>(planned);
 #endif
   return kernels().passes;
 }
@@ -34,7 +44,7 @@ void for_units(const PlannedConv& planned, std::int64_t units, int num_threads,
   // Nanoseconds of a multiply-add, were all cells there.
   constexpr double kWork = 1. / 32;
   const double work = kWork * planned.dense_work() / static_cast<double>(units > 0 ? units : 1);
-  const ConvPasses& simd = passes(planned.plan());
+  const ConvPasses& simd = passes(planned);
   const Share shared = share(units, work, num_threads);
   const ThreadScratch scratch(planned.scratch_bytes(), shared.threads);
   parallel_for(units, shared, [&](std::int64_t begin, std::int64_t end, int thread) {

@@ -250,6 +250,12 @@ void PlannedConv::choose_backward_kernel_blocks(std::int64_t listed_cells) {
                fitting(kPartialBytes, kernel_cells() * value_bytes(), p.tile_count() * p.batch));
 }
 
+bool PlannedConv::has_whole_rows() const {
+  const std::int64_t lanes = kRowBytes / value_bytes();
+  const std::int64_t images = plan_.dest.size[kMaxDims - 1];
+  return folded_ && round_up(images, lanes) == round_up(images, lanes / 2);
+}
+
 std::int64_t PlannedConv::kernel_cells() const {
   const ConvPlan& p = plan_;
   return p.groups * p.source.channels * p.dest.channels * kernel_size_[0] * kernel_size_[1] *

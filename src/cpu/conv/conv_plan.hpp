@@ -64,6 +64,9 @@ class PlannedConv {
   }
   /// Whether a listed weight is infinite or NaN.
   bool has_infinite_weights() const { return infinite_weights_; }
+  /// Whether the rows are images of the batch that fill vectors of kRowBytes as well as shorter
+  /// ones.
+  bool has_whole_rows() const;
   std::int64_t forward_units() const;
   std::int64_t backward_kernel_units() const;
   /// Multiply-adds of all units if no cell were zero: to judge what is worth a thread.
