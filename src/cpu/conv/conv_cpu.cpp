@@ -18,23 +18,21 @@ const ConvKernels& kernels() { return DCLS_OF_SIMD_LEVEL(conv_kernels); }
 
 const ConvPasses& passes(const PlannedConv& planned) {
 #if defined(DCLS_SIMD_X86)
-  const SimdLevel level = simd_level();
-  const bool pairs = planned.plan().dtype == DType::kBFloat16 && planned.plan().tile[1] > 1;
-  const bool of_256 = level == SimdLevel::kAvx512Of256 || level == SimdLevel::kAvx512Bf16Of256;
+  SimdLevel level = simd_level();
   // Aligned and full, vectors of 512 bits are no slower, and their weights are loaded half as
   // often.
-  const bool wide = !of_256 || planned.has_whole_rows();
-  if (pairs && level == SimdLevel::kAvx512Bf16Of256 && !wide) {
-    return avx512bf16_256::conv_pair_passes;
+  if (planned.has_whole_rows()) {
+    if (level == SimdLevel::kAvx512Of256) level = SimdLevel::kAvx512;
+    if (level == SimdLevel::kAvx512Bf16Of256) level = SimdLevel::kAvx512Bf16;
   }
-  if (pairs && (level == SimdLevel::kAvx512Bf16 || level == SimdLevel::kAvx512Bf16Of256)) {
-    return avx512bf16::conv_pair_passes;
+  if (planned.plan().dtype == DType::kBFloat16 && planned.plan().tile[1] > 1) {
+    if (level == SimdLevel::kAvx512Bf16) return avx512bf16::conv_pair_passes;
+    if (level == SimdLevel::kAvx512Bf16Of256) return avx512bf16_256::conv_pair_passes;
   }
-  if (of_256 && wide) return avx512::conv_kernels.passes;
 #else
   static_cast<void>(planned);
 #endif
-  return kernels().passes;
+  return DCLS_OF_LEVEL(level, conv_kernels).passes;
 }
 
 /// Calls function(passes, begin, end, scratch) for chunks of units.

@@ -22,17 +22,19 @@ enum class SimdLevel {
 /// @throws std::invalid_argument if DCLS_SIMD names a level that is not to be had.
 SimdLevel simd_level();
 
-/// The `name` of the level in use: baseline::name, avx2::name and so on, all of one type. A macro,
-/// since all but the first are no names where they are not compiled.
+/// The `name` of a level: baseline::name, avx2::name and so on, all of one type. A macro, since all
+/// but the first are no names where they are not compiled.
 #if defined(DCLS_SIMD_X86)
-#define DCLS_OF_SIMD_LEVEL(name)                                                          \
-  (::dcls::cpu::simd_level() >= ::dcls::cpu::SimdLevel::kAvx512        ? avx512::name     \
-   : ::dcls::cpu::simd_level() >= ::dcls::cpu::SimdLevel::kAvx512Of256 ? avx512_256::name \
-   : ::dcls::cpu::simd_level() == ::dcls::cpu::SimdLevel::kAvx2        ? avx2::name       \
-                                                                       : baseline::name)
+#define DCLS_OF_LEVEL(level, name)                                      \
+  ((level) >= ::dcls::cpu::SimdLevel::kAvx512        ? avx512::name     \
+   : (level) >= ::dcls::cpu::SimdLevel::kAvx512Of256 ? avx512_256::name \
+   : (level) == ::dcls::cpu::SimdLevel::kAvx2        ? avx2::name       \
+                                                     : baseline::name)
 #else
-#define DCLS_OF_SIMD_LEVEL(name) (baseline::name)
+#define DCLS_OF_LEVEL(level, name) (baseline::name)
 #endif
+/// That of the level in use.
+#define DCLS_OF_SIMD_LEVEL(name) DCLS_OF_LEVEL(::dcls::cpu::simd_level(), name)
 
 const char* simd_name(SimdLevel level);
 
