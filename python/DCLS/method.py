@@ -183,12 +183,12 @@ def choose(
     per_group = input_shape[1] // groups
     if per_group == 0 or out_channels == 0 or size == 0:
         return Choice("conv", "the kernel is empty", "default")
+    margins = padding or (0,) * ndim
     if device_type == "cuda":
-        ones, none = (1,) * ndim, (0,) * ndim
         points = _cpu_rule.LARGE_MAP
         if not _is_exporting():
             points = _cuda_model.output_points(
-                input_shape[2:], kernel_size, stride or ones, padding or none
+                input_shape[2:], kernel_size, stride or (1,) * ndim, margins
             )
         count = cells() if callable(cells) else cells
         return _by_model(
@@ -196,22 +196,22 @@ def choose(
         )
     traces = is_tracing()
     # The graph of an export serves inputs of other sizes too; a question about one restricts them.
-    points = _cpu_rule.LARGE_MAP if traces and _is_exporting() else math.prod(input_shape[2:])
+    exports = traces and _is_exporting()
+    points = _cpu_rule.LARGE_MAP if exports else math.prod(input_shape[2:])
     # So does one about the batch, while torch compiles or traces.
     values = math.inf if traces else math.prod(input_shape)
-    if training and not (traces and _is_exporting()):
-        margins = padding or (0,) * ndim
-        if _cpu_rule.torch_errs(kernel_size, input_shape[2:], margins, dtype):
-            return Choice("direct", _cpu_rule.TORCH_ERRS, "CPU rule")
+    asks = training and not exports
+    if asks and _cpu_rule.torch_errs(kernel_size, input_shape[2:], margins, dtype):
+        return Choice("direct", _cpu_rule.TORCH_ERRS, "CPU rule")
     channels: _cpu_rule.Channels = "one" if per_group == 1 else "many"
     if 1 < per_group <= _cpu_rule.FEW_CHANNELS:
         channels = "few"
     fills = False
     if ndim == 1 and channels == "many":
-        step, margin = stride[0] if stride else 1, padding[0] if padding else 0
-        output = (input_shape[2] + 2 * margin - kernel_size[0]) // step + 1
+        step = stride[0] if stride else 1
+        output = (input_shape[2] + 2 * margins[0] - kernel_size[0]) // step + 1
         fills = _batch_fills_vectors(input_shape, out_channels, groups, output, step, dtype)
-    padded = padding is not None and any(padding)
+    padded = any(margins)
     find = _cpu_rule.candidates if traces else _cpu_rule.candidates_again
     facts = _cpu_rule.Facts(
         ndim, channels, size, points, channels_last, training, values, fills, padded, _WIDE_VECTORS
