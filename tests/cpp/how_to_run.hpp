@@ -14,7 +14,7 @@ struct HowToRun {
   LaunchOptions launch = {};
   unsigned blocks = 0;     ///< of a grid; 0 means one for each item, as the library launches
   bool all_cells = false;  ///< whether the gradient of the kernel has no support
-  int splits = 0;          ///< at most so many for that gradient; 0 means those of the plan
+  int splits = 0;  ///< parts of the sums of that gradient, at most; 0: as many as the plan has
 };
 
 inline unsigned grid(const HowToRun& how, std::int64_t items) {

@@ -47,8 +47,8 @@ __device__ __forceinline__ std::uint32_t pack_cell(const std::uint8_t*, int y, i
 
 /// Makes one list: of the cells of stage `stage` that row `row` of the lists has. One warp does it,
 /// with a lane for each column. It cuts columns into vertical runs, and joins equal runs of
-/// neighbouring columns. `cells` are those of the row; if it is null, all cells count. It writes
-/// the number of units to counts[list]. A list has room for stage_cells units.
+/// neighbouring columns. `cells` points to the cells of the row. If it is null, no cell is left
+/// out. The number of units goes to counts[list]. A list has room for stage_cells units.
 template <typename Cell, typename Packed>
 __device__ __forceinline__ void list_stage(const ConvPlan& plan, std::int64_t row,
                                            std::int64_t stage, const Cell* cells,
@@ -133,8 +133,8 @@ __device__ __forceinline__ void list_stage(const ConvPlan& plan, std::int64_t ro
   if (lane == 0) counts[list] = unit_count;
 }
 
-/// Makes the lists of a launch, one for each of its rows and each stage. `cells` are those of the
-/// whole kernel; if it is null, all cells count.
+/// Makes all lists of a launch. Each of its rows has one list for each stage. `cells` points to the
+/// cells of the whole kernel. If it is null, no cell is left out.
 template <typename Cell, typename Packed>
 __global__ void __launch_bounds__(kListThreads, 4)
     conv_list_units(const ConvPlan plan, const Cell* cells, std::int32_t* counts, Unit* units,
