@@ -14,7 +14,9 @@ namespace DCLS_SIMD_NAMESPACE {
 
 /// sums[k][j] += sum over rows and columns of dest[y] * source[y + j] for kRuns runs of kLength
 /// cells. `dest` has kMaxRun - 1 rows of zeros before and after its own, or is one row.
-template <int kLength, int kRuns, typename T>
+///
+/// With kEnds the first and the last kLength - 1 rows leave out the products with those zeros.
+template <int kLength, int kRuns, bool kEnds, typename T>
 void backward_kernel_runs(const CellRun* runs, const T* source, std::int64_t source_pitch,
                           const T* dest, std::int64_t dest_pitch, std::int64_t begin,
                           std::int64_t end, std::int64_t vectors, T* sums) {
@@ -31,22 +33,21 @@ void backward_kernel_runs(const CellRun* runs, const T* source, std::int64_t sou
     constexpr int kStep = kRowsOfPlane;  // so every value is met once
     // recent[j] is the row y - j of the destination.
     Vector<T> recent[kLength];
-#pragma GCC unroll 4
-    for (int j = kStep; j < kLength; ++j) {
-      recent[j - kStep] = load_vector(dest + (begin - j) * dest_pitch + column);
-    }
     std::int64_t at = begin * source_pitch + column;
     const T* row = dest + begin * dest_pitch + column;
-    for (std::int64_t y = begin; y < end; y += kStep) {
+    // The next row of the source, with the rows [first, last] of `recent`.
+    const auto add_row = [&](int first, int last) {
 #pragma GCC unroll 4
-      for (int j = kLength - 1; j >= kStep; --j) recent[j] = recent[j - kStep];
+      for (int j = last; j >= kStep; --j) recent[j] = recent[j - kStep];
 #pragma GCC unroll 2
-      for (int j = 0; j < kStep && j < kLength; ++j) recent[j] = load_vector(row - j * dest_pitch);
+      for (int j = first; j < kStep && j < kLength; ++j) {
+        recent[j] = load_vector(row - j * dest_pitch);
+      }
 #pragma GCC unroll 8
       for (int k = 0; k < kRuns; ++k) {
         const Vector<T> value = load_vector(from[k] + at);
 #pragma GCC unroll 4
-        for (int j = 0; j < kLength; ++j) {
+        for (int j = first; j <= last; ++j) {
           if constexpr (kPairs) {
             sum[k][j] = add_pairs(sum[k][j], recent[j], value);
           } else {
@@ -56,7 +57,20 @@ void backward_kernel_runs(const CellRun* runs, const T* source, std::int64_t sou
       }
       at += kStep * source_pitch;
       row += kStep * dest_pitch;
+    };
+    constexpr int kEndRows = kEnds ? kLength - 1 : 0;
+    if constexpr (kEnds) {
+#pragma GCC unroll 3
+      for (int j = 0; j < kEndRows; ++j) add_row(0, j);
+    } else {
+#pragma GCC unroll 4
+      for (int j = kStep; j < kLength; ++j) {
+        recent[j - kStep] = load_vector(dest + (begin - j) * dest_pitch + column);
+      }
     }
+    for (std::int64_t y = begin + kEndRows; y < end - kEndRows; y += kStep) add_row(0, kLength - 1);
+#pragma GCC unroll 3
+    for (int j = 1; j <= kEndRows; ++j) add_row(j, kLength - 1);
   }
 #pragma GCC unroll 8
   for (int k = 0; k < kRuns; ++k) {
@@ -124,9 +138,12 @@ DCLS_HD void backward_kernel_some(const Slice<T>& s, const CellRun*& runs, std::
   for (; s.exact && count > 0; --count, ++runs, sums += kLength * kLanes<T>) {
     backward_kernel_exact<kLength>(s, *runs, end, sums);
   }
+  // A slice that is no band.
+  const bool ends = !kPairs && s.begin == 0 && s.last && s.rows >= kLength - 1;
+  const auto add = ends ? &backward_kernel_runs<kLength, kRuns, !kPairs, T>
+                        : &backward_kernel_runs<kLength, kRuns, false, T>;
   for (; count >= kRuns; count -= kRuns) {
-    backward_kernel_runs<kLength, kRuns, T>(runs, s.source, s.source_pitch, s.dest, s.dest_pitch,
-                                            s.begin, end, s.vectors, sums);
+    add(runs, s.source, s.source_pitch, s.dest, s.dest_pitch, s.begin, end, s.vectors, sums);
     runs += kRuns;
     sums += kRuns * kLength * kLanes<T>;
   }
