@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "cpu/conv/conv_fast.hpp"
 #include "cpu/conv/conv_pairs.hpp"
 #include "cpu/conv/conv_units.hpp"
 #include "cpu/simd/rows.hpp"
@@ -151,13 +152,13 @@ DCLS_HD void backward_kernel_some(const Slice<T>& s, const CellRun*& runs, std::
 }
 
 /// sums += the products of one slice of a tile for the cells of a list; returns the end of the
-/// list's sums.
+/// list's sums. `source_row`: values of a row of the source.
 template <typename T>
-DCLS_HD T* backward_kernel_slice(const RunLists& lists, std::int64_t list, Slice<T> s, T* sums) {
+DCLS_HD T* backward_kernel_slice(const RunLists& lists, std::int64_t list, Slice<T> s,
+                                 std::int64_t source_row, T* sums) {
   // Rows of which source and destination stay in the first-level cache.
   constexpr std::int64_t kBandBytes = 20 << 10;
-  const std::int64_t row_bytes =
-      (s.source_pitch + s.dest_pitch) * static_cast<std::int64_t>(sizeof(T));
+  const std::int64_t row_bytes = (source_row + s.dest_pitch) * static_cast<std::int64_t>(sizeof(T));
   const std::int64_t fitting = kBandBytes / row_bytes;
   const std::int64_t bands = fitting >= s.rows ? 1
                              : fitting > 8     ? (s.rows - 1) / fitting + 1
@@ -182,6 +183,73 @@ DCLS_HD T* backward_kernel_slice(const RunLists& lists, std::int64_t list, Slice
   return next;
 }
 
+/// Calls function(length, runs, count) for the runs of all lists of a channel, in the order of
+/// their sums.
+template <typename Function>
+DCLS_HD void for_runs_of_channel(const ConvPlan& p, std::int64_t list, const Function& function) {
+  for (std::int64_t i = 0; i < p.lists_of_pair(); ++i) for_runs(p.lists, list + i, function);
+}
+
+/// The slices of a tile by the fast FIR algorithm; returns the end of the channel's sums. `dest` is
+/// the first row; the planes of the classes have kMaxRun - 1 rows of zeros before and after each
+/// slice. `made`: see for_classes.
+inline float* backward_kernel_fast(const ConvPlan& p, std::int64_t list, const float* source,
+                                   const float* dest, FastScratch& scratch, bool made,
+                                   const std::int64_t (&points)[kMaxDims], float* sums) {
+  using fast_fir::kBlock, fast_fir::kClasses;
+  const std::int64_t slab = p.source_extent[1] * p.source_pitch;
+  const std::int64_t dest_slab = (p.tile[1] + 2 * p.dest_margin) * p.dest_pitch;
+  const std::int64_t class_slab = (p.tile[1] / kBlock + 2 * p.dest_margin) * p.dest_pitch;
+  const std::int64_t blocks = (points[1] + kBlock - 1) / kBlock;
+  const std::int64_t vectors = (points[2] + kLanes<float> - 1) / kLanes<float>;
+  float* const classes = scratch.classes + p.dest_margin * p.dest_pitch;
+  BoundCheck check = scratch.check;  // in a register
+  for (std::int64_t z = 0; z < points[0]; ++z) {
+    for (std::int64_t block = 0; block < blocks; ++block) {
+      const float* const from = dest + z * dest_slab + block * kBlock * p.dest_pitch;
+      float* const to = classes + z * class_slab + block * p.dest_pitch;
+      for (std::int64_t x = 0; x < vectors * kLanes<float>; x += kLanes<float>) {
+        Vector<float> row[kBlock], of_class[kClasses];
+#pragma GCC unroll 4
+        for (int i = 0; i < kBlock; ++i) {
+          row[i] = load_vector(from + i * p.dest_pitch + x);
+          check.look(row[i]);
+        }
+        fast_fir::spread(row, of_class);
+#pragma GCC unroll 9
+        for (int i = 0; i < kClasses; ++i) store_vector(to + i * p.class_plane + x, of_class[i]);
+      }
+    }
+  }
+  scratch.check = check;
+  float* begin[kClasses + 1] = {sums};
+  for (int i = 0; i < kClasses; ++i) {
+    begin[i + 1] = begin[i];
+    for_runs(p.lists, list + i, [&](auto length, const CellRun*, std::int64_t count) {
+      begin[i + 1] += count * length() * kLanes<float>;
+    });
+  }
+  for_classes(p, source, scratch, made, [&](int number, const float* from) {
+    for (std::int64_t z = 0; z < points[0]; ++z) {
+      const float* const to = classes + number * p.class_plane + z * class_slab;
+      const Slice<float> slice{from + z * slab,
+                               kBlock * p.source_pitch,
+                               to,
+                               p.dest_pitch,
+                               blocks,
+                               vectors,
+                               points[2],
+                               0,
+                               false,
+                               0,
+                               0,
+                               false};
+      backward_kernel_slice(p.lists, list + number, slice, p.source_pitch, begin[number]);
+    }
+  });
+  return begin[kClasses];
+}
+
 template <typename T>
 DCLS_HD bool any_nan(const T* values, std::int64_t count) {
   bool any = false;
@@ -190,7 +258,7 @@ DCLS_HD bool any_nan(const T* values, std::int64_t count) {
 }
 
 template <typename Storage>
-void backward_kernel_units(const ConvPlan& p, const Storage* source, const Storage* dest,
+bool backward_kernel_units(const ConvPlan& p, const Storage* source, const Storage* dest,
                            Storage* grad_kernel, Compute<Storage>* partial, std::int64_t cells,
                            std::int64_t begin, std::int64_t end, void* scratch) {
   using T = Compute<Storage>;
@@ -198,6 +266,8 @@ void backward_kernel_units(const ConvPlan& p, const Storage* source, const Stora
   T* const sums = static_cast<T*>(scratch);
   T* const source_planes = sums + p.unit_cells * kLanes<T>;
   T* const dest_planes = source_planes + p.group_block * group_planes;
+  FastScratch fast(
+      p, reinterpret_cast<float*>(dest_planes + p.group_block * p.dest_block * p.dest_plane));
   const std::int64_t source_slab = p.source_extent[1] * p.source_pitch;
   const std::int64_t dest_slab = (p.tile[1] + 2 * p.dest_margin) * p.dest_pitch;
   const bool lines = p.tile[1] == 1;
@@ -241,6 +311,7 @@ void backward_kernel_units(const ConvPlan& p, const Storage* source, const Stora
         }
         const std::int64_t vectors = (points[2] + kLanes<T> - 1) / kLanes<T>;
         const std::int64_t ready = tile == zeroed_tile ? source_count + dest_count : 0;
+        if (p.fast && tile != zeroed_tile) fast.begin_tile(p, from);
         zeroed_tile = tile;
         load_planes(p.source, from,
                     source + n * p.source.batch_step + source_first * p.source.channel_step,
@@ -256,6 +327,15 @@ void backward_kernel_units(const ConvPlan& p, const Storage* source, const Stora
         T* next = sums;
         for_lists([&](std::int64_t list, std::int64_t group, std::int64_t slot) {
           T* list_end = next;
+          if constexpr (kHasFast<T>) {
+            if (p.fast) {
+              next = backward_kernel_fast(
+                  p, list, source_planes + group * group_planes,
+                  dest_planes + slot * p.dest_plane + p.dest_margin * p.dest_pitch, fast,
+                  slot % (channels.end - channels.begin) > 0, points, next);
+              return;
+            }
+          }
           for (std::int64_t z = 0; z < points[0]; ++z) {
             const T* const from_slice = source_planes + group * group_planes + z * source_slab;
             const T* const at_slice =
@@ -269,7 +349,7 @@ void backward_kernel_units(const ConvPlan& p, const Storage* source, const Stora
               slice.rows = vectors;
               slice.vectors = 1;
             }
-            list_end = backward_kernel_slice(p.lists, list, slice, next);
+            list_end = backward_kernel_slice(p.lists, list, slice, slice.source_pitch, next);
           }
           next = list_end;
         });
@@ -279,11 +359,12 @@ void backward_kernel_units(const ConvPlan& p, const Storage* source, const Stora
       }
     };
     add_up(false);
+    if (!fast.check.fit()) return false;
     // Not a number: of what it reads, or of a zero around it. Then once more, to know.
     if (any_nan(sums, p.unit_cells)) add_up(true);
     const T* sum = sums;
     for_lists([&](std::int64_t list, std::int64_t, std::int64_t) {
-      for_runs(p.lists, list, [&](auto length, const CellRun* runs, std::int64_t count) {
+      for_runs_of_channel(p, list, [&](auto length, const CellRun* runs, std::int64_t count) {
         for (std::int64_t k = 0; k < count; ++k) {
           for (int j = 0; j < length(); ++j, ++sum) {
             const std::int64_t cell = runs[k].cell + j * p.cell_step;
@@ -297,6 +378,7 @@ void backward_kernel_units(const ConvPlan& p, const Storage* source, const Stora
       });
     });
   }
+  return true;
 }
 
 template <typename Storage>

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <memory>
 
@@ -16,6 +17,18 @@ namespace {
 
 const ConvKernels& kernels() { return DCLS_OF_SIMD_LEVEL(conv_kernels); }
 
+/// Whether the processor multiplies pairs of a dtype's values: see conv_pairs.hpp.
+bool has_pairs(DType dtype) {
+#if defined(DCLS_SIMD_X86)
+  const SimdLevel level = simd_level();
+  return dtype == DType::kBFloat16 &&
+         (level == SimdLevel::kAvx512Bf16 || level == SimdLevel::kAvx512Bf16Of256);
+#else
+  static_cast<void>(dtype);
+  return false;
+#endif
+}
+
 const ConvPasses& passes(const PlannedConv& planned) {
 #if defined(DCLS_SIMD_X86)
   SimdLevel level = simd_level();
@@ -25,9 +38,10 @@ const ConvPasses& passes(const PlannedConv& planned) {
     if (level == SimdLevel::kAvx512Of256) level = SimdLevel::kAvx512;
     if (level == SimdLevel::kAvx512Bf16Of256) level = SimdLevel::kAvx512Bf16;
   }
-  if (planned.plan().dtype == DType::kBFloat16 && planned.plan().tile[1] > 1) {
-    if (level == SimdLevel::kAvx512Bf16) return avx512bf16::conv_pair_passes;
-    if (level == SimdLevel::kAvx512Bf16Of256) return avx512bf16_256::conv_pair_passes;
+  const ConvPlan& plan = planned.plan();
+  if (has_pairs(plan.dtype) && plan.tile[1] > 1 && !plan.fast) {
+    return level == SimdLevel::kAvx512Bf16 ? avx512bf16::conv_pair_passes
+                                           : avx512bf16_256::conv_pair_passes;
   }
 #else
   static_cast<void>(planned);
@@ -35,9 +49,10 @@ const ConvPasses& passes(const PlannedConv& planned) {
   return DCLS_OF_LEVEL(level, conv_kernels).passes;
 }
 
-/// Calls function(passes, begin, end, scratch) for chunks of units.
+/// Calls function(passes, begin, end, scratch) for chunks of units. Returns whether all of them
+/// could.
 template <typename Function>
-void for_units(const PlannedConv& planned, std::int64_t units, int num_threads,
+bool for_units(const PlannedConv& planned, std::int64_t units, int num_threads,
                Function&& function) {
   // Nanoseconds of a multiply-add, were all cells there.
   constexpr double kWork = 1. / 32;
@@ -45,17 +60,21 @@ void for_units(const PlannedConv& planned, std::int64_t units, int num_threads,
   const ConvPasses& simd = passes(planned);
   const Share shared = share(units, work, num_threads);
   const ThreadScratch scratch(planned.scratch_bytes(), shared.threads);
+  std::atomic<bool> done{true};
   parallel_for(units, shared, [&](std::int64_t begin, std::int64_t end, int thread) {
-    function(simd, begin, end, scratch.of(thread));
+    if (!function(simd, begin, end, scratch.of(thread))) {
+      done.store(false, std::memory_order_relaxed);
+    }
   });
+  return done.load(std::memory_order_relaxed);
 }
 
-void forward(const PlannedConv& planned, const void* source, const void* bias, void* dest,
+bool forward(const PlannedConv& planned, const void* source, const void* bias, void* dest,
              int num_threads) {
-  for_units(planned, planned.forward_units(), num_threads,
-            [&](const ConvPasses& simd, auto begin, auto end, void* own) {
-              simd.forward(planned.plan(), source, bias, dest, begin, end, own);
-            });
+  return for_units(planned, planned.forward_units(), num_threads,
+                   [&](const ConvPasses& simd, auto begin, auto end, void* own) {
+                     return simd.forward(planned.plan(), source, bias, dest, begin, end, own);
+                   });
 }
 
 /// The output of a convolution without an input.
@@ -95,26 +114,69 @@ void sum_nan_again(const ConvArgs& args, const void* grad_output, const void* ke
   });
 }
 
+/// Whether it could: always, if not `fast`. The cells that are not listed are zero already.
+bool backward_kernel(const ConvArgs& args, bool fast, const void* grad_output, const void* input,
+                     const std::uint8_t* support, void* grad_kernel, int num_threads) {
+  PlannedConv planned(args, ConvPass::kBackwardKernel, fast);
+  planned.list_cells(support, num_threads);
+  const ConvPlan& plan = planned.plan();
+  const std::int64_t cells = planned.kernel_cells();
+  // Of float or double, and zero in the cells that are not listed.
+  std::unique_ptr<double[]> partial;
+  if (plan.splits > 1 || plan.fast) {
+    const std::size_t values = static_cast<std::size_t>(plan.splits * cells);
+    partial.reset(new double[values * compute_bytes(args.dtype) / sizeof(double) + 1]());
+  }
+  if (!for_units(planned, planned.backward_kernel_units(), num_threads,
+                 [&](const ConvPasses& simd, auto begin, auto end, void* own) {
+                   return simd.backward_kernel(plan, input, grad_output, grad_kernel, partial.get(),
+                                               cells, begin, end, own);
+                 })) {
+    return false;
+  }
+  if (plan.fast) {
+    planned.combine_cells(reinterpret_cast<const float*>(partial.get()), support, grad_kernel,
+                          num_threads);
+  } else if (plan.splits > 1) {
+    const double work = 1 + 0.5 * static_cast<double>(plan.splits);
+    parallel_for(cells, share(cells, work, num_threads),
+                 [&](std::int64_t begin, std::int64_t end, int) {
+                   kernels().reduce(plan, partial.get(), grad_kernel, cells, begin, end);
+                 });
+  }
+  return true;
+}
+
 }  // namespace
 
 void direct_conv(const ConvArgs& args, const void* input, const void* kernel, const void* bias,
                  void* output, int num_threads) {
-  prepared_conv(args, prepare_conv(args, kernel, num_threads).get(), input, bias, output,
-                num_threads);
+  if (geometry::no_input(args)) return fill_with_bias(args, bias, output);
+  for (const bool fast : {true, false}) {
+    PlannedConv planned(args, ConvPass::kForward, fast);
+    planned.list_weights(kernel, num_threads);
+    if (forward(planned, input, bias, output, num_threads)) return;
+  }
 }
 
 std::shared_ptr<const PlannedConv> prepare_conv(const ConvArgs& args, const void* kernel,
                                                 int num_threads) {
   if (geometry::no_input(args)) return nullptr;
-  auto planned = std::make_shared<PlannedConv>(args, ConvPass::kForward);
+  auto planned = std::make_shared<PlannedConv>(args, ConvPass::kForward, true);
   planned->list_weights(kernel, num_threads);
+  if (planned->plan().fast) {
+    auto plain = std::make_unique<PlannedConv>(args, ConvPass::kForward, false);
+    plain->list_weights(kernel, num_threads);
+    planned->plain = std::move(plain);
+  }
   return planned;
 }
 
 void prepared_conv(const ConvArgs& args, const PlannedConv* planned, const void* input,
                    const void* bias, void* output, int num_threads) {
   if (planned == nullptr) return fill_with_bias(args, bias, output);
-  forward(*planned, input, bias, output, num_threads);
+  if (forward(*planned, input, bias, output, num_threads)) return;
+  forward(*planned->plain, input, bias, output, num_threads);
 }
 
 void direct_conv_backward_input(const ConvArgs& args, const void* grad_output, const void* kernel,
@@ -126,12 +188,15 @@ void direct_conv_backward_input(const ConvArgs& args, const void* grad_output, c
     std::memset(grad_input, 0, bytes);
     return;
   }
-  PlannedConv planned(args, ConvPass::kBackwardInput);
-  if (planned.leaves_points()) std::memset(grad_input, 0, bytes);
-  planned.list_weights(kernel, num_threads);
-  forward(planned, grad_output, nullptr, grad_input, num_threads);
-  if (planned.has_infinite_weights()) {
-    sum_nan_again(args, grad_output, kernel, grad_input, values, num_threads);
+  for (const bool fast : {true, false}) {
+    PlannedConv planned(args, ConvPass::kBackwardInput, fast);
+    if (planned.leaves_points()) std::memset(grad_input, 0, bytes);
+    planned.list_weights(kernel, num_threads);
+    if (!forward(planned, grad_output, nullptr, grad_input, num_threads)) continue;
+    if (planned.has_infinite_weights()) {
+      sum_nan_again(args, grad_output, kernel, grad_input, values, num_threads);
+    }
+    return;
   }
 }
 
@@ -142,26 +207,12 @@ void direct_conv_backward_kernel(const ConvArgs& args, const void* grad_output, 
   // The cells that are not listed.
   std::memset(grad_kernel, 0, static_cast<std::size_t>(cells) * storage_bytes(args.dtype));
   if (geometry::no_input(args) || geometry::no_output(args)) return;
-  PlannedConv planned(args, ConvPass::kBackwardKernel);
-  planned.list_cells(support, num_threads);
-  const ConvPlan& plan = planned.plan();
-  // Of float or double, and zero in the cells that are not listed.
-  std::unique_ptr<double[]> partial;
-  if (plan.splits > 1) {
-    const std::size_t values = static_cast<std::size_t>(plan.splits * cells);
-    partial.reset(new double[values * compute_bytes(args.dtype) / sizeof(double) + 1]());
+  // Pairs are faster in this pass, by measurement.
+  for (const bool fast : {!has_pairs(args.dtype), false}) {
+    if (backward_kernel(args, fast, grad_output, input, support, grad_kernel, num_threads)) {
+      return;
+    }
   }
-  for_units(planned, planned.backward_kernel_units(), num_threads,
-            [&](const ConvPasses& simd, auto begin, auto end, void* own) {
-              simd.backward_kernel(plan, input, grad_output, grad_kernel, partial.get(), cells,
-                                   begin, end, own);
-            });
-  if (plan.splits == 1) return;
-  const double work = 1 + 0.5 * static_cast<double>(plan.splits);
-  parallel_for(cells, share(cells, work, num_threads),
-               [&](std::int64_t begin, std::int64_t end, int) {
-                 kernels().reduce(plan, partial.get(), grad_kernel, cells, begin, end);
-               });
 }
 
 void direct_conv_backward_bias(const ConvArgs& args, const void* grad_output, void* grad_bias,

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "cpu/conv/conv_fast.hpp"
 #include "cpu/conv/conv_pairs.hpp"
 #include "cpu/conv/conv_units.hpp"
 
@@ -16,6 +17,9 @@ namespace DCLS_SIMD_NAMESPACE {
 template <int kVectors>
 inline constexpr int kPatchRows =
     (kRegisters == 32 ? 24 : 12) / kVectors > 12 ? 12 : (kRegisters == 32 ? 24 : 12) / kVectors;
+
+/// Where there are fewer rows, narrow strips have patches of more sums than wide ones.
+inline constexpr std::int64_t kWideStripRows = 16;
 
 template <typename T>
 DCLS_HD Vector<T> broadcast(T value) {
@@ -141,7 +145,7 @@ DCLS_HD void forward_slice(const RunLists& lists, std::int64_t list, const T* so
       dest += kVectors * kLanes<T>;
       vectors -= kVectors;
     };
-    if (kRegisters == 32 && vectors >= 4) {
+    if (kRegisters == 32 && vectors >= 4 && rows >= kWideStripRows) {
       strip(std::integral_constant<int, kRegisters == 32 ? 4 : 2>{});
     } else if (vectors >= 2) {
       strip(std::integral_constant<int, 2>{});
@@ -151,13 +155,46 @@ DCLS_HD void forward_slice(const RunLists& lists, std::int64_t list, const T* so
   }
 }
 
+/// The slices of a tile by the fast FIR algorithm. `made`: see for_classes.
+inline void forward_fast(const ConvPlan& p, std::int64_t list, const float* source,
+                         FastScratch& scratch, bool made, const std::int64_t (&points)[kMaxDims],
+                         float start, float* dest) {
+  using fast_fir::kBlock, fast_fir::kClasses;
+  const std::int64_t blocks = (points[1] + kBlock - 1) / kBlock;
+  const std::int64_t slab = p.source_extent[1] * p.source_pitch;
+  const std::int64_t class_slab = p.tile[1] / kBlock * p.dest_pitch;
+  for_classes(p, source, scratch, made, [&](int number, const float* from) {
+    float* to = scratch.classes + number * p.class_plane;
+    for (std::int64_t z = 0; z < points[0]; ++z, from += slab, to += class_slab) {
+      forward_slice(p.lists, list + number, from, kBlock * p.source_pitch, to, p.dest_pitch, blocks,
+                    points[2], false, 0.0f, false);
+    }
+  });
+  for (std::int64_t z = 0; z < points[0]; ++z) {
+    for (std::int64_t block = 0; block < blocks; ++block) {
+      const float* const from = scratch.classes + z * class_slab + block * p.dest_pitch;
+      float* const to = dest + (z * p.tile[1] + block * kBlock) * p.dest_pitch;
+      for (std::int64_t x = 0; x < points[2]; x += kLanes<float>) {
+        Vector<float> of_class[kClasses], row[kBlock];
+#pragma GCC unroll 9
+        for (int i = 0; i < kClasses; ++i) of_class[i] = load_vector(from + i * p.class_plane + x);
+        fast_fir::combine(of_class, row);
+#pragma GCC unroll 4
+        for (int i = 0; i < kBlock; ++i) store_vector(to + i * p.dest_pitch + x, row[i] + start);
+      }
+    }
+  }
+}
+
 template <typename Storage>
-void forward_units(const ConvPlan& p, const Storage* source, const Storage* bias, Storage* dest,
+bool forward_units(const ConvPlan& p, const Storage* source, const Storage* bias, Storage* dest,
                    std::int64_t begin, std::int64_t end, void* scratch) {
   using T = Compute<Storage>;
   const std::int64_t group_planes = p.source_block * p.source.phase_count() * p.source_plane;
   T* const source_planes = static_cast<T*>(scratch);
   T* const dest_planes = source_planes + p.group_block * group_planes;
+  FastScratch fast(
+      p, reinterpret_cast<float*>(dest_planes + p.group_block * p.dest_block * p.dest_plane));
   const std::int64_t slab = p.source_extent[1] * p.source_pitch;
   const bool one_block = p.source_blocks() == 1;
   // Written at once, while it is in the first-level cache, unless a cache line has more channels.
@@ -176,7 +213,10 @@ void forward_units(const ConvPlan& p, const Storage* source, const Storage* bias
     tile_origin(p, tile, origin);
     const PlaneBox from = source_box(p, origin);
     const PlaneBox to = dest_box(p, origin);
-    if (tile != zeroed_tile) ready = 0;
+    if (tile != zeroed_tile) {
+      ready = 0;
+      if (p.fast) fast.begin_tile(p, from);
+    }
     zeroed_tile = tile;
     const std::int64_t first = groups.begin * p.dest.channels + channels.begin;
     Storage* const target = dest + n * p.dest.batch_step + first * p.dest.channel_step;
@@ -204,11 +244,17 @@ void forward_units(const ConvPlan& p, const Storage* source, const Storage* bias
           for (std::int64_t c = channels.begin; c < channels.end; ++c) {
             const std::int64_t channel = g * p.dest.channels + c;
             const T start = bias == nullptr ? T(0) : numeric::load(bias[channel]);
-            for (std::int64_t z = 0; z < points[0]; ++z) {
-              forward_slice(p.lists, p.list_index(channel, phase_index, block),
-                            group_source + z * slab, p.source_pitch,
-                            plane + z * p.tile[1] * p.dest_pitch, p.dest_pitch, points[1],
-                            points[2], p.tile[1] == 1, start, block > 0);
+            const std::int64_t list = p.list_index(channel, phase_index, block);
+            if (p.fast) {
+              if constexpr (kHasFast<T>) {
+                forward_fast(p, list, group_source, fast, c > channels.begin, points, start, plane);
+              }
+            } else {
+              for (std::int64_t z = 0; z < points[0]; ++z) {
+                forward_slice(p.lists, list, group_source + z * slab, p.source_pitch,
+                              plane + z * p.tile[1] * p.dest_pitch, p.dest_pitch, points[1],
+                              points[2], p.tile[1] == 1, start, block > 0);
+              }
             }
             if (store_each) {
               store_planes(p.dest, to, phase, plane, 1,
@@ -225,6 +271,7 @@ void forward_units(const ConvPlan& p, const Storage* source, const Storage* bias
       }
     });
   }
+  return fast.check.fit();
 }
 
 }  // namespace DCLS_SIMD_NAMESPACE

@@ -13,26 +13,32 @@
 namespace dcls::cpu::DCLS_SIMD_NAMESPACE {
 namespace {
 
-void forward(const ConvPlan& plan, const void* source, const void* bias, void* dest,
+bool forward(const ConvPlan& plan, const void* source, const void* bias, void* dest,
              std::int64_t begin, std::int64_t end, void* scratch) {
   const FlushDenormals flush;
+  bool done = false;
   dispatch_dtype(plan.dtype, [&](auto tag) {
     using Storage = typename decltype(tag)::type;
-    forward_units(plan, static_cast<const Storage*>(source), static_cast<const Storage*>(bias),
-                  static_cast<Storage*>(dest), begin, end, scratch);
+    done =
+        forward_units(plan, static_cast<const Storage*>(source), static_cast<const Storage*>(bias),
+                      static_cast<Storage*>(dest), begin, end, scratch);
   });
+  return done;
 }
 
-void backward_kernel(const ConvPlan& plan, const void* source, const void* dest, void* grad_kernel,
+bool backward_kernel(const ConvPlan& plan, const void* source, const void* dest, void* grad_kernel,
                      void* partial, std::int64_t cells, std::int64_t begin, std::int64_t end,
                      void* scratch) {
   const FlushDenormals flush;
+  bool done = false;
   dispatch_dtype(plan.dtype, [&](auto tag) {
     using Storage = typename decltype(tag)::type;
-    backward_kernel_units(plan, static_cast<const Storage*>(source),
-                          static_cast<const Storage*>(dest), static_cast<Storage*>(grad_kernel),
-                          static_cast<Compute<Storage>*>(partial), cells, begin, end, scratch);
+    done =
+        backward_kernel_units(plan, static_cast<const Storage*>(source),
+                              static_cast<const Storage*>(dest), static_cast<Storage*>(grad_kernel),
+                              static_cast<Compute<Storage>*>(partial), cells, begin, end, scratch);
   });
+  return done;
 }
 
 void reduce(const ConvPlan& plan, const void* partial, void* grad_kernel, std::int64_t cells,
@@ -57,6 +63,6 @@ void backward_bias(const ConvArgs& args, const void* grad_output, void* grad_bia
 }  // namespace
 
 const ConvKernels conv_kernels = {
-    {&forward, &backward_kernel}, &reduce, &backward_bias, &mark_weights, &mark_support};
+    {&forward, &backward_kernel}, &reduce, &backward_bias, &mark_weights, &mark_support, kFastRows};
 
 }  // namespace dcls::cpu::DCLS_SIMD_NAMESPACE

@@ -9,6 +9,7 @@
 
 #include <cstdint>
 
+#include "cpu/conv/fast_fir.hpp"
 #include "dcls/conv.hpp"
 
 namespace dcls::cpu {
@@ -79,6 +80,11 @@ struct ConvPlan {
       dest_margin;  ///< rows of zeros before and after those of a tile, for backward_kernel
   std::int64_t dest_plane;
 
+  // Whether the fast FIR algorithm (fast_fir.hpp) takes the place of the cells one by one, along
+  // the rows. Then a plane of a class has a row for each block of rows of a tile.
+  bool fast;
+  std::int64_t class_plane;
+
   // A unit of work has dest_block destination channels of group_block groups, and goes through
   // their source channels in blocks of source_block.
   std::int64_t group_block;
@@ -88,7 +94,7 @@ struct ConvPlan {
   std::int64_t unit_cells;  ///< most cells of a unit, in whole vectors, for backward_kernel
   std::int64_t cell_step;   ///< from a cell of a CellRun to the next one
 
-  /// List of (destination channel, destination phase, source block), the last fastest.
+  /// List of (destination channel, destination phase or class, source block), the last fastest.
   RunLists lists;
 
   static std::int64_t blocks(std::int64_t count, std::int64_t block) {
@@ -98,23 +104,28 @@ struct ConvPlan {
   std::int64_t dest_blocks() const { return blocks(dest.channels, dest_block); }
   std::int64_t group_blocks() const { return blocks(groups, group_block); }
   std::int64_t tile_count() const { return tiles[0] * tiles[1] * tiles[2]; }
+  /// Where there are classes, there is one phase.
+  std::int64_t lists_of_pair() const {
+    return dest.phase_count() * (fast ? fast_fir::kClasses : 1);
+  }
   std::int64_t list_index(std::int64_t dest_channel, std::int64_t phase,
                           std::int64_t source_blk) const {
-    return (dest_channel * dest.phase_count() + phase) * source_blocks() + source_blk;
+    return (dest_channel * lists_of_pair() + phase) * source_blocks() + source_blk;
   }
 };
 
-/// The passes in their order of units, for the dtype of a plan.
+/// The passes in their order of units, for the dtype of a plan. They return whether they could: the
+/// fast FIR algorithm cannot with values beyond fast_fir::kMost.
 struct ConvPasses {
   /// The units [begin, end) of the forward pass or of backward_input. A unit is (tile, image, group
   /// block, destination block), the last fastest. `scratch` is for this thread alone, aligned
   /// to 64.
-  void (*forward)(const ConvPlan& plan, const void* source, const void* bias, void* dest,
+  bool (*forward)(const ConvPlan& plan, const void* source, const void* bias, void* dest,
                   std::int64_t begin, std::int64_t end, void* scratch);
   /// The units [begin, end) of backward_kernel. A unit is (group block, destination block, source
-  /// block, split), the last fastest. Writes its cells' sums to `grad_kernel`, or, if there are
-  /// several splits, to the compute type's `partial` of (splits, cells of the kernel).
-  void (*backward_kernel)(const ConvPlan& plan, const void* source, const void* dest,
+  /// block, split), the last fastest. Writes its cells' sums to `grad_kernel`, or, if it is not
+  /// null, to the compute type's `partial` of (splits, cells of the kernel).
+  bool (*backward_kernel)(const ConvPlan& plan, const void* source, const void* dest,
                           void* grad_kernel, void* partial, std::int64_t cells, std::int64_t begin,
                           std::int64_t end, void* scratch);
 };
@@ -134,6 +145,8 @@ struct ConvKernels {
   /// The same for the bytes of a support.
   void (*mark_support)(const void* support, std::int64_t begin, std::int64_t end,
                        std::uint64_t* bits);
+  /// Rows of a tile from which on the fast FIR algorithm has sums enough for the registers.
+  std::int64_t fast_rows;
 };
 
 namespace baseline {

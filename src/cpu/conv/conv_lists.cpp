@@ -106,7 +106,7 @@ void PlannedConv::order_cells() {
 }
 
 /// Marks the cells of the kernel that are to be visited: the others cost no more than their bit.
-void PlannedConv::mark_cells(const void* values, int num_threads) {
+void PlannedConv::mark_cells(DType dtype, const void* values, int num_threads) {
   const std::int64_t cells = kernel_cells();
   marked_.assign(static_cast<std::size_t>(cells / 64 + 2), 0);
   const ConvKernels& simd = DCLS_OF_SIMD_LEVEL(conv_kernels);
@@ -124,7 +124,7 @@ void PlannedConv::mark_cells(const void* values, int num_threads) {
                  } else if (support) {
                    simd.mark_support(values, begin * 64, last, marked_.data());
                  } else {
-                   simd.mark_weights(plan_.dtype, values, begin * 64, last, marked_.data());
+                   simd.mark_weights(dtype, values, begin * 64, last, marked_.data());
                  }
                });
 }
@@ -220,7 +220,7 @@ void PlannedConv::visit_row(std::int64_t dest, const RowOfCells& row,
   std::uint64_t* const taken = ordered_.data() + row.index * order_words_;
   if (kFirst) reorder(base, taken, bytes);
   const std::int64_t planes = row.in_block * plan_.source.phase_count() * plan_.source_plane;
-  const std::int64_t first_list = dest * plan_.dest.phase_count() * source_blocks_ + row.block;
+  const std::int64_t first_list = dest * plan_.lists_of_pair() * source_blocks_ + row.block;
   const auto flush = [&](std::int64_t at, std::int64_t length) {
     const OrderedCell* first = order_.data() + at;
     const std::int64_t list = first_list + first->phase * source_blocks_;
@@ -267,10 +267,14 @@ template <typename Write>
 void PlannedConv::list_runs(const std::int64_t (&run_bytes)[kMaxRun], int num_threads,
                             const Write& write) {
   const ConvPlan& p = plan_;
-  order_cells();
+  if (p.fast) {
+    order_classes();
+  } else {
+    order_cells();
+  }
   source_blocks_ = p.source_blocks();
   const std::int64_t channels = p.groups * p.dest.channels;
-  const std::int64_t lists = channels * p.dest.phase_count() * p.source_blocks();
+  const std::int64_t lists = channels * p.lists_of_pair() * p.source_blocks();
   // begin[l + 1] is where the next run of list l goes, and so in the end where list l + 1 begins.
   for (auto& begin : begin_) begin.assign(static_cast<std::size_t>(lists + 2), 0);
   // To look through the cells, and to write the runs.
@@ -310,7 +314,7 @@ void PlannedConv::list_runs(const std::int64_t (&run_bytes)[kMaxRun], int num_th
 template <typename Storage>
 void PlannedConv::list_weights_of(const Storage* kernel, int num_threads) {
   using T = Compute<Storage>;
-  const std::int64_t step = cells_[1].neighbour * kernel_size_[2];
+  const std::int64_t step = run_step();
   const std::int64_t run_bytes[kMaxRun] = {sizeof(WeightRun<T, 1>), sizeof(WeightRun<T, 2>),
                                            sizeof(WeightRun<T, 3>), sizeof(WeightRun<T, 4>)};
   list_runs(run_bytes, num_threads,
@@ -334,7 +338,11 @@ void PlannedConv::list_weights_of(const Storage* kernel, int num_threads) {
 }
 
 void PlannedConv::list_weights(const void* kernel, int num_threads) {
-  mark_cells(kernel, num_threads);
+  mark_cells(plan_.dtype, kernel, num_threads);
+  if (const auto classes = spread_weights(kernel, num_threads)) {
+    mark_cells(DType::kFloat32, classes.get(), num_threads);
+    return list_weights_of(classes.get(), num_threads);
+  }
   dispatch_dtype(plan_.dtype, [&](auto tag) {
     using Storage = typename decltype(tag)::type;
     list_weights_of(static_cast<const Storage*>(kernel), num_threads);
@@ -342,14 +350,17 @@ void PlannedConv::list_weights(const void* kernel, int num_threads) {
 }
 
 void PlannedConv::list_cells(const std::uint8_t* support, int num_threads) {
-  mark_cells(support, num_threads);
+  mark_cells(plan_.dtype, support, num_threads);
+  if (const auto classes = spread_support(support, num_threads)) {
+    mark_cells(plan_.dtype, classes.get(), num_threads);
+  }
   choose_backward_kernel_blocks(count_marks());
   constexpr std::int64_t kBytes = sizeof(CellRun);
   list_runs({kBytes, kBytes, kBytes, kBytes}, num_threads,
             [](std::byte* slot, int, std::int64_t offset, std::int64_t cell) {
               *reinterpret_cast<CellRun*>(slot) = {offset, cell};
             });
-  plan_.cell_step = cells_[1].neighbour * kernel_size_[2];
+  plan_.cell_step = run_step();
   count_unit_cells();
 }
 
@@ -362,10 +373,11 @@ void PlannedConv::count_unit_cells() {
     const std::int64_t group = c / p.dest.channels;
     const std::int64_t unit =
         (group / p.group_block * p.dest_blocks() + c % p.dest.channels / p.dest_block) * blocks;
-    for (std::int64_t b = 0; b < blocks; ++b) {
-      const std::size_t l = static_cast<std::size_t>(p.list_index(c, 0, b));
+    for (std::int64_t i = 0; i < p.lists_of_pair() * blocks; ++i) {
+      const std::size_t l = static_cast<std::size_t>(p.list_index(c, 0, 0) + i);
       for (int n = 0; n < kMaxRun; ++n) {
-        cells[static_cast<std::size_t>(unit + b)] += (n + 1) * (begin_[n][l + 1] - begin_[n][l]);
+        cells[static_cast<std::size_t>(unit + i % blocks)] +=
+            (n + 1) * (begin_[n][l + 1] - begin_[n][l]);
       }
     }
   }

@@ -10,20 +10,22 @@
 namespace dcls::cpu::DCLS_SIMD_NAMESPACE {
 namespace {
 
-void forward(const ConvPlan& plan, const void* source, const void* bias, void* dest,
+bool forward(const ConvPlan& plan, const void* source, const void* bias, void* dest,
              std::int64_t begin, std::int64_t end, void* scratch) {
   const FlushDenormals flush;
-  forward_units(plan, static_cast<const BFloat16*>(source), static_cast<const BFloat16*>(bias),
-                static_cast<BFloat16*>(dest), begin, end, scratch);
+  return forward_units(plan, static_cast<const BFloat16*>(source),
+                       static_cast<const BFloat16*>(bias), static_cast<BFloat16*>(dest), begin, end,
+                       scratch);
 }
 
-void backward_kernel(const ConvPlan& plan, const void* source, const void* dest, void* grad_kernel,
+bool backward_kernel(const ConvPlan& plan, const void* source, const void* dest, void* grad_kernel,
                      void* partial, std::int64_t cells, std::int64_t begin, std::int64_t end,
                      void* scratch) {
   const FlushDenormals flush;
-  backward_kernel_units(plan, static_cast<const BFloat16*>(source),
-                        static_cast<const BFloat16*>(dest), static_cast<BFloat16*>(grad_kernel),
-                        static_cast<float*>(partial), cells, begin, end, scratch);
+  return backward_kernel_units(plan, static_cast<const BFloat16*>(source),
+                               static_cast<const BFloat16*>(dest),
+                               static_cast<BFloat16*>(grad_kernel), static_cast<float*>(partial),
+                               cells, begin, end, scratch);
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 #include "cpu/conv/conv_plan.hpp"
 
 #include <algorithm>
+#include <cstdlib>
 
 #include "core/conv_geometry.hpp"
 #include "core/dispatch.hpp"
@@ -118,7 +119,7 @@ bool batch_as_columns(const ConvArgs& args) {
   return 2 * as_columns >= 3 * as_images;
 }
 
-PlannedConv::PlannedConv(const ConvArgs& args, ConvPass pass)
+PlannedConv::PlannedConv(const ConvArgs& args, ConvPass pass, bool fast)
     : pass_(pass),
       channels_last_(args.layout == Layout::kChannelsLast),
       folded_(batch_as_columns(args)) {
@@ -146,6 +147,16 @@ PlannedConv::PlannedConv(const ConvArgs& args, ConvPass pass)
     plan_.halo[d] = hi - lo;
   }
   plan_.dest_margin = pass == ConvPass::kBackwardKernel ? kMaxRun - 1 : 0;
+  kernel_rows_ = kernel_size_[1];
+  row_of_shift_.assign(static_cast<std::size_t>(plan_.halo[1] + 1), -1);
+  for (std::int64_t r = 0; r < kernel_rows_; ++r) {
+    const std::size_t at = static_cast<std::size_t>(r);
+    if (cells_[1].useful[at] == 0) continue;
+    row_of_shift_[static_cast<std::size_t>(cells_[1].shift[at] - plan_.shift_lo[1])] = r;
+  }
+  may_be_fast_ = fast && !folded_ && args.dtype != DType::kFloat64 && plan_.source.channels == 1 &&
+                 plan_.source.phase_count() == 1 && plan_.dest.phase_count() == 1 &&
+                 std::abs(cells_[1].neighbour) == 1;
   choose_tiles();
   if (pass != ConvPass::kBackwardKernel) choose_forward_blocks();
 }
@@ -161,13 +172,15 @@ void PlannedConv::choose_tiles() {
   // Planes of many phases are short, and there are many of them.
   const bool many = p.source.phase_count() > 64;
   const std::int64_t smallest[kMaxDims] = {1, many ? 1 : 8, folded_ || many ? lanes : 128};
+  // An odd number of cache lines from plane to plane: the same point of many channels, which the
+  // channels-last layout has side by side, must not fall into one set of the cache.
+  const auto odd_lines = [&](std::int64_t values) { return (values / lanes | 1) * lanes; };
   for (;;) {
+    if (p.fast) p.tile[1] = round_up(p.tile[1], fast_fir::kBlock);
     for (int d = 0; d < kMaxDims; ++d) p.source_extent[d] = p.tile[d] + p.halo[d];
+    if (p.fast) p.source_extent[1] = p.tile[1] + round_up(p.halo[1] + 1, fast_fir::kBlock) - 1;
     p.dest_pitch = round_up(p.tile[2], lanes);
     p.source_pitch = round_up(p.dest_pitch + p.halo[2], lanes);
-    // An odd number of cache lines from plane to plane: the same point of many channels, which the
-    // channels-last layout has side by side, must not fall into one set of the cache.
-    const auto odd_lines = [&](std::int64_t values) { return (values / lanes | 1) * lanes; };
     p.source_plane = odd_lines(p.source_extent[0] * p.source_extent[1] * p.source_pitch);
     p.dest_plane = odd_lines(p.tile[0] * (p.tile[1] + 2 * p.dest_margin) * p.dest_pitch);
     const std::int64_t most = channels_last_                     ? kLinePlaneBytes
@@ -185,6 +198,10 @@ void PlannedConv::choose_tiles() {
     p.tile[cut] = (length[cut] - 1) / (2 * parts) + 1;
   }
   for (int d = 0; d < kMaxDims; ++d) p.tiles[d] = (length[d] - 1) / p.tile[d] + 1;
+  p.class_plane = !p.fast
+                      ? 0
+                      : odd_lines(p.tile[0] * (p.tile[1] / fast_fir::kBlock + 2 * p.dest_margin) *
+                                  p.dest_pitch);
   // The kernels then take a row's vectors for rows: no run may reach the next row.
   if (p.tile[1] == 1) cells_[1].neighbour = 0;
 }
@@ -276,14 +293,15 @@ double PlannedConv::dense_work() const {
   for (int d = 0; d < kMaxDims; ++d) {
     work *= static_cast<double>(p.dest.size[d]) / static_cast<double>(p.dest.phases[d]);
   }
-  return work;
+  return p.fast ? work / fast_fir::kBlock : work;
 }
 
 std::int64_t PlannedConv::scratch_bytes() const {
   const ConvPlan& p = plan_;
   const std::int64_t values =
       p.group_block *
-      (p.source_block * p.source.phase_count() * p.source_plane + p.dest_block * p.dest_plane);
+          (p.source_block * p.source.phase_count() * p.source_plane + p.dest_block * p.dest_plane) +
+      (p.fast ? (fast_fir::kBlock - 1) * p.source_plane + fast_fir::kClasses * p.class_plane : 0);
   return values * value_bytes() + p.unit_cells * kRowBytes + 2 * kRowBytes;
 }
 

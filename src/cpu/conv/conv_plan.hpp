@@ -46,12 +46,16 @@ struct RowOfCells {
 /// A ConvPlan, and the memory of its lists.
 class PlannedConv {
  public:
-  PlannedConv(const ConvArgs& args, ConvPass pass);
+  /// `fast`: whether it may take the fast FIR algorithm, where that is less work.
+  PlannedConv(const ConvArgs& args, ConvPass pass, bool fast);
 
   /// Lists the non-zero cells of `kernel`, for the forward pass and backward_input.
   void list_weights(const void* kernel, int num_threads);
   /// Lists the cells where `support` is not 0, or all of them if it is null.
   void list_cells(const std::uint8_t* support, int num_threads);
+  /// The gradient of the kernel from the sums of all splits, with the fast FIR algorithm.
+  void combine_cells(const float* partial, const std::uint8_t* support, void* grad_kernel,
+                     int num_threads) const;
 
   const ConvPlan& plan() const { return plan_; }
   /// Whether some points of the destination have no cell at all: the pass does not write them.
@@ -72,23 +76,42 @@ class PlannedConv {
   /// Multiply-adds of all units if no cell were zero: to judge what is worth a thread.
   double dense_work() const;
   std::int64_t scratch_bytes() const;
+  /// That the lists are of: with the fast FIR algorithm those of all classes.
   std::int64_t kernel_cells() const;
+
+  /// The same without the fast FIR algorithm, for values it cannot take; null if there is no need.
+  std::unique_ptr<const PlannedConv> plain;
 
  private:
   void choose_tiles();
   void choose_forward_blocks();
   void choose_backward_kernel_blocks(std::int64_t listed_cells);
+  /// From a cell of a run to the next one.
+  std::int64_t run_step() const { return (plan_.fast ? 1 : cells_[1].neighbour) * kernel_size_[2]; }
   std::int64_t value_bytes() const { return static_cast<std::int64_t>(compute_bytes(plan_.dtype)); }
 
   std::int64_t whole_lines(std::int64_t block, const Side& side) const;
   std::int64_t choose_group_block(std::int64_t source_bytes, std::int64_t dest_bytes) const;
+
+  // In conv_fast_plan.cpp.
+  bool is_fast_less() const;
+  void make_fast(bool fast);
+  void order_classes();
+  /// The cells of all classes, where the marked cells are fewer so: then the plan is for them.
+  /// Null: they are not, or the algorithm cannot take them.
+  std::unique_ptr<float[]> spread_weights(const void* kernel, int num_threads);
+  std::unique_ptr<std::uint8_t[]> spread_support(const std::uint8_t* support, int num_threads);
+  template <typename Function>
+  void for_kernel_blocks(int num_threads, const Function& function) const;
+  std::int64_t kernel_blocks() const;
+  std::int64_t row_of_tap(std::int64_t tap) const;
 
   // In conv_lists.cpp.
   SortedCells sort_cells(int d) const;
   void order_cells();
   template <typename Storage>
   void list_weights_of(const Storage* kernel, int num_threads);
-  void mark_cells(const void* values, int num_threads);
+  void mark_cells(DType dtype, const void* values, int num_threads);
   std::int64_t count_marks() const;
   void reorder(std::int64_t base, std::uint64_t* taken, std::vector<unsigned char>& bytes) const;
   template <typename Write>
@@ -105,7 +128,12 @@ class PlannedConv {
   ConvPass pass_;
   bool channels_last_;
   bool folded_;  ///< whether the batch is the last axis of the plan
+  bool may_be_fast_;
+  /// Of what is listed: with the fast FIR algorithm the rows of a plane are (class, block).
   std::int64_t kernel_size_[kMaxDims] = {1, 1, 1};
+  /// The kernel's row that reads the rows of the source shifted by shift_lo + index; -1: none does.
+  std::vector<std::int64_t> row_of_shift_;
+  std::int64_t kernel_rows_ = 1;
   AxisCells cells_[kMaxDims];
   std::vector<OrderedCell> order_;
   /// A bit for each of them: whether it does not read the row after that of the cell before it.
