@@ -186,10 +186,7 @@ std::vector<double> rounded(const std::vector<double>& values) {
   return to_double(to_storage<Storage>(values));
 }
 
-void fuzz_conv(unsigned seed) {
-  Engine engine(seed);
-  const double densities[] = {0.02, 0.1, 0.4, 1.0};
-  const ConvProblem problem(conv_of(engine), seed, densities[pick(engine, 0, 3)]);
+void check_conv(const ConvProblem& problem, Engine& engine) {
   with_dtype(engine, [&](auto value) {
     using Storage = decltype(value);
     const std::string name =
@@ -206,6 +203,31 @@ void fuzz_conv(unsigned seed) {
     check_same("grad_input", got.grad_input, more.grad_input, name);
     check_same("grad_kernel", got.grad_kernel, more.grad_kernel, name);
   });
+}
+
+void fuzz_conv(unsigned seed) {
+  Engine engine(seed);
+  const double densities[] = {0.02, 0.1, 0.4, 1.0};
+  const ConvArgs args = conv_of(engine);
+  check_conv(ConvProblem(args, seed, densities[pick(engine, 0, 3)]), engine);
+}
+
+/// Depthwise planes large enough, and kernels of cells enough, for the fast FIR algorithm.
+void fuzz_dense_conv(unsigned seed) {
+  Engine engine(seed);
+  ConvArgs a;
+  a.any_output_size = true;
+  a.layout = static_cast<Layout>(pick(engine, 0, 1));
+  a.ndim = 2;
+  a.batch = pick(engine, 1, 2);
+  a.groups = a.in_channels = a.out_channels = pick(engine, 1, 3);
+  for (int d = 0; d < 2; ++d) {
+    a.input_size[d] = pick(engine, 24, 70);
+    a.kernel_size[d] = pick(engine, 9, 20);
+    a.padding[d] = pick(engine, -2, 2 * a.kernel_size[d]);
+    a.output_size[d] = pick(engine, 24, 60);
+  }
+  check_conv(ConvProblem(a, seed, pick(engine, 0, 1) == 0 ? 1.0 : 0.8), engine);
 }
 
 void fuzz_im2col(unsigned seed) {
@@ -256,8 +278,10 @@ struct Kind {
   const char* name;
   void (*run)(unsigned seed);
 };
-constexpr Kind kKinds[] = {
-    {"construct", fuzz_construct}, {"conv", fuzz_conv}, {"im2col", fuzz_im2col}};
+constexpr Kind kKinds[] = {{"construct", fuzz_construct},
+                           {"conv", fuzz_conv},
+                           {"dense_conv", fuzz_dense_conv},
+                           {"im2col", fuzz_im2col}};
 
 void run_case(const Kind& kind, unsigned seed) {
   fuzz::again = "DCLS_SIMD=" + build_info().simd + " fuzz_values --case " + kind.name + "," +

@@ -58,6 +58,11 @@ def _draw_conv(r: random.Random, ndim: int) -> Case:
     case["dilation"] = [_step(r) for _ in range(ndim)]
     case["padding"] = [r.choice([0, k // 2, r.randint(0, 2 * k)]) for k in case["kernel"]]
     case["input"] = [_length(r, most) for _ in range(ndim)]
+    if ndim == 2 and r.random() < 0.2:  # what the fast FIR algorithm of the CPU is for
+        case |= {"batch": r.randint(1, 3), "channels": [groups, groups], "stride": [1, 1]}
+        case |= {"dilation": [1, 1], "kernel": [r.randint(10, 20), r.randint(10, 20)]}
+        case["padding"] = [r.randint(0, k) for k in case["kernel"]]
+        case["input"] = [r.randint(24, 48), r.randint(16, 40)]
     return case
 
 

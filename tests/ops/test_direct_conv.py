@@ -107,6 +107,9 @@ USUAL = [
     Case((56, 50), (17, 17), groups=5, padding=8, density=0.5),
     Case((28, 28), (23, 23), groups=20, padding=11, density=1.0, channels_last=True),
     Case((14, 14), (7, 7), groups=18, padding=3, channels_last=True),
+    # So many cells that the CPU takes the fast FIR algorithm.
+    Case((60, 45), (17, 19), groups=3, padding=(8, 12), density=0.9),
+    Case((64, 40), (14, 17), groups=3, outputs=2, padding=(0, 8), density=0.9, channels_last=True),
     Case((7, 7), (17, 17), groups=4, padding=8),
     Case((200,), (129,), groups=6, padding=64, density=0.2),
     Case((100,), (25,), inputs=40, outputs=33, padding=12, density=0.08, batch=3),

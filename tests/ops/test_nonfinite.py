@@ -49,6 +49,7 @@ SHAPES = [
     Shape((15, 17), (7, 5), padding=2, groups=2, last=True),
     Shape((12, 13), (3, 4), stride=2, padding=1, dilation=2),
     Shape((90, 300), (5, 3), padding=1),  # several tiles
+    Shape((42, 30), (13, 13), padding=6, groups=2),  # the fast FIR algorithm
     Shape((7, 7), (3, 3), batch=17, padding=1, groups=3),
     Shape((7, 7), (3, 3), batch=17, padding=1, inputs=3, outputs=2, last=True),
     Shape((5, 6, 7), (3, 2, 3), padding=1, groups=2),
