@@ -46,7 +46,10 @@ void backward_kernel_runs(const CellRun* runs, const T* source, std::int64_t sou
       }
 #pragma GCC unroll 8
       for (int k = 0; k < kRuns; ++k) {
-        const Vector<T> value = load_vector(from[k] + at);
+        Vector<T> value = load_vector(from[k] + at);
+        if (!kPairs && kLength > 1 && kRuns * kLength + kLength < kRegisters) {
+          value = in_register(value);
+        }
 #pragma GCC unroll 4
         for (int j = first; j <= last; ++j) {
           if constexpr (kPairs) {

@@ -48,7 +48,9 @@ DCLS_HD void add_runs(const RunLists& lists, std::int64_t list, const T* source,
     for (int y = 0; y < kRows + kLength - 1; ++y) {
 #pragma GCC unroll 4
       for (int v = 0; v < kVectors; ++v) {
-        const Vector<T> value = load_vector(row + v * kLanes<T>);
+        Vector<T> value = load_vector(row + v * kLanes<T>);
+        // Of one cell there is one product.
+        if (kLength > 1 && kRows * kVectors + kLength < kRegisters) value = in_register(value);
 #pragma GCC unroll 4
         for (int j = 0; j < kLength; ++j) {
           if (y - j >= 0 && y - j < kRows) sum[y - j][v] += weight[j] * value;

@@ -62,6 +62,19 @@ template <typename T>
 DCLS_HD void store_vector(T* to, Vector<T> v) {
   memcpy(to, &v, sizeof(v));
 }
+/// The same vector, in a register. Else GCC loads a value from memory anew for each of its
+/// products, and loads are what there are too few of.
+template <typename V>
+DCLS_HD V in_register(V v) {
+#if defined(__AVX512F__)
+  __asm__("" : "+v"(v));
+#elif defined(__SSE__)
+  __asm__("" : "+x"(v));
+#elif defined(__aarch64__)
+  __asm__("" : "+w"(v));
+#endif
+  return v;
+}
 template <typename T>
 DCLS_HD T sum_lanes(Vector<T> v) {
   T lanes[kLanes<T>];
