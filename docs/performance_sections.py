@@ -171,8 +171,10 @@ def parts_lines(report: Report) -> list[str]:
             "Each pass of depthwise layers in parts: the **lists** of the cells and the call, "
             "which do not grow with the batch; the copies of **planes** into scratch memory and "
             "back; and the **products**. *Of the peak* is the share of the machine's "
-            "multiply-adds that the products reach, and *attained* what the whole pass does. A "
-            "part is a difference of medians, and can be below 0 where it is small."
+            "multiply-adds that the products reach, and *attained* what the whole pass does, at "
+            "one multiply-add for each cell and point. Dense kernels need fewer: see [the fast FIR "
+            "algorithm](developing.md#dense-kernels-on-the-cpu). A part is a difference of "
+            "medians, and can be below 0 where it is small."
         ),
         *markdown(report["results"]),
     ]

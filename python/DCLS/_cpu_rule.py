@@ -18,6 +18,9 @@ import torch
 #: Points of an input from which on the padding of its planes no longer weighs: 28 x 28.
 LARGE_MAP: Final = 784
 
+#: 56 x 56: there torch's convolution of a dense 17x17 kernel took longer, on 28 x 28 it did not.
+VERY_LARGE_MAP: Final = 3136
+
 #: Below 14 x 14, most of what a direct convolution reads is padding.
 SMALL_MAP: Final = 196
 
@@ -195,6 +198,15 @@ TERMS: Final[tuple[Term, ...]] = (
          points=(0, SMALL_MAP), channels_last=False, training=False, wide=True, measured=_WIDE),
     Term("depthwise planes, some cells, wide vectors, channels last", (2,), "one", (49, _ANY), 0.3,
          points=(SMALL_MAP, _ANY), channels_last=True, training=False, wide=True, measured=_WIDE),
+    Term("very small depthwise planes, some cells, wide vectors", (2,), "one", (25, 100), 0.33,
+         points=(0, SMALL_MAP), channels_last=False, training=False, wide=True, measured=_WIDE),
+    Term("depthwise planes, small kernel, some cells, wide vectors, channels last", (2,), "one",
+         (25, 49), 0.33, points=(SMALL_MAP, _ANY), channels_last=True, training=False, wide=True,
+         measured=_WIDE),
+    # Dense kernels that take the fast FIR algorithm.
+    Term("very large depthwise planes, large kernel, wide vectors, channels last", (2,), "one",
+         (225, _ANY), points=(VERY_LARGE_MAP, _ANY), channels_last=True, training=False, wide=True,
+         measured=_WIDE),
     Term("depthwise volumes, some cells, wide vectors, channels last", (3,), "one", (125, _ANY),
          0.3, points=_LARGE, channels_last=True, training=False, wide=True, measured=_WIDE),
     Term("small depthwise volumes, few cells, wide vectors, channels last", (3,), "one",

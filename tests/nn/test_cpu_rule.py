@@ -224,7 +224,11 @@ LAYERS: list[tuple[tuple[int, ...], int, tuple[int, ...], int, str, str | None]]
     ((26, 4, 13, 15), 4, (5, 5), 10, "W", None),
     ((26, 4, 27, 29), 4, (14, 16), 89, "W", "small depthwise planes, some cells, wide vectors"),
     ((50, 4, 10, 10), 4, (5, 5), 3, "W", "very small depthwise planes, few cells, wide vectors"),
-    ((50, 4, 10, 10), 4, (5, 5), 4, "W", None),
+    ((50, 4, 10, 10), 4, (5, 5), 4, "W", "very small depthwise planes, some cells, wide vectors"),
+    ((50, 4, 10, 10), 4, (5, 5), 8, "W", "very small depthwise planes, some cells, wide vectors"),
+    ((50, 4, 10, 10), 4, (5, 5), 9, "W", None),
+    ((50, 4, 10, 10), 4, (9, 11), 32, "W", "very small depthwise planes, some cells, wide vectors"),
+    ((50, 4, 10, 10), 4, (10, 10), 32, "W", None),
     ((50, 4, 10, 10), 4, (4, 6), 3, "W", None),
     ((50, 4, 10, 10), 4, (14, 16), 33, "W", "very small depthwise planes, few cells, wide vectors"),
     (
@@ -232,7 +236,22 @@ LAYERS: list[tuple[tuple[int, ...], int, tuple[int, ...], int, str, str | None]]
         "depthwise planes, some cells, wide vectors, channels last",
     ),
     ((26, 4, 14, 14), 4, (7, 7), 15, "LW", None),
-    ((26, 4, 14, 14), 4, (6, 8), 14, "LW", None),
+    (
+        *((26, 4, 14, 14), 4, (6, 8), 14, "LW"),
+        "depthwise planes, small kernel, some cells, wide vectors, channels last",
+    ),
+    (
+        *((26, 4, 14, 14), 4, (5, 5), 8, "LW"),
+        "depthwise planes, small kernel, some cells, wide vectors, channels last",
+    ),
+    ((26, 4, 14, 14), 4, (5, 5), 9, "LW", None),
+    ((26, 4, 14, 14), 4, (4, 6), 7, "LW", None),
+    ((26, 4, 13, 15), 4, (5, 5), 8, "LW", None),
+    (
+        *((2, 4, 56, 56), 4, (15, 15), 225, "LW"),
+        "very large depthwise planes, large kernel, wide vectors, channels last",
+    ),
+    ((2, 4, 55, 57), 4, (15, 15), 225, "LW", None),
     ((26, 4, 13, 15), 4, (7, 7), 14, "LW", None),
     (
         *((7, 4, 1, 28, 28), 4, (1, 5, 25), 37, "LW"),
