@@ -8,7 +8,8 @@ smaller (``--size small``, the default on CPU), in the blocks of ``DCLS.demo``. 
 differ in their depthwise layers only start from the same values in all else. These layers are
 
 * ``plain``: 7x7 ones of torch;
-* ``17x17``: DCLS, 34 elements, v1; and ``23x23``: DCLS, 26 elements, gauss; each
+* ``17x17``: DCLS, 34 elements, v1; ``23x23``: DCLS, 26 elements, gauss; and ``17x17-gauss``, only
+  on request: DCLS, 26 elements, gauss; each
 * ``dcls`` as they are, ``conv`` with method="conv", torch's convolution with the constructed
   kernel, and ``upstream`` out of DCLS 0.1.1 with ``--upstream``, all with the same parameters.
 
@@ -76,7 +77,12 @@ class Spacing:
     version: str
 
 
-SPACINGS = {"17x17": Spacing(17, 34, "v1"), "23x23": Spacing(23, 26, "gauss")}
+SPACINGS = {
+    "17x17": Spacing(17, 34, "v1"),
+    "23x23": Spacing(23, 26, "gauss"),
+    "17x17-gauss": Spacing(17, 26, "gauss"),
+}
+USUAL = ("17x17", "23x23")
 
 # --------------------------------------------------------------------------------------- the models
 
@@ -280,7 +286,7 @@ def parse_options() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     )
     parser.add_argument("--batch", type=harness.positive_int, metavar="N", help="images a step")
     parser.add_argument("--resolution", type=harness.positive_int, metavar="N", help="of an image")
-    parser.add_argument("--kernels", nargs="+", choices=list(SPACINGS), default=list(SPACINGS))
+    parser.add_argument("--kernels", nargs="+", choices=list(SPACINGS), default=list(USUAL))
     parser.add_argument("--layouts", nargs="+", choices=list(LAYOUTS), default=list(LAYOUTS))
     parser.add_argument("--passes", nargs="+", choices=PASSES, default=list(PASSES))
     parser.add_argument(
