@@ -195,7 +195,7 @@ def test_every_term_of_the_rule_can_hold() -> None:
         (1, 2, 3),
         ("one", "few", "many"),
         (3, 9, 25, 31, 49, 81, 169, 225, 900),
-        (100, 200, 784),
+        (100, 200, 784, 3136),
         (False, True),
         (False, True),
         (4096, 1 << 20),
