@@ -20,13 +20,16 @@ namespace {
 constexpr ConvPass kPasses[] = {ConvPass::kForward, ConvPass::kBackwardInput,
                                 ConvPass::kBackwardKernel};
 
-/// Whether the pass of a float32 problem takes the algorithm, if it may.
+/// Whether the pass of a problem takes the algorithm, if it may.
+template <typename Storage = float>
 bool is_fast(const ConvProblem& problem, ConvPass pass, bool may = true) {
-  PlannedConv planned(problem.args, pass, may);
+  ConvArgs args = problem.args;
+  args.dtype = DTypeOf<Storage>::value;
+  PlannedConv planned(args, pass, may);
   if (pass == ConvPass::kBackwardKernel) {
     planned.list_cells(problem.support.data(), 1);
   } else {
-    planned.list_weights(to_storage<float>(problem.kernel).data(), 1);
+    planned.list_weights(to_storage<Storage>(problem.kernel).data(), 1);
   }
   return planned.plan().fast;
 }
@@ -104,9 +107,11 @@ TEST(taken_where_it_is_less_work) {
   no(conv_args(2, 3, 3, 3, {56, 56}, {17, 17}, {8, 8}, {1, 1}, {2, 1}));
   no(conv_args(2, 3, 3, 3, {500}, {129}, {64}));
   no(conv_args(16, 3, 3, 3, {12, 17}, {17, 17}, {8, 8}));  // the batch as columns
-  ConvArgs wide = conv_args(2, 3, 3, 3, {56, 56}, {17, 17}, {8, 8});
-  wide.dtype = DType::kFloat64;
-  no(wide, 0.0);
+  const ConvProblem dense(conv_args(2, 3, 3, 3, {56, 56}, {17, 17}, {8, 8}), 2, kDense);
+  for (const ConvPass pass : kPasses) {
+    CHECK(is_fast<Half>(dense, pass));
+    CHECK(!is_fast<double>(dense, pass));
+  }
 }
 
 TEST(results) {
