@@ -50,20 +50,17 @@ class BoundCheck {
 struct FastScratch {
   float* differences;  ///< of the levels in the bits of 1, 2, ...
   float* classes;
-  std::int64_t values;
   Range rows{};  ///< of the source plane that lie in the tensor
   BoundCheck check{};
 
   FastScratch(const ConvPlan& p, float* memory)
-      : differences(memory),
-        classes(memory + (fast_fir::kBlock - 1) * p.source_plane),
-        values(classes - memory + fast_fir::kClasses * p.class_plane) {}
+      : differences(memory), classes(memory + p.difference_values()) {}
 
   /// Before the first unit of a tile: what lies around its points stays zero.
   void begin_tile(const ConvPlan& p, const PlaneBox& source) {
     const Window window = make_window(p.source, source, {0, 0, 0});
     rows = {window.begin[1], window.end[1]};
-    std::memset(differences, 0, static_cast<std::size_t>(values) * sizeof(float));
+    std::memset(differences, 0, static_cast<std::size_t>(p.fast_values()) * sizeof(float));
   }
 };
 

@@ -43,7 +43,8 @@ std::int64_t PlannedConv::row_of_tap(std::int64_t tap) const {
   return index < row_of_shift_.size() ? row_of_shift_[index] : -1;
 }
 
-/// Whether the fast FIR algorithm is less work for the marked cells, of which a sample is counted.
+/// Whether the fast FIR algorithm is less work. Counts the marked cells of some planes of the
+/// kernel.
 bool PlannedConv::is_fast_less() const {
   const ConvPlan& p = plan_;
   const std::int64_t planes = p.groups * p.source.channels * p.dest.channels;
@@ -86,6 +87,7 @@ bool PlannedConv::is_fast_less() const {
          kGain * static_cast<double>(cells);
 }
 
+/// Lays out the plan, with the fast FIR algorithm or without.
 void PlannedConv::make_fast(bool fast) {
   plan_.fast = fast;
   kernel_size_[1] = fast ? kClasses * kernel_blocks() : kernel_rows_;
@@ -101,9 +103,6 @@ void PlannedConv::order_classes() {
   const auto shift = [&](int d, std::int64_t cell) {
     return cells_[d].shift[static_cast<std::size_t>(cell)] - p.shift_lo[d];
   };
-  order_.clear();
-  starts_.clear();
-  rank_.assign(static_cast<std::size_t>(kernel_size_[0] * kernel_size_[1] * kernel_size_[2]), -1);
   for (std::int64_t number = 0; number < kClasses; ++number) {
     for (std::int64_t z = 0; z < kernel_size_[0]; ++z) {
       for (std::int64_t x = 0; x < kernel_size_[2]; ++x) {
@@ -112,11 +111,8 @@ void PlannedConv::order_classes() {
         for (std::int64_t block = 0; block < blocks; ++block) {
           const std::int64_t index =
               (z * kernel_size_[1] + number * blocks + block) * kernel_size_[2] + x;
-          rank_[static_cast<std::size_t>(index)] = static_cast<std::int64_t>(order_.size());
-          if (order_.size() % 64 == 0) starts_.push_back(0);
-          if (block == 0) starts_.back() |= std::uint64_t{1} << order_.size() % 64;
           const std::int64_t row = shift(0, z) * p.source_extent[1] + block * kBlock;
-          order_.push_back({row * p.source_pitch + shift(2, x), index, number});
+          order_cell({row * p.source_pitch + shift(2, x), index, number}, block == 0);
         }
       }
     }

@@ -12,11 +12,13 @@
 namespace dcls::cpu {
 namespace DCLS_SIMD_NAMESPACE {
 
-/// Rows of the largest patch of kVectors columns: its sums, a run's weights and a value of the
-/// source share the registers.
+/// Sums of the largest patch: a run's weights and a value of the source share the registers with
+/// them.
+inline constexpr int kPatchSums = kRegisters == 32 ? 24 : 12;
+
+/// Rows of the largest patch of kVectors columns.
 template <int kVectors>
-inline constexpr int kPatchRows =
-    (kRegisters == 32 ? 24 : 12) / kVectors > 12 ? 12 : (kRegisters == 32 ? 24 : 12) / kVectors;
+inline constexpr int kPatchRows = kPatchSums / kVectors > 12 ? 12 : kPatchSums / kVectors;
 
 /// Where there are fewer rows, narrow strips have patches of more sums than wide ones.
 inline constexpr std::int64_t kWideStripRows = 16;
@@ -194,7 +196,7 @@ inline void forward_fast(const ConvPlan& p, std::int64_t list, const float* sour
 template <typename T, typename Storage>
 Prefetch prefetch_unit(const ConvPlan& p, const Storage* source, std::int64_t unit,
                        std::int64_t count) {
-  constexpr std::int64_t kLineBytes = 64, kPatchSums = 24;
+  constexpr std::int64_t kLineBytes = 64;
   const Side& side = p.source;
   const bool dense = side.step[2] * side.size[2] == side.step[1];
   if (!dense || p.tile_count() > 1 || p.source_blocks() > 1 || p.dest_blocks() > 1) return {};

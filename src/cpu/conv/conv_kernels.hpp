@@ -103,6 +103,11 @@ struct ConvPlan {
   std::int64_t source_blocks() const { return blocks(source.channels, source_block); }
   std::int64_t dest_blocks() const { return blocks(dest.channels, dest_block); }
   std::int64_t group_blocks() const { return blocks(groups, group_block); }
+  /// Of the planes of the differences, and behind them those of the classes.
+  std::int64_t difference_values() const { return (fast_fir::kBlock - 1) * source_plane; }
+  std::int64_t fast_values() const {
+    return fast ? difference_values() + fast_fir::kClasses * class_plane : 0;
+  }
   std::int64_t tile_count() const { return tiles[0] * tiles[1] * tiles[2]; }
   /// Where there are classes, there is one phase.
   std::int64_t lists_of_pair() const {

@@ -62,9 +62,6 @@ void PlannedConv::order_cells() {
   const bool dest_split = pass_ == ConvPass::kBackwardInput;
   const std::int64_t step = cells_[1].neighbour;
   const SortedCells sorted[kMaxDims] = {sort_cells(0), sort_cells(1), sort_cells(2)};
-  order_.clear();
-  starts_.clear();
-  rank_.assign(static_cast<std::size_t>(kernel_size_[0] * kernel_size_[1] * kernel_size_[2]), -1);
   for (std::int64_t dest_phase = 0; dest_phase < p.dest.phase_count(); ++dest_phase) {
     std::int64_t phase[kMaxDims];
     for (std::int64_t d = kMaxDims - 1, rest = dest_phase; d >= 0; --d) {
@@ -90,19 +87,22 @@ void PlannedConv::order_cells() {
             at[d] = cells_[d].shift[r] - p.shift_lo[d];
           }
           const std::int64_t index = (z * kernel_size_[1] + y) * kernel_size_[2] + x;
-          rank_[static_cast<std::size_t>(index)] = static_cast<std::int64_t>(order_.size());
-          if (order_.size() % 64 == 0) starts_.push_back(0);
-          if (step == 0 || before < 0 || y != before + step) {
-            starts_.back() |= std::uint64_t{1} << order_.size() % 64;
-          }
-          order_.push_back({plane * p.source_plane +
-                                (at[0] * p.source_extent[1] + at[1]) * p.source_pitch + at[2],
-                            index, dest_phase});
+          const std::int64_t row = at[0] * p.source_extent[1] + at[1];
+          order_cell({plane * p.source_plane + row * p.source_pitch + at[2], index, dest_phase},
+                     step == 0 || before < 0 || y != before + step);
           before = y;
         });
       });
     });
   }
+}
+
+/// The next cell in the order. `starts`: it does not read the row after that of the cell before it.
+void PlannedConv::order_cell(const OrderedCell& cell, bool starts) {
+  rank_[static_cast<std::size_t>(cell.cell)] = static_cast<std::int64_t>(order_.size());
+  if (order_.size() % 64 == 0) starts_.push_back(0);
+  if (starts) starts_.back() |= std::uint64_t{1} << order_.size() % 64;
+  order_.push_back(cell);
 }
 
 /// Marks the cells of the kernel that are to be visited: the others cost no more than their bit.
@@ -267,6 +267,9 @@ template <typename Write>
 void PlannedConv::list_runs(const std::int64_t (&run_bytes)[kMaxRun], int num_threads,
                             const Write& write) {
   const ConvPlan& p = plan_;
+  order_.clear();
+  starts_.clear();
+  rank_.assign(static_cast<std::size_t>(kernel_size_[0] * kernel_size_[1] * kernel_size_[2]), -1);
   if (p.fast) {
     order_classes();
   } else {

@@ -148,17 +148,17 @@ PlannedConv::PlannedConv(const ConvArgs& args, ConvPass pass, bool fast)
   }
   plan_.dest_margin = pass == ConvPass::kBackwardKernel ? kMaxRun - 1 : 0;
   kernel_rows_ = kernel_size_[1];
-  row_of_shift_.assign(static_cast<std::size_t>(plan_.halo[1] + 1), -1);
-  for (std::int64_t r = 0; r < kernel_rows_; ++r) {
-    const std::size_t at = static_cast<std::size_t>(r);
-    if (cells_[1].useful[at] == 0) continue;
-    row_of_shift_[static_cast<std::size_t>(cells_[1].shift[at] - plan_.shift_lo[1])] = r;
-  }
   may_be_fast_ = fast && !folded_ && args.dtype != DType::kFloat64 && plan_.source.channels == 1 &&
                  plan_.source.phase_count() == 1 && plan_.dest.phase_count() == 1 &&
                  std::abs(cells_[1].neighbour) == 1;
-  choose_tiles();
-  if (pass != ConvPass::kBackwardKernel) choose_forward_blocks();
+  for (std::int64_t r = 0; may_be_fast_ && r < kernel_rows_; ++r) {
+    const std::size_t at = static_cast<std::size_t>(r);
+    if (cells_[1].useful[at] == 0) continue;
+    const std::size_t shift = static_cast<std::size_t>(cells_[1].shift[at] - plan_.shift_lo[1]);
+    if (shift >= row_of_shift_.size()) row_of_shift_.resize(shift + 1, -1);
+    row_of_shift_[shift] = r;
+  }
+  make_fast(false);
 }
 
 void PlannedConv::choose_tiles() {
@@ -301,7 +301,7 @@ std::int64_t PlannedConv::scratch_bytes() const {
   const std::int64_t values =
       p.group_block *
           (p.source_block * p.source.phase_count() * p.source_plane + p.dest_block * p.dest_plane) +
-      (p.fast ? (fast_fir::kBlock - 1) * p.source_plane + fast_fir::kClasses * p.class_plane : 0);
+      p.fast_values();
   return values * value_bytes() + p.unit_cells * kRowBytes + 2 * kRowBytes;
 }
 

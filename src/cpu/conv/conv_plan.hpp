@@ -109,6 +109,7 @@ class PlannedConv {
   // In conv_lists.cpp.
   SortedCells sort_cells(int d) const;
   void order_cells();
+  void order_cell(const OrderedCell& cell, bool starts);
   template <typename Storage>
   void list_weights_of(const Storage* kernel, int num_threads);
   void mark_cells(DType dtype, const void* values, int num_threads);

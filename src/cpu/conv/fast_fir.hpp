@@ -18,9 +18,9 @@
 // consist of the same steps:
 //
 // - differences of the input, along the levels where the digit is not 1;
-// - `spread`: sums of the kernel's rows, or of those of the output's gradient, by class;
+// - `spread`: each class gets a sum of rows, of the kernel or of the output's gradient;
 // - the products, each class a convolution of its own whose rows are a block apart;
-// - `combine`: from the classes to the rows of the output, or to those of the kernel's gradient.
+// - `combine`: the results of the classes become rows of the output or of the kernel's gradient.
 //
 // An output meets no value that its block of taps does not read. But infinities cancel to NaN, and
 // a zero can become the rounding of what its neighbours in the block have.
