@@ -7,6 +7,7 @@
 
 #include "cpu/conv/conv_fast.hpp"
 #include "cpu/conv/conv_pairs.hpp"
+#include "cpu/conv/conv_prefetch.hpp"
 #include "cpu/conv/conv_units.hpp"
 
 namespace dcls::cpu {
@@ -110,15 +111,15 @@ struct PatchTable {
   }
 };
 
-/// A strip of `rows` rows, cut into patches of about equal height. `next`: what comes after this.
+/// A strip of `rows` rows, cut into patches of about equal height.
 template <int kVectors, typename T>
 DCLS_HD void forward_strip(const RunLists& lists, std::int64_t list, const T* source,
                            std::int64_t source_pitch, T* dest, std::int64_t dest_pitch,
-                           std::int64_t rows, T start, bool accumulate, Prefetch& next) {
+                           std::int64_t rows, T start, bool accumulate, Ahead& ahead) {
   std::int64_t patches = (rows + kPatchRows<kVectors> - 1) / kPatchRows<kVectors>;
   for (; patches > 0; --patches) {
     const std::int64_t height = (rows + patches - 1) / patches;
-    next.some();
+    ahead.some();
     PatchTable<kVectors, T>::of(height)(lists, list, source, source_pitch, dest, dest_pitch, start,
                                         accumulate);
     source += height * source_pitch;
@@ -133,19 +134,19 @@ template <typename T>
 DCLS_HD void forward_slice(const RunLists& lists, std::int64_t list, const T* source,
                            std::int64_t source_pitch, T* dest, std::int64_t dest_pitch,
                            std::int64_t rows, std::int64_t columns, bool lines, T start,
-                           bool accumulate, Prefetch& next) {
+                           bool accumulate, Ahead& ahead) {
   std::int64_t vectors = (columns + kLanes<T> - 1) / kLanes<T>;
   if (rows == 0) return;
   if (lines) {
     // The vectors of the row are the rows of a patch: more sums in flight than a row's worth.
     return forward_strip<1>(lists, list, source, kLanes<T>, dest, kLanes<T>, vectors, start,
-                            accumulate, next);
+                            accumulate, ahead);
   }
   while (vectors > 0) {
     const auto strip = [&](auto count) {
       constexpr int kVectors = count();
       forward_strip<kVectors>(lists, list, source, source_pitch, dest, dest_pitch, rows, start,
-                              accumulate, next);
+                              accumulate, ahead);
       source += kVectors * kLanes<T>;
       dest += kVectors * kLanes<T>;
       vectors -= kVectors;
@@ -163,7 +164,7 @@ DCLS_HD void forward_slice(const RunLists& lists, std::int64_t list, const T* so
 /// The slices of a tile by the fast FIR algorithm. `made`: see for_classes.
 inline void forward_fast(const ConvPlan& p, std::int64_t list, const float* source,
                          FastScratch& scratch, bool made, const std::int64_t (&points)[kMaxDims],
-                         float start, float* dest, Prefetch& next) {
+                         float start, float* dest, Ahead& ahead) {
   using fast_fir::kBlock, fast_fir::kClasses;
   const std::int64_t blocks = (points[1] + kBlock - 1) / kBlock;
   const std::int64_t slab = p.source_extent[1] * p.source_pitch;
@@ -172,7 +173,7 @@ inline void forward_fast(const ConvPlan& p, std::int64_t list, const float* sour
     float* to = scratch.classes + number * p.class_plane;
     for (std::int64_t z = 0; z < points[0]; ++z, from += slab, to += class_slab) {
       forward_slice(p.lists, list + number, from, kBlock * p.source_pitch, to, p.dest_pitch, blocks,
-                    points[2], false, 0.0f, false, next);
+                    points[2], false, 0.0f, false, ahead);
     }
   });
   for (std::int64_t z = 0; z < points[0]; ++z) {
@@ -189,25 +190,6 @@ inline void forward_fast(const ConvPlan& p, std::int64_t list, const float* sour
       }
     }
   }
-}
-
-/// The `count` source planes of a unit, where there is one tile and one block of channels, and they
-/// lie one after the other or have the channels side by side.
-template <typename T, typename Storage>
-Prefetch prefetch_unit(const ConvPlan& p, const Storage* source, std::int64_t unit,
-                       std::int64_t count) {
-  constexpr std::int64_t kLineBytes = 64;
-  const Side& side = p.source;
-  const bool dense = side.step[2] * side.size[2] == side.step[1];
-  if (!dense || p.tile_count() > 1 || p.source_blocks() > 1 || p.dest_blocks() > 1) return {};
-  const std::int64_t image = unit / p.group_blocks() % p.batch;
-  const std::int64_t channel = unit % p.group_blocks() * p.group_block * side.channels;
-  const std::int64_t points = side.size[0] * side.size[1] * side.size[2];
-  const std::int64_t bytes = static_cast<std::int64_t>(sizeof(Storage));
-  const std::int64_t patches = 1 + count * points / (kPatchSums * kLanes<T>);
-  const Storage* const first = source + image * side.batch_step + channel * side.channel_step;
-  if (side.channel_step == 1) return {first, side.step[2] * bytes, points, patches};
-  return {first, kLineBytes, count * points * bytes / kLineBytes, patches};
 }
 
 template <typename Storage>
@@ -237,7 +219,9 @@ bool forward_units(const ConvPlan& p, const Storage* source, const Storage* bias
     tile_origin(p, tile, origin);
     const PlaneBox from = source_box(p, origin);
     const PlaneBox to = dest_box(p, origin);
-    Prefetch next;
+    constexpr std::int64_t kPatch = kPatchSums * kLanes<T>;
+    Ahead ahead{{}, prefetch_unit(p, p.dest, dest, unit, kPatch)};
+    if (unit + 1 < end) ahead.source = prefetch_unit(p, p.source, source, unit + 1, kPatch);
     if (tile != zeroed_tile) {
       ready = 0;
       if (p.fast) fast.begin_tile(p, from);
@@ -262,7 +246,6 @@ bool forward_units(const ConvPlan& p, const Storage* source, const Storage* bias
                       ready, source_planes);
           if constexpr (kPairs) pair_rows(p.source, from, count, source_planes);
           ready = ready > count ? ready : count;
-          if (unit + 1 < end) next = prefetch_unit<T>(p, source, unit + 1, count);
         }
         T* plane = dest_planes;
         for (std::int64_t g = groups.begin; g < groups.end; ++g) {
@@ -274,13 +257,13 @@ bool forward_units(const ConvPlan& p, const Storage* source, const Storage* bias
             if (p.fast) {
               if constexpr (kHasFast<T>) {
                 forward_fast(p, list, group_source, fast, c > channels.begin, points, start, plane,
-                             next);
+                             ahead);
               }
             } else {
               for (std::int64_t z = 0; z < points[0]; ++z) {
                 forward_slice(p.lists, list, group_source + z * slab, p.source_pitch,
                               plane + z * p.tile[1] * p.dest_pitch, p.dest_pitch, points[1],
-                              points[2], p.tile[1] == 1, start, block > 0, next);
+                              points[2], p.tile[1] == 1, start, block > 0, ahead);
               }
             }
             if (store_each) {

@@ -27,29 +27,6 @@ DCLS_HD Range block_range(std::int64_t block, std::int64_t size, std::int64_t co
   return {block * size, (block + 1) * size < count ? (block + 1) * size : count};
 }
 
-/// Brings values into the second-level cache, some cache lines at a time, while others are computed
-/// with.
-class Prefetch {
- public:
-  Prefetch() = default;
-  /// `count` lines that are `step` bytes apart, in about `times` calls of some().
-  Prefetch(const void* first, std::int64_t step, std::int64_t count, std::int64_t times)
-      : at_(static_cast<const char*>(first)),
-        step_(step),
-        count_(count),
-        each_(count / times + 1) {}
-
-  void some() {
-    for (std::int64_t i = 0; i < each_ && count_ > 0; ++i, --count_, at_ += step_) {
-      __builtin_prefetch(at_, 0, 2);
-    }
-  }
-
- private:
-  const char* at_ = nullptr;
-  std::int64_t step_ = 0, count_ = 0, each_ = 0;
-};
-
 /// The first points of a tile along each axis.
 DCLS_HD void tile_origin(const ConvPlan& p, std::int64_t tile, std::int64_t (&origin)[kMaxDims]) {
   for (int d = kMaxDims - 1; d >= 0; --d) {
