@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,36 @@ def test_positions_count_too() -> None:
     together = module.explain(x)
     assert (apart.method, together.method) == ("conv", "direct")
     assert "about 2 of them not zero" in together.reason
+
+
+def test_it_counts_anew_only_what_has_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    module, x = delays(), torch.randn(8, 128, 150)
+    counted = []
+    support = type(module.DCK).support
+    monkeypatch.setattr(
+        type(module.DCK), "support", lambda *args: counted.append(1) or support(*args)
+    )
+
+    def reason() -> str:
+        counted.clear()
+        with torch.no_grad():
+            return module.explain(x).reason
+
+    wide = reason()
+    assert counted
+    for unchanged in (module, copy.deepcopy(module)):
+        assert unchanged.explain(x).reason == wide
+    assert (reason(), counted) == (wide, [])
+    module.SIG.data.fill_(0.23)  # no version counter tells of it
+    narrow = reason()
+    assert counted
+    assert narrow != wide
+    nn.init.constant_(module.P, 0.3)
+    assert reason() == narrow
+    assert counted
+    module.version = "max"
+    reason()
+    assert counted
 
 
 def test_a_small_layer_does_not_count() -> None:

@@ -71,7 +71,7 @@ def test_one_set_of_lists_for_inputs_of_one_size(layer: Layer) -> None:
     DCLS.freeze(module)
 
     def lists() -> Any:
-        return module._kernel_cache._kept.kernel._dcls_lists._kept[1]
+        return module._kernel_cache._kept.built._dcls_lists._kept[1]
 
     last = {3: torch.contiguous_format, 4: torch.channels_last, 5: torch.channels_last_3d}
     x = layer.input(module, 2)
@@ -90,7 +90,7 @@ def test_one_set_of_lists_for_inputs_of_one_size(layer: Layer) -> None:
         assert torch.equal(module(x), plain(x))
         assert lists() is not before
         # Nobody should, but who edits the kernel gets what it says.
-        module._kernel_cache._kept.kernel.zero_()
+        module._kernel_cache._kept.built.zero_()
         if module.bias is not None:
             module.bias.zero_()
         assert not module(x).any()

@@ -40,7 +40,7 @@ class StepForm(_DclsModule):
     """A layer that can compute one step at a time."""
 
     causal: bool
-    _step_cache: KernelCache | None = None
+    _step_cache: KernelCache[Taps] | None = None
 
     def initial_state(
         self, batch: int, *, device: Any = None, dtype: torch.dtype | None = None
@@ -188,9 +188,7 @@ class StepForm(_DclsModule):
         kind = tensors[0].device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
         settings = (self.version, self.dilated_kernel_size, dtype)
-        build: Callable[..., Any] = self._make_taps
-        kept: Any = self._step_cache(build, settings, tensors)
-        return kept  # type: ignore[no-any-return]
+        return self._step_cache(self._make_taps, settings, tensors)
 
     def _whole_delays(self) -> Tensor | None:
         """Returns the delays as int64, if the host can see that they are whole and stay so."""

@@ -54,7 +54,7 @@ class _DclsModule(_ByAxis, FromConv):
     #: Whether the log has said that elements of this layer left the kernel.
     _reported_lost = False
     #: Where ``DCLS.freeze`` keeps the kernel; None for a layer that is not frozen.
-    _kernel_cache: KernelCache | None = None
+    _kernel_cache: KernelCache[Tensor] | None = None
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         def keep_layout(tensor: Tensor) -> Tensor:
@@ -84,7 +84,9 @@ class _DclsModule(_ByAxis, FromConv):
             lambda: keep_lists(self._shape_kernel(builder(weight, P, SIG))), settings, tensors
         )
 
-    def _cache_to_use(self, weight: Tensor, P: Tensor, SIG: Tensor | None) -> KernelCache | None:
+    def _cache_to_use(
+        self, weight: Tensor, P: Tensor, SIG: Tensor | None
+    ) -> KernelCache[Tensor] | None:
         """Returns where a frozen layer keeps its kernel; None where this forward builds its own."""
         cache, builder = self._kernel_cache, self.DCK
         if cache is None or not isinstance(builder, _ConstructKernel):

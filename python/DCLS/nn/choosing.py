@@ -25,6 +25,7 @@ from DCLS.method import (
     may_read,
 )
 from DCLS.nn.builders import _ConstructKernel
+from DCLS.nn.frozen import KernelCache
 from DCLS.nn.saved import _TellsItsGrid
 from DCLS.tuning import state
 from DCLS.tuning.problem import Geometry, Problem, bucket
@@ -42,6 +43,8 @@ _WIDE = 2
 
 class _ChoosesMethod(_TellsItsGrid):
     """A layer that knows how it would convolve an input."""
+
+    _cell_count: KernelCache[int] | None = None
 
     @property
     def known_width(self) -> float | None:
@@ -296,7 +299,8 @@ class _ChoosesMethod(_TellsItsGrid):
     def _count_cells(self, weight: Tensor, P: Tensor, SIG: Tensor | None) -> int:
         """Counts the cells that the elements touch, in the mean over some pairs of channels.
 
-        So a schedule that narrows the widths takes each method at its time.
+        So a schedule that narrows the widths takes each method at its time. It counts anew when a
+        value of these pairs has changed.
         """
         pairs = math.prod(weight.shape[:-1])
         shape = (len(self.dilated_kernel_size), *weight.shape)
@@ -308,6 +312,14 @@ class _ChoosesMethod(_TellsItsGrid):
         some = [row.reshape(shape[0], pairs, -1)[:, ::step] for row in rows]
         builder = self.DCK
         assert isinstance(builder, _ConstructKernel)
-        support = builder.support(weight.reshape(pairs, -1)[::step], *some)
-        assert support is not None
-        return round(int(support.sum()) / len(support) * math.prod(self.dense_kernel_size))
+
+        def count() -> int:
+            support = builder.support(weight.reshape(pairs, -1)[::step], *some)
+            assert support is not None
+            return round(int(support.sum()) / len(support) * math.prod(self.dense_kernel_size))
+
+        if self._cell_count is None:
+            self._cell_count = KernelCache()
+        version = self.version
+        sizes = self.dense_kernel_size, self.dilated_kernel_size
+        return self._cell_count(count, (version, builder._sigma_min(version), *sizes), some)

@@ -1,9 +1,10 @@
-"""Kernels that a frozen layer keeps from one forward to the next."""
+"""What a layer keeps from one forward to the next: the kernel, if it is frozen."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,30 +17,33 @@ from DCLS.method import may_wait_for
 
 __all__ = ["freeze"]
 
+Built = TypeVar("Built")
 
-class _Kept(NamedTuple):
+
+@dataclass(frozen=True)
+class _Kept(Generic[Built]):
     settings: tuple[Any, ...]
     tensors: list[Tensor]
-    kernel: Tensor
+    built: Built
 
 
-class KernelCache:
-    """The last kernel that was built, and the values that it was built from.
+class KernelCache(Generic[Built]):
+    """The last kernel that was built, or what else, and the values that it was built from.
 
     It compares values. Version counters miss edits by ``.data`` and numpy, and addresses and
     identities are used again.
     """
 
     def __init__(self) -> None:
-        self._kept: _Kept | None = None
+        self._kept: _Kept[Built] | None = None
 
-    def __reduce__(self) -> tuple[type[KernelCache], tuple[()]]:
+    def __reduce__(self) -> tuple[type[KernelCache[Built]], tuple[()]]:
         """Copies and pickles are empty: a kernel is built faster than it is saved."""
         return type(self), ()
 
     def __call__(
-        self, build: Callable[[], Tensor], settings: tuple[Any, ...], tensors: Sequence[Tensor]
-    ) -> Tensor:
+        self, build: Callable[[], Built], settings: tuple[Any, ...], tensors: Sequence[Tensor]
+    ) -> Built:
         """Returns what ``build`` made for these settings and values, or makes it now."""
         kept = self._kept
         if kept is None or kept.settings != settings or not _are_equal(kept.tensors, tensors):
@@ -47,7 +51,7 @@ class KernelCache:
             with torch.inference_mode(False), torch.no_grad():
                 copies = [t.detach().clone() for t in tensors]
                 self._kept = kept = _Kept(settings, copies, build())
-        return kept.kernel
+        return kept.built
 
 
 def _are_equal(kept: Sequence[Tensor], tensors: Sequence[Tensor]) -> bool:
