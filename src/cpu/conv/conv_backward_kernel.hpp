@@ -3,6 +3,7 @@
 // The gradient of the dense kernel. Only for files compiled per instruction set.
 
 #include <cstdint>
+#include <cstring>
 #include <type_traits>
 
 #include "cpu/conv/conv_fast.hpp"
@@ -186,11 +187,41 @@ DCLS_HD T* backward_kernel_slice(const RunLists& lists, std::int64_t list, Slice
   return next;
 }
 
-/// Calls function(length, runs, count) for the runs of all lists of a channel, in the order of
-/// their sums.
+/// Calls function(cell, sum) for the listed cells of a channel. `sum`: of the first one, and then
+/// behind the last.
+template <typename T, typename Function>
+DCLS_HD void for_sums(const ConvPlan& p, std::int64_t list, const T*& sum,
+                      const Function& function) {
+  for (std::int64_t i = 0; i < p.lists_of_pair(); ++i) {
+    for_runs(p.lists, list + i, [&](auto length, const CellRun* runs, std::int64_t count) {
+      for (std::int64_t k = 0; k < count; ++k) {
+        for (int j = 0; j < length(); ++j) function(runs[k].cell + j * p.cell_step, *sum++);
+      }
+    });
+  }
+}
+
+/// The same for the cells of the kernel, which the sums of all classes make. `of_class`: room for
+/// those.
 template <typename Function>
-DCLS_HD void for_runs_of_channel(const ConvPlan& p, std::int64_t list, const Function& function) {
-  for (std::int64_t i = 0; i < p.lists_of_pair(); ++i) for_runs(p.lists, list + i, function);
+void combine_cells(const ConvPlan& p, std::int64_t list, const float*& sum, float* of_class,
+                   const Function& function) {
+  const fast_fir::Cells& cells = p.fast_cells;
+  const std::int64_t plane = list / p.lists_of_pair();
+  const std::int64_t first = plane * cells.of_classes();
+  std::memset(of_class, 0, static_cast<std::size_t>(cells.of_classes()) * sizeof(float));
+  for_sums(p, list, sum, [&](std::int64_t cell, float value) { of_class[cell - first] = value; });
+  for (std::int64_t z = 0; z < cells.slices; ++z) {
+    cells.for_blocks(plane * cells.slices + z, [&](const auto& taps, const auto& classes) {
+      float values[fast_fir::kClasses], tap[fast_fir::kBlock];
+      for (int i = 0; i < fast_fir::kClasses; ++i) values[i] = of_class[classes[i] - first];
+      fast_fir::combine(values, tap);
+      for (int j = 0; j < fast_fir::kBlock; ++j) {
+        if (taps[j] < 0 || (p.support != nullptr && p.support[taps[j]] == 0)) continue;
+        function(taps[j], tap[j]);
+      }
+    });
+  }
 }
 
 /// The slices of a tile by the fast FIR algorithm; returns the end of the channel's sums. `dest` is
@@ -366,19 +397,18 @@ bool backward_kernel_units(const ConvPlan& p, const Storage* source, const Stora
     // Not a number: of what it reads, or of a zero around it. Then once more, to know.
     if (any_nan(sums, p.unit_cells)) add_up(true);
     const T* sum = sums;
+    const auto write = [&](std::int64_t cell, T value) {
+      if (partial == nullptr) {
+        numeric::store(grad_kernel + cell, value);
+      } else {
+        partial[split * cells + cell] = value;
+      }
+    };
     for_lists([&](std::int64_t list, std::int64_t, std::int64_t) {
-      for_runs_of_channel(p, list, [&](auto length, const CellRun* runs, std::int64_t count) {
-        for (std::int64_t k = 0; k < count; ++k) {
-          for (int j = 0; j < length(); ++j, ++sum) {
-            const std::int64_t cell = runs[k].cell + j * p.cell_step;
-            if (partial == nullptr) {
-              numeric::store(grad_kernel + cell, *sum);
-            } else {
-              partial[split * cells + cell] = *sum;
-            }
-          }
-        }
-      });
+      if constexpr (kHasFast<T>) {
+        if (p.fast) return combine_cells(p, list, sum, fast.cells, write);
+      }
+      for_sums(p, list, sum, write);
     });
   }
   return true;

@@ -116,14 +116,14 @@ void sum_nan_again(const ConvArgs& args, const void* grad_output, const void* ke
 
 /// Whether it could: always, if not `fast`. The cells that are not listed are zero already.
 bool backward_kernel(const ConvArgs& args, bool fast, const void* grad_output, const void* input,
-                     const std::uint8_t* support, void* grad_kernel, int num_threads) {
+                     const std::uint8_t* support, void* grad_kernel, std::int64_t cells,
+                     int num_threads) {
   PlannedConv planned(args, ConvPass::kBackwardKernel, fast);
   planned.list_cells(support, num_threads);
   const ConvPlan& plan = planned.plan();
-  const std::int64_t cells = planned.kernel_cells();
   // Of float or double, and zero in the cells that are not listed.
   std::unique_ptr<double[]> partial;
-  if (plan.splits > 1 || plan.fast) {
+  if (plan.splits > 1) {
     const std::size_t values = static_cast<std::size_t>(plan.splits * cells);
     partial.reset(new double[values * compute_bytes(args.dtype) / sizeof(double) + 1]());
   }
@@ -134,10 +134,7 @@ bool backward_kernel(const ConvArgs& args, bool fast, const void* grad_output, c
                  })) {
     return false;
   }
-  if (plan.fast) {
-    planned.combine_cells(reinterpret_cast<const float*>(partial.get()), support, grad_kernel,
-                          num_threads);
-  } else if (plan.splits > 1) {
+  if (plan.splits > 1) {
     const double work = 1 + 0.5 * static_cast<double>(plan.splits);
     parallel_for(cells, share(cells, work, num_threads),
                  [&](std::int64_t begin, std::int64_t end, int) {
@@ -209,7 +206,7 @@ void direct_conv_backward_kernel(const ConvArgs& args, const void* grad_output, 
   if (geometry::no_input(args) || geometry::no_output(args)) return;
   // Pairs are faster in this pass, by measurement.
   for (const bool fast : {!has_pairs(args.dtype), false}) {
-    if (backward_kernel(args, fast, grad_output, input, support, grad_kernel, num_threads)) {
+    if (backward_kernel(args, fast, grad_output, input, support, grad_kernel, cells, num_threads)) {
       return;
     }
   }

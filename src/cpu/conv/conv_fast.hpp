@@ -50,11 +50,14 @@ class BoundCheck {
 struct FastScratch {
   float* differences;  ///< of the levels in the bits of 1, 2, ...
   float* classes;
+  float* cells;  ///< of the classes of one kernel plane
   Range rows{};  ///< of the source plane that lie in the tensor
   BoundCheck check{};
 
   FastScratch(const ConvPlan& p, float* memory)
-      : differences(memory), classes(memory + p.difference_values()) {}
+      : differences(memory),
+        classes(memory + p.difference_values()),
+        cells(memory + p.fast_values()) {}
 
   /// Before the first unit of a tile: what lies around its points stays zero.
   void begin_tile(const ConvPlan& p, const PlaneBox& source) {

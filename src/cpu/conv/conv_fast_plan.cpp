@@ -33,16 +33,6 @@ constexpr ClassesOfTaps kClassesOfTaps = make_classes_of_taps();
 
 }  // namespace
 
-std::int64_t PlannedConv::kernel_blocks() const {
-  return (static_cast<std::int64_t>(row_of_shift_.size()) + kBlock - 1) / kBlock;
-}
-
-/// The row of the kernel whose cells read the source `tap` rows below the uppermost; -1: none.
-std::int64_t PlannedConv::row_of_tap(std::int64_t tap) const {
-  const std::size_t index = static_cast<std::size_t>(tap);
-  return index < row_of_shift_.size() ? row_of_shift_[index] : -1;
-}
-
 /// Whether the fast FIR algorithm is less work. Counts the marked cells of some planes of the
 /// kernel.
 bool PlannedConv::is_fast_less() const {
@@ -58,11 +48,11 @@ bool PlannedConv::is_fast_less() const {
     const std::int64_t plane = i / kernel_size_[0] * planes / sample;
     const std::int64_t slice =
         plane * plane_cells + i % kernel_size_[0] * kernel_size_[1] * kernel_size_[2];
-    for (std::int64_t block = 0; block < kernel_blocks(); ++block) {
+    for (std::int64_t block = 0; block < p.fast_cells.blocks; ++block) {
       for (std::int64_t x = 0; x < kernel_size_[2]; ++x) {
         unsigned taps = 0;
         for (int j = 0; j < kBlock; ++j) {
-          const std::int64_t row = row_of_tap(block * kBlock + j);
+          const std::int64_t row = p.fast_cells.row_of_tap[block * kBlock + j];
           if (row < 0) continue;
           const std::int64_t cell = slice + row * kernel_size_[2] + x;
           const std::uint64_t word = marked_[static_cast<std::size_t>(cell / 64)];
@@ -90,7 +80,8 @@ bool PlannedConv::is_fast_less() const {
 /// Lays out the plan, with the fast FIR algorithm or without.
 void PlannedConv::make_fast(bool fast) {
   plan_.fast = fast;
-  kernel_size_[1] = fast ? kClasses * kernel_blocks() : kernel_rows_;
+  const fast_fir::Cells& cells = plan_.fast_cells;
+  kernel_size_[1] = fast ? kClasses * cells.blocks : cells.rows;
   choose_tiles();
   if (pass_ != ConvPass::kBackwardKernel) choose_forward_blocks();
 }
@@ -99,7 +90,7 @@ void PlannedConv::make_fast(bool fast) {
 /// here; the blocks of a column read rows that follow one another, a block apart.
 void PlannedConv::order_classes() {
   const ConvPlan& p = plan_;
-  const std::int64_t blocks = kernel_blocks();
+  const std::int64_t blocks = p.fast_cells.blocks;
   const auto shift = [&](int d, std::int64_t cell) {
     return cells_[d].shift[static_cast<std::size_t>(cell)] - p.shift_lo[d];
   };
@@ -119,37 +110,19 @@ void PlannedConv::order_classes() {
   }
 }
 
-/// Calls function(taps, classes) for the blocks of all columns: where a block's taps lie in the
-/// kernel, -1 where there is none, and where its classes lie in what is listed.
+/// Calls function(taps, classes) for the blocks of all columns, see fast_fir::Cells.
 template <typename Function>
 void PlannedConv::for_kernel_blocks(int num_threads, const Function& function) const {
   const ConvPlan& p = plan_;
-  const std::int64_t planes = p.groups * p.source.channels * p.dest.channels * kernel_size_[0];
-  const std::int64_t blocks = kernel_blocks();
-  const std::int64_t columns = kernel_size_[2];
+  const std::int64_t slices = p.groups * p.source.channels * p.dest.channels * kernel_size_[0];
   constexpr double kWork = 1;  // nanoseconds of a cell
-  const double work = kWork * static_cast<double>(kernel_size_[1] * columns);
-  const auto run = [&](std::int64_t begin, std::int64_t end, int) {
-    for (std::int64_t plane = begin; plane < end; ++plane) {
-      for (std::int64_t block = 0; block < blocks; ++block) {
-        std::int64_t first_tap[kBlock], first_class[kClasses];
-        for (int j = 0; j < kBlock; ++j) {
-          const std::int64_t row = row_of_tap(block * kBlock + j);
-          first_tap[j] = row < 0 ? -1 : (plane * kernel_rows_ + row) * columns;
-        }
-        for (int i = 0; i < kClasses; ++i) {
-          first_class[i] = (plane * kernel_size_[1] + i * blocks + block) * columns;
-        }
-        for (std::int64_t x = 0; x < columns; ++x) {
-          std::int64_t taps[kBlock], classes[kClasses];
-          for (int j = 0; j < kBlock; ++j) taps[j] = first_tap[j] < 0 ? -1 : first_tap[j] + x;
-          for (int i = 0; i < kClasses; ++i) classes[i] = first_class[i] + x;
-          function(taps, classes);
-        }
-      }
-    }
-  };
-  parallel_for(planes, share(planes, work, num_threads), run);
+  const double work = kWork * static_cast<double>(kernel_size_[1] * kernel_size_[2]);
+  parallel_for(slices, share(slices, work, num_threads),
+               [&](std::int64_t begin, std::int64_t end, int) {
+                 for (std::int64_t slice = begin; slice < end; ++slice) {
+                   p.fast_cells.for_blocks(slice, function);
+                 }
+               });
 }
 
 std::unique_ptr<float[]> PlannedConv::spread_weights(const void* kernel, int num_threads) {
@@ -184,6 +157,7 @@ std::unique_ptr<std::uint8_t[]> PlannedConv::spread_support(const std::uint8_t* 
                                                             int num_threads) {
   if (!is_fast_less()) return nullptr;
   make_fast(true);
+  plan_.support = support;
   std::unique_ptr<std::uint8_t[]> spread(
       new std::uint8_t[static_cast<std::size_t>(kernel_cells())]);
   for_kernel_blocks(num_threads, [&](const auto& taps, const auto& classes) {
@@ -197,28 +171,6 @@ std::unique_ptr<std::uint8_t[]> PlannedConv::spread_support(const std::uint8_t* 
     }
   });
   return spread;
-}
-
-void PlannedConv::combine_cells(const float* partial, const std::uint8_t* support,
-                                void* grad_kernel, int num_threads) const {
-  const std::int64_t cells = kernel_cells();
-  dispatch_dtype(plan_.dtype, [&](auto tag) {
-    using Storage = typename decltype(tag)::type;
-    if constexpr (std::is_same_v<Compute<Storage>, float>) {
-      Storage* const grad = static_cast<Storage*>(grad_kernel);
-      for_kernel_blocks(num_threads, [&](const auto& taps, const auto& classes) {
-        float of_class[kClasses] = {}, tap[kBlock];
-        for (std::int64_t s = 0; s < plan_.splits; ++s) {
-          for (int i = 0; i < kClasses; ++i) of_class[i] += partial[s * cells + classes[i]];
-        }
-        fast_fir::combine(of_class, tap);
-        for (int j = 0; j < kBlock; ++j) {
-          if (taps[j] < 0 || (support != nullptr && support[taps[j]] == 0)) continue;
-          numeric::store(grad + taps[j], tap[j]);
-        }
-      });
-    }
-  });
 }
 
 }  // namespace dcls::cpu

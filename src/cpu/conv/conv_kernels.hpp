@@ -84,6 +84,8 @@ struct ConvPlan {
   // the rows. Then a plane of a class has a row for each block of rows of a tile.
   bool fast;
   std::int64_t class_plane;
+  fast_fir::Cells fast_cells;
+  const std::uint8_t* support;  ///< of the kernel, for backward_kernel; may be null
 
   // A unit of work has dest_block destination channels of group_block groups, and goes through
   // their source channels in blocks of source_block.
@@ -129,7 +131,7 @@ struct ConvPasses {
                   std::int64_t begin, std::int64_t end, void* scratch);
   /// The units [begin, end) of backward_kernel. A unit is (group block, destination block, source
   /// block, split), the last fastest. Writes its cells' sums to `grad_kernel`, or, if it is not
-  /// null, to the compute type's `partial` of (splits, cells of the kernel).
+  /// null, to the compute type's `partial` of (splits, `cells` of the kernel).
   bool (*backward_kernel)(const ConvPlan& plan, const void* source, const void* dest,
                           void* grad_kernel, void* partial, std::int64_t cells, std::int64_t begin,
                           std::int64_t end, void* scratch);

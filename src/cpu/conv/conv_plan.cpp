@@ -147,17 +147,21 @@ PlannedConv::PlannedConv(const ConvArgs& args, ConvPass pass, bool fast)
     plan_.halo[d] = hi - lo;
   }
   plan_.dest_margin = pass == ConvPass::kBackwardKernel ? kMaxRun - 1 : 0;
-  kernel_rows_ = kernel_size_[1];
   may_be_fast_ = fast && !folded_ && args.dtype != DType::kFloat64 && plan_.source.channels == 1 &&
                  plan_.source.phase_count() == 1 && plan_.dest.phase_count() == 1 &&
                  std::abs(cells_[1].neighbour) == 1;
-  for (std::int64_t r = 0; may_be_fast_ && r < kernel_rows_; ++r) {
+  for (std::int64_t r = 0; may_be_fast_ && r < kernel_size_[1]; ++r) {
     const std::size_t at = static_cast<std::size_t>(r);
     if (cells_[1].useful[at] == 0) continue;
     const std::size_t shift = static_cast<std::size_t>(cells_[1].shift[at] - plan_.shift_lo[1]);
-    if (shift >= row_of_shift_.size()) row_of_shift_.resize(shift + 1, -1);
-    row_of_shift_[shift] = r;
+    if (shift >= row_of_tap_.size()) {
+      row_of_tap_.resize((shift / fast_fir::kBlock + 1) * fast_fir::kBlock, -1);
+    }
+    row_of_tap_[shift] = r;
   }
+  plan_.fast_cells = {kernel_size_[0], kernel_size_[1], kernel_size_[2],
+                      static_cast<std::int64_t>(row_of_tap_.size()) / fast_fir::kBlock,
+                      row_of_tap_.data()};
   make_fast(false);
 }
 
@@ -301,7 +305,7 @@ std::int64_t PlannedConv::scratch_bytes() const {
   const std::int64_t values =
       p.group_block *
           (p.source_block * p.source.phase_count() * p.source_plane + p.dest_block * p.dest_plane) +
-      p.fast_values();
+      p.fast_values() + (p.fast ? p.fast_cells.of_classes() : 0);
   return values * value_bytes() + p.unit_cells * kRowBytes + 2 * kRowBytes;
 }
 

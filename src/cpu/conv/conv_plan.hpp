@@ -51,11 +51,8 @@ class PlannedConv {
 
   /// Lists the non-zero cells of `kernel`, for the forward pass and backward_input.
   void list_weights(const void* kernel, int num_threads);
-  /// Lists the cells where `support` is not 0, or all of them if it is null.
+  /// Lists the cells where `support` is not 0, or all of them if it is null. The plan keeps it.
   void list_cells(const std::uint8_t* support, int num_threads);
-  /// The gradient of the kernel from the sums of all splits, with the fast FIR algorithm.
-  void combine_cells(const float* partial, const std::uint8_t* support, void* grad_kernel,
-                     int num_threads) const;
 
   const ConvPlan& plan() const { return plan_; }
   /// Whether some points of the destination have no cell at all: the pass does not write them.
@@ -103,8 +100,6 @@ class PlannedConv {
   std::unique_ptr<std::uint8_t[]> spread_support(const std::uint8_t* support, int num_threads);
   template <typename Function>
   void for_kernel_blocks(int num_threads, const Function& function) const;
-  std::int64_t kernel_blocks() const;
-  std::int64_t row_of_tap(std::int64_t tap) const;
 
   // In conv_lists.cpp.
   SortedCells sort_cells(int d) const;
@@ -133,8 +128,7 @@ class PlannedConv {
   /// Of what is listed: with the fast FIR algorithm the rows of a plane are (class, block).
   std::int64_t kernel_size_[kMaxDims] = {1, 1, 1};
   /// The kernel's row that reads the rows of the source shifted by shift_lo + index; -1: none does.
-  std::vector<std::int64_t> row_of_shift_;
-  std::int64_t kernel_rows_ = 1;
+  std::vector<std::int64_t> row_of_tap_;
   AxisCells cells_[kMaxDims];
   std::vector<OrderedCell> order_;
   /// A bit for each of them: whether it does not read the row after that of the cell before it.

@@ -25,6 +25,8 @@
 // An output meets no value that its block of taps does not read. But infinities cancel to NaN, and
 // a zero can become the rounding of what its neighbours in the block have.
 
+#include <cstdint>
+
 #include "core/macros.hpp"
 
 namespace dcls::cpu::fast_fir {
@@ -86,5 +88,36 @@ DCLS_HD void combine(const Value (&of_class)[kClasses], Value (&row)[kBlock]) {
     row[2 + i] = pairs[1][i] - pairs[2][i];
   }
 }
+
+/// Where the taps of a kernel lie, and where its classes, which are listed as the rows (class,
+/// block) of a plane.
+struct Cells {
+  std::int64_t slices;  ///< of a plane
+  std::int64_t rows;
+  std::int64_t columns;
+  std::int64_t blocks;             ///< of rows
+  const std::int64_t* row_of_tap;  ///< of all blocks; -1: none
+
+  std::int64_t of_classes() const { return slices * kClasses * blocks * columns; }
+
+  /// Calls function(taps, classes) for the blocks of a slice's columns, with their places in the
+  /// kernel and in what is listed; -1: there is no tap. `slice`: among those of all planes.
+  template <typename Function>
+  void for_blocks(std::int64_t slice, const Function& function) const {
+    for (std::int64_t block = 0; block < blocks; ++block) {
+      std::int64_t taps[kBlock], classes[kClasses];
+      for (std::int64_t x = 0; x < columns; ++x) {
+        for (int j = 0; j < kBlock; ++j) {
+          const std::int64_t row = row_of_tap[block * kBlock + j];
+          taps[j] = row < 0 ? -1 : (slice * rows + row) * columns + x;
+        }
+        for (int i = 0; i < kClasses; ++i) {
+          classes[i] = ((slice * kClasses + i) * blocks + block) * columns + x;
+        }
+        function(taps, classes);
+      }
+    }
+  }
+};
 
 }  // namespace dcls::cpu::fast_fir
