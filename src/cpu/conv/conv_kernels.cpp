@@ -62,7 +62,12 @@ void backward_bias(const ConvArgs& args, const void* grad_output, void* grad_bia
 
 }  // namespace
 
-const ConvKernels conv_kernels = {
-    {&forward, &backward_kernel}, &reduce, &backward_bias, &mark_weights, &mark_support, kFastRows};
+const ConvKernels conv_kernels = {{&forward, &backward_kernel},
+                                  &reduce,
+                                  &backward_bias,
+                                  &mark_weights,
+                                  &mark_support,
+                                  kFastRows,
+                                  DCLS_SIMD_BYTES};
 
 }  // namespace dcls::cpu::DCLS_SIMD_NAMESPACE

@@ -154,6 +154,7 @@ struct ConvKernels {
                        std::uint64_t* bits);
   /// Rows of a tile from which on the fast FIR algorithm has sums enough for the registers.
   std::int64_t fast_rows;
+  std::int64_t vector_bytes;
 };
 
 namespace baseline {

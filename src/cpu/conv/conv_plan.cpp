@@ -6,6 +6,7 @@
 #include "core/conv_geometry.hpp"
 #include "core/dispatch.hpp"
 #include "cpu/cpu_backend.hpp"
+#include "cpu/runtime/features.hpp"
 
 namespace dcls::cpu {
 namespace {
@@ -217,11 +218,12 @@ std::int64_t PlannedConv::whole_lines(std::int64_t block, const Side& side) cons
                   at_least_one(side.channels));
 }
 
-std::int64_t PlannedConv::choose_group_block(std::int64_t source_bytes,
-                                             std::int64_t dest_bytes) const {
+std::int64_t PlannedConv::choose_group_block(std::int64_t source_bytes, std::int64_t dest_bytes,
+                                             std::int64_t sum_bytes) const {
   const ConvPlan& p = plan_;
   if (!channels_last_ || p.source_blocks() > 1 || p.dest_blocks() > 1) return 1;
-  const std::int64_t bytes = source_bytes * p.source.channels + dest_bytes * p.dest.channels;
+  const std::int64_t bytes = source_bytes * p.source.channels + dest_bytes * p.dest.channels +
+                             sum_bytes * p.source.channels * p.dest.channels;
   const std::int64_t channels = std::max(p.source.channels, p.dest.channels);
   const bool fits = kLineChannels / at_least_one(channels) * bytes <= kLineBytes;
   return fitting(fits ? kLineChannels : kLineChannels / 2, channels, p.groups);
@@ -236,7 +238,7 @@ void PlannedConv::choose_forward_blocks() {
   const std::int64_t enough = folded_ ? kEnoughFoldedUnits : kEnoughUnits;
   p.source_block = whole_lines(fitting(most_source, source_bytes, p.source.channels), p.source);
   p.dest_block = whole_lines(fitting(most_dest, dest_bytes, p.dest.channels), p.dest);
-  p.group_block = choose_group_block(source_bytes, dest_bytes);
+  p.group_block = choose_group_block(source_bytes, dest_bytes, 0);
   p.splits = 1;
   const std::int64_t units = p.tile_count() * at_least_one(p.batch) * p.group_blocks();
   if (units < enough && p.group_block == 1) {
@@ -263,7 +265,10 @@ void PlannedConv::choose_backward_kernel_blocks(std::int64_t listed_cells) {
     std::int64_t& larger = p.source_block > p.dest_block ? p.source_block : p.dest_block;
     larger = (larger + 1) / 2;
   }
-  p.group_block = choose_group_block(source_bytes, dest_bytes);
+  // For the sums' sake, half of the channels only where they still fill vectors.
+  const bool halves =
+      kLineChannels / 2 * value_bytes() >= DCLS_OF_SIMD_LEVEL(conv_kernels).vector_bytes;
+  p.group_block = choose_group_block(source_bytes, dest_bytes, halves ? sum_bytes : 0);
   const std::int64_t units = p.group_blocks() * p.dest_blocks() * p.source_blocks();
   constexpr std::int64_t kPartialBytes = 64 << 20;
   p.splits =

@@ -88,7 +88,8 @@ class PlannedConv {
   std::int64_t value_bytes() const { return static_cast<std::int64_t>(compute_bytes(plan_.dtype)); }
 
   std::int64_t whole_lines(std::int64_t block, const Side& side) const;
-  std::int64_t choose_group_block(std::int64_t source_bytes, std::int64_t dest_bytes) const;
+  std::int64_t choose_group_block(std::int64_t source_bytes, std::int64_t dest_bytes,
+                                  std::int64_t sum_bytes) const;
 
   // In conv_fast_plan.cpp.
   bool is_fast_less() const;
