@@ -46,6 +46,24 @@ TEST(many_phases) {
   }
 }
 
+TEST(batches_as_columns) {
+  // Fewer, as many and more images than a vector has lanes; lines of a tile, and of several, which
+  // cut a batch of 48 to 24.
+  const auto check = [](const ConvArgs& args, unsigned seed) {
+    const ConvProblem problem(args, seed, 0.6);
+    check_problem<double>(problem);
+    check_problem<float>(problem);
+    check_problem<BFloat16>(problem);
+  };
+  for (const std::int64_t batch : {3, 6, 8, 12, 16, 24, 48}) {
+    for (const std::int64_t points : {37, 1100}) {
+      check(conv_args(batch, 2, 2, 2, {points}, {7}, {3}), 1);
+      check(conv_args(batch, 3, 2, 1, {points}, {7}, {3}), 2);
+    }
+    check(conv_args(batch, 2, 2, 2, {7, 7}, {9, 9}, {4, 4}), 3);
+  }
+}
+
 TEST(infinite_values_reach_what_they_meet) {
   for (const ConvArgs& args : typical_conv_args()) {
     check_infinities(args, [](const ConvProblem& p) { return p.on_cpu<float>(); });

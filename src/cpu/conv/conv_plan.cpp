@@ -26,6 +26,9 @@ constexpr std::int64_t kFoldedManyBytes = 128 << 10;
 constexpr std::int64_t kFoldedDestBytes = 1 << 20;
 constexpr std::int64_t kFoldedPairBytes = 256 << 10;  // of either side, for backward_kernel
 constexpr std::int64_t kFoldedSumBytes = 1 << 20;
+/// Points of a line up to which a depthwise convolution takes the batch as columns, by measurement
+/// (batches of 3 to 64, kernels of 9 to 129): a list then has a few hundred points at least.
+constexpr std::int64_t kShortLine = 160;
 /// Channels handled together in the channels-last layout: a cache line of float32. Half as many are
 /// still a square of float64 values to transpose.
 constexpr std::int64_t kLineChannels = 16;
@@ -41,6 +44,11 @@ std::int64_t round_up(std::int64_t value, std::int64_t multiple) {
 }
 
 std::int64_t at_least_one(std::int64_t value) { return std::max<std::int64_t>(1, value); }
+
+/// Of the vectors of the passes. The shortest ones are taken in pairs.
+std::int64_t vector_bytes() {
+  return std::max<std::int64_t>(32, DCLS_OF_SIMD_LEVEL(conv_kernels).vector_bytes);
+}
 
 /// How many things of `each` bytes fit a budget: at least one, at most `most`.
 std::int64_t fitting(std::int64_t budget, std::int64_t each, std::int64_t most) {
@@ -108,12 +116,13 @@ AxisCells make_cells(const ConvArgs& args, ConvPass pass, int d) {
 bool batch_as_columns(const ConvArgs& args) {
   const int last = args.ndim - 1;
   if (args.ndim == kMaxDims || args.stride[last] != 1) return false;
-  const std::int64_t lanes = kRowBytes / static_cast<std::int64_t>(compute_bytes(args.dtype));
+  const std::int64_t lanes = vector_bytes() / static_cast<std::int64_t>(compute_bytes(args.dtype));
   const std::int64_t columns = args.output_size[last];
   // How full the vectors are, times a common factor.
   const std::int64_t as_columns = args.batch * round_up(columns, lanes);
   const std::int64_t as_images = columns * round_up(args.batch, lanes);
   if (args.ndim == 1 && args.in_channels > args.groups) return as_columns >= as_images;
+  if (args.ndim == 1 && columns <= kShortLine) return 3 * as_columns >= 2 * as_images;
   if (args.layout != Layout::kChannelsLast && columns <= lanes) {
     return 10 * as_columns >= 11 * as_images;
   }
@@ -174,18 +183,22 @@ void PlannedConv::choose_tiles() {
     p.tile[d] = length[d];
   }
   const std::int64_t lanes = kRowBytes / value_bytes();
+  // Images side by side: few batches are multiples of the longest vector.
+  const std::int64_t row_lanes = folded_ ? vector_bytes() / value_bytes() : lanes;
   // Planes of many phases are short, and there are many of them.
   const bool many = p.source.phase_count() > 64;
   const std::int64_t smallest[kMaxDims] = {1, many ? 1 : 8, folded_ || many ? lanes : 128};
   // An odd number of cache lines from plane to plane: the same point of many channels, which the
   // channels-last layout has side by side, must not fall into one set of the cache.
-  const auto odd_lines = [&](std::int64_t values) { return (values / lanes | 1) * lanes; };
+  const auto odd_lines = [&](std::int64_t values) {
+    return (round_up(values, lanes) / lanes | 1) * lanes;
+  };
   for (;;) {
     if (p.fast) p.tile[1] = round_up(p.tile[1], fast_fir::kBlock);
     for (int d = 0; d < kMaxDims; ++d) p.source_extent[d] = p.tile[d] + p.halo[d];
     if (p.fast) p.source_extent[1] = p.tile[1] + round_up(p.halo[1] + 1, fast_fir::kBlock) - 1;
-    p.dest_pitch = round_up(p.tile[2], lanes);
-    p.source_pitch = round_up(p.dest_pitch + p.halo[2], lanes);
+    p.dest_pitch = round_up(p.tile[2], row_lanes);
+    p.source_pitch = round_up(p.dest_pitch + p.halo[2], row_lanes);
     p.source_plane = odd_lines(p.source_extent[0] * p.source_extent[1] * p.source_pitch);
     p.dest_plane = odd_lines(p.tile[0] * (p.tile[1] + 2 * p.dest_margin) * p.dest_pitch);
     const std::int64_t most = channels_last_                     ? kLinePlaneBytes
@@ -266,8 +279,7 @@ void PlannedConv::choose_backward_kernel_blocks(std::int64_t listed_cells) {
     larger = (larger + 1) / 2;
   }
   // For the sums' sake, half of the channels only where they still fill vectors.
-  const bool halves =
-      kLineChannels / 2 * value_bytes() >= DCLS_OF_SIMD_LEVEL(conv_kernels).vector_bytes;
+  const bool halves = kLineChannels / 2 * value_bytes() >= vector_bytes();
   p.group_block = choose_group_block(source_bytes, dest_bytes, halves ? sum_bytes : 0);
   const std::int64_t units = p.group_blocks() * p.dest_blocks() * p.source_blocks();
   constexpr std::int64_t kPartialBytes = 64 << 20;
@@ -277,9 +289,7 @@ void PlannedConv::choose_backward_kernel_blocks(std::int64_t listed_cells) {
 }
 
 bool PlannedConv::has_whole_rows() const {
-  const std::int64_t lanes = kRowBytes / value_bytes();
-  const std::int64_t images = plan_.dest.size[kMaxDims - 1];
-  return folded_ && round_up(images, lanes) == round_up(images, lanes / 2);
+  return folded_ && plan_.dest_pitch * value_bytes() % kRowBytes == 0;
 }
 
 std::int64_t PlannedConv::kernel_cells() const {

@@ -65,8 +65,7 @@ class PlannedConv {
   }
   /// Whether a listed weight is infinite or NaN.
   bool has_infinite_weights() const { return infinite_weights_; }
-  /// Whether the rows are images of the batch that fill vectors of kRowBytes as well as shorter
-  /// ones.
+  /// Whether the rows are images of the batch, in whole vectors of kRowBytes.
   bool has_whole_rows() const;
   std::int64_t forward_units() const;
   std::int64_t backward_kernel_units() const;
