@@ -106,7 +106,15 @@ def depthwise() -> list[Case]:
 #: Delay layers: few and many steps of delay, two numbers of channels, small and large batches.
 SCHEDULED = tuple(
     Case(batch, channels, (100,), (delays,), 1, "gauss", 1)
-    for batch, channels in ((8, 128), (8, 256), (32, 128), (32, 256), (128, 128))
+    for batch, channels in (
+        (4, 128),
+        (4, 256),
+        (8, 128),
+        (8, 256),
+        (32, 128),
+        (32, 256),
+        (128, 128),
+    )
     for delays in (25, 51)
 )
 #: Widths of a schedule, from S // 2 to that of a new layer in equal ratios.
@@ -213,8 +221,10 @@ def choice_now(row: Row) -> Choice:
 
 def vectors_of(report: Row) -> AbstractContextManager[Any]:
     """Lets the rule see the vectors of the machine that a report is of."""
-    wide = report["machine"]["simd"].startswith("avx512")
-    return mock.patch.object(rule, "_WIDE_VECTORS", wide)
+    simd = report["machine"]["simd"]
+    wide = simd.startswith("avx512")
+    vector = 64 if wide and not simd.endswith("_256") else 32
+    return mock.patch.multiple(rule, _WIDE_VECTORS=wide, _VECTOR_BYTES=vector)
 
 
 def choose_again(path: Path) -> None:

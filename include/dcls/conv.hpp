@@ -77,8 +77,9 @@ DCLS_API std::size_t direct_conv_workspace(const ConvArgs& args, ConvPass pass,
 
 /// Whether the CPU takes the images of the batch as the lanes of its vectors, in place of the
 /// points of a row: on small maps and lines they fill them better. For callers who weigh methods.
+/// @param vector_bytes 32 or 64, to ask about other processors; 0: of this one.
 /// @throws std::invalid_argument if an argument is out of range.
-DCLS_API bool direct_conv_takes_batch_as_lanes(const ConvArgs& args);
+DCLS_API bool direct_conv_takes_batch_as_lanes(const ConvArgs& args, std::int64_t vector_bytes = 0);
 
 /// Writes the output of the convolution, (N, O, output_size...) in the layout of `args`.
 ///

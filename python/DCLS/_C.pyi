@@ -79,6 +79,7 @@ def takes_batch_as_lanes(
     groups: int,
     output_size: int,
     stride: int,
+    vector_bytes: int = 0,
 ) -> bool: ...
 def direct_conv_workspace(problem: ConvProblem, conv_pass: int, where: Execution) -> int: ...
 def direct_conv(

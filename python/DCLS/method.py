@@ -45,6 +45,9 @@ def _has_wide_vectors() -> bool:
 #: Asked once: the answer does not change, and the compiler cannot look into the library.
 _WIDE_VECTORS: Final = _has_wide_vectors()
 
+#: Of the processor's vectors; 0: the library knows.
+_VECTOR_BYTES: Final = 0
+
 
 class Choice(NamedTuple):
     """How a layer convolves.
@@ -292,7 +295,7 @@ def _batch_fills_vectors(
         return False
     batch, in_channels, _ = input_shape
     takes: bool = _backend.native.takes_batch_as_lanes(
-        DTYPES[dtype], batch, in_channels, out_channels, groups, output, stride
+        DTYPES[dtype], batch, in_channels, out_channels, groups, output, stride, _VECTOR_BYTES
     )
     return takes
 

@@ -106,9 +106,11 @@ std::size_t direct_conv_workspace(const ConvArgs& args, ConvPass pass, const Exe
   return cuda::direct_conv_workspace(args, pass, where);
 }
 
-bool direct_conv_takes_batch_as_lanes(const ConvArgs& args) {
+bool direct_conv_takes_batch_as_lanes(const ConvArgs& args, std::int64_t vector_bytes) {
   api::check_conv(args, Execution{});
-  return cpu::batch_as_columns(args);
+  validate::require(vector_bytes == 0 || vector_bytes == 32 || vector_bytes == 64,
+                    "vector_bytes must be 0, 32 or 64");
+  return cpu::batch_as_columns(args, vector_bytes == 0 ? cpu::vector_bytes() : vector_bytes);
 }
 
 void direct_conv(const ConvArgs& args, const void* input, const void* kernel, const void* bias,

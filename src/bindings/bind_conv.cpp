@@ -60,7 +60,8 @@ void register_conv(py::module_& m) {
   m.def(
       "takes_batch_as_lanes",
       [](int dtype, std::int64_t batch, std::int64_t in_channels, std::int64_t out_channels,
-         std::int64_t groups, std::int64_t output_size, std::int64_t stride) {
+         std::int64_t groups, std::int64_t output_size, std::int64_t stride,
+         std::int64_t vector_bytes) {
         ConvArgs args;
         args.dtype = static_cast<DType>(dtype);
         args.ndim = 1;
@@ -71,10 +72,10 @@ void register_conv(py::module_& m) {
         args.groups = groups;
         args.output_size[0] = output_size;
         args.stride[0] = stride;
-        return direct_conv_takes_batch_as_lanes(args);
+        return direct_conv_takes_batch_as_lanes(args, vector_bytes);
       },
       "dtype"_a, "batch"_a, "in_channels"_a, "out_channels"_a, "groups"_a, "output_size"_a,
-      "stride"_a);
+      "stride"_a, "vector_bytes"_a = 0);
   const auto release = py::call_guard<py::gil_scoped_release>();
   m.def(
       "direct_conv",

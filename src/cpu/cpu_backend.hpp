@@ -18,7 +18,9 @@ void construct_backward(const ConstructArgs& args, const void* grad_kernel,
                         const ConstructGrads& grads, int num_threads);
 
 /// Whether the images of a batch take the place of the columns.
-bool batch_as_columns(const ConvArgs& args);
+bool batch_as_columns(const ConvArgs& args, std::int64_t vector_bytes);
+/// Of the vectors of the passes of a convolution. The shortest ones are taken in pairs.
+std::int64_t vector_bytes();
 void direct_conv(const ConvArgs& args, const void* input, const void* kernel, const void* bias,
                  void* output, int num_threads);
 /// The forward pass in two steps: the kernel's lists, null if there is no input, and the rest.

@@ -64,6 +64,14 @@ TEST(batches_as_columns) {
   }
 }
 
+TEST(batches_as_lanes_of_other_processors) {
+  const ConvArgs args = conv_args(8, 8, 8, 1, {100}, {1}, {0});
+  CHECK(direct_conv_takes_batch_as_lanes(args, 32));
+  CHECK(!direct_conv_takes_batch_as_lanes(args, 64));
+  CHECK_THROWS(std::invalid_argument, "vector_bytes must be 0, 32 or 64",
+               direct_conv_takes_batch_as_lanes(args, 16));
+}
+
 TEST(infinite_values_reach_what_they_meet) {
   for (const ConvArgs& args : typical_conv_args()) {
     check_infinities(args, [](const ConvProblem& p) { return p.on_cpu<float>(); });

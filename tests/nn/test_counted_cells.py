@@ -28,11 +28,11 @@ def delays(version: str = "gauss", width: float = 25.0) -> Dcls1d:
     return module
 
 
-@pytest.mark.parametrize(("batch", "trains"), [(8, False), (8, True), (32, False)])
+@pytest.mark.parametrize(("batch", "trains"), [(4, False), (4, True), (32, False)])
 @pytest.mark.parametrize("version", ["gauss", "max"])
 def test_a_cpu_layer_counts_its_cells(version: str, trains: bool, batch: int) -> None:
     """Over a schedule of widths it starts with torch's convolution and ends with the direct one."""
-    module, x = delays(version), torch.randn(batch, 128, 150)
+    module, x = delays(version), torch.randn(batch, 128, 300)
     chosen = []
     for width in (25.0, 8.0, 0.5, 0.23):
         nn.init.constant_(module.SIG, width)
@@ -49,7 +49,7 @@ def test_a_cpu_layer_counts_its_cells(version: str, trains: bool, batch: int) ->
 def test_positions_count_too() -> None:
     """Elements that meet touch fewer cells than those that are apart."""
     module = Dcls1d(64, 64, 12, dilated_kernel_size=25, padding=12, version="v1")
-    x = torch.randn(8, 64, 200)
+    x = torch.randn(4, 64, 400)
     nn.init.uniform_(module.P, -12, 12)
     apart = module.explain(x)
     nn.init.constant_(module.P, 0.3)
@@ -59,7 +59,7 @@ def test_positions_count_too() -> None:
 
 
 def test_it_counts_anew_only_what_has_changed(monkeypatch: pytest.MonkeyPatch) -> None:
-    module, x = delays(), torch.randn(8, 128, 150)
+    module, x = delays(), torch.randn(4, 128, 300)
     counted = []
     support = type(module.DCK).support
     monkeypatch.setattr(
@@ -91,12 +91,12 @@ def test_it_counts_anew_only_what_has_changed(monkeypatch: pytest.MonkeyPatch) -
 def test_a_small_layer_does_not_count() -> None:
     """Counting would take longer than it can save."""
     module = delays()
-    assert "about 51 of" in module.explain(torch.randn(8, 128, 150)).reason
+    assert "about 51 of" in module.explain(torch.randn(4, 128, 300)).reason
     assert "about 7 of" in module.explain(torch.randn(1, 128, 60)).reason
 
 
 def test_nobody_counts_what_cannot_be_read() -> None:
-    module, x = delays(), torch.randn(8, 128, 150)
+    module, x = delays(), torch.randn(4, 128, 300)
     expected = "about 7 of them"
     assert expected not in module.explain(x).reason
     with Calls():
@@ -118,7 +118,7 @@ def test_nobody_counts_what_cannot_be_read() -> None:
 
 
 def test_a_compiled_layer_does_not_depend_on_its_values() -> None:
-    module, x = delays(), torch.randn(8, 128, 150)
+    module, x = delays(), torch.randn(4, 128, 300)
     compiled = torch.compile(module, backend="eager", fullgraph=True)
     assert torch.allclose(compiled(x), module(x), atol=1e-3)
 

@@ -212,17 +212,25 @@ def test_every_term_of_the_rule_can_hold() -> None:
     assert len(found) == len(_cpu_rule.TERMS)
 
 
-def test_the_rule_asks_the_library_about_the_lanes() -> None:
+def test_the_rule_asks_the_library_about_the_lanes(monkeypatch: pytest.MonkeyPatch) -> None:
     """One condition: what the plan of the convolution does is what the rule reckons with."""
+    fills = rule._batch_fills_vectors
     for batch, length, expected in [(16, 100, True), (3, 100, False), (16, 17, True), (1, 1, True)]:
-        assert (
-            rule._batch_fills_vectors((batch, 8, length), 8, 1, length, 1, torch.float32)
-            == expected
-        )
-    # Eight lanes of float64; a stride keeps the points of a row apart.
-    assert rule._batch_fills_vectors((8, 8, 100), 8, 1, 100, 1, torch.float64)
-    assert not rule._batch_fills_vectors((8, 8, 100), 8, 1, 100, 1, torch.float32)
-    assert not rule._batch_fills_vectors((16, 8, 100), 8, 1, 50, 2, torch.float32)
+        assert fills((batch, 8, length), 8, 1, length, 1, torch.float32) == expected
+    # A stride keeps the points of a row apart.
+    assert not fills((16, 8, 100), 8, 1, 50, 2, torch.float32)
+    # Lanes of long and of short vectors.
+    for bytes_, dtype, lanes in [
+        (64, torch.float32, 16),
+        (64, torch.float64, 8),
+        (64, torch.bfloat16, 16),
+        (32, torch.float32, 8),
+        (32, torch.float64, 4),
+        (32, torch.bfloat16, 8),
+    ]:
+        monkeypatch.setattr(rule, "_VECTOR_BYTES", bytes_)
+        assert fills((lanes, 8, 100), 8, 1, 100, 1, dtype)
+        assert not fills((lanes // 2, 8, 100), 8, 1, 100, 1, dtype)
 
 
 def test_the_measured_choices_are_those_of_the_rule(monkeypatch: pytest.MonkeyPatch) -> None:

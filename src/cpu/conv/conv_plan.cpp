@@ -45,11 +45,6 @@ std::int64_t round_up(std::int64_t value, std::int64_t multiple) {
 
 std::int64_t at_least_one(std::int64_t value) { return std::max<std::int64_t>(1, value); }
 
-/// Of the vectors of the passes. The shortest ones are taken in pairs.
-std::int64_t vector_bytes() {
-  return std::max<std::int64_t>(32, DCLS_OF_SIMD_LEVEL(conv_kernels).vector_bytes);
-}
-
 /// How many things of `each` bytes fit a budget: at least one, at most `most`.
 std::int64_t fitting(std::int64_t budget, std::int64_t each, std::int64_t most) {
   return at_least_one(std::min(budget / at_least_one(each), most));
@@ -109,14 +104,18 @@ AxisCells make_cells(const ConvArgs& args, ConvPass pass, int d) {
 
 }  // namespace
 
+std::int64_t vector_bytes() {
+  return std::max<std::int64_t>(32, DCLS_OF_SIMD_LEVEL(conv_kernels).vector_bytes);
+}
+
 /// Whether the images of a batch take the place of the columns, and the spatial axes those of
 /// slices and rows. All loads are then aligned, cells that are neighbours on the last axis, as
 /// interpolated ones are, share them, and small maps fill the vectors. But the planes have to be
 /// transposed. By measurement (AVX-512, kernels of 17x17 and 25, batches of 8 to 64).
-bool batch_as_columns(const ConvArgs& args) {
+bool batch_as_columns(const ConvArgs& args, std::int64_t vector_bytes) {
   const int last = args.ndim - 1;
   if (args.ndim == kMaxDims || args.stride[last] != 1) return false;
-  const std::int64_t lanes = vector_bytes() / static_cast<std::int64_t>(compute_bytes(args.dtype));
+  const std::int64_t lanes = vector_bytes / static_cast<std::int64_t>(compute_bytes(args.dtype));
   const std::int64_t columns = args.output_size[last];
   // How full the vectors are, times a common factor.
   const std::int64_t as_columns = args.batch * round_up(columns, lanes);
@@ -132,7 +131,7 @@ bool batch_as_columns(const ConvArgs& args) {
 PlannedConv::PlannedConv(const ConvArgs& args, ConvPass pass, bool fast)
     : pass_(pass),
       channels_last_(args.layout == Layout::kChannelsLast),
-      folded_(batch_as_columns(args)) {
+      folded_(batch_as_columns(args, vector_bytes())) {
   const int lead = kMaxDims - args.ndim - (folded_ ? 1 : 0);
   for (int d = 0; d < kMaxDims; ++d) cells_[d] = make_cells(args, pass, d - lead);
   const Side input = make_side(args, args.in_channels, args.input_size, cells_, lead, folded_);
