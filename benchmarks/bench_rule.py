@@ -30,6 +30,7 @@ chosen method took as the other. With ``--upstream`` it has ``upstream ms``, tho
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import sys
 from collections.abc import Sequence
@@ -106,15 +107,7 @@ def depthwise() -> list[Case]:
 #: Delay layers: few and many steps of delay, two numbers of channels, small and large batches.
 SCHEDULED = tuple(
     Case(batch, channels, (100,), (delays,), 1, "gauss", 1)
-    for batch, channels in (
-        (4, 128),
-        (4, 256),
-        (8, 128),
-        (8, 256),
-        (32, 128),
-        (32, 256),
-        (128, 128),
-    )
+    for batch, channels in (*itertools.product((4, 8, 32), (128, 256)), (128, 128))
     for delays in (25, 51)
 )
 #: Widths of a schedule, from S // 2 to that of a new layer in equal ratios.

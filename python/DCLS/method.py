@@ -45,7 +45,7 @@ def _has_wide_vectors() -> bool:
 #: Asked once: the answer does not change, and the compiler cannot look into the library.
 _WIDE_VECTORS: Final = _has_wide_vectors()
 
-#: Of the processor's vectors; 0: the library knows.
+#: Of the vectors; 0: those of this processor. Results of other processors are judged by theirs.
 _VECTOR_BYTES: Final = 0
 
 

@@ -17,9 +17,9 @@ void construct(const ConstructArgs& args, void* kernel, std::uint8_t* support, i
 void construct_backward(const ConstructArgs& args, const void* grad_kernel,
                         const ConstructGrads& grads, int num_threads);
 
-/// Whether the images of a batch take the place of the columns.
+/// Whether the images of a batch take the place of the columns, in vectors of so many bytes.
 bool batch_as_columns(const ConvArgs& args, std::int64_t vector_bytes);
-/// Of the vectors of the passes of a convolution. The shortest ones are taken in pairs.
+/// Bytes of the vectors of a convolution on this processor. Of 16 bytes, two count as one.
 std::int64_t vector_bytes();
 void direct_conv(const ConvArgs& args, const void* input, const void* kernel, const void* bias,
                  void* output, int num_threads);

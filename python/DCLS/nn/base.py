@@ -84,14 +84,12 @@ class _DclsModule(_ByAxis, FromConv):
             lambda: keep_lists(self._shape_kernel(builder(weight, P, SIG))), settings, tensors
         )
 
-    def _cache_to_use(
-        self, weight: Tensor, P: Tensor, SIG: Tensor | None
-    ) -> KernelCache[Tensor] | None:
+    def _cache_to_use(self, *given: Tensor | None) -> KernelCache[Tensor] | None:
         """Returns where a frozen layer keeps its kernel; None where this forward builds its own."""
         cache, builder = self._kernel_cache, self.DCK
         if cache is None or not isinstance(builder, _ConstructKernel):
             return None
-        tensors = [t for t in (weight, P, SIG) if t is not None]
+        tensors = [t for t in given if t is not None]
         if not builder.is_plain() or not may_keep(tensors) or self._trains(tensors):
             return None
         return cache

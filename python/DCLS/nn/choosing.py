@@ -44,6 +44,7 @@ _WIDE = 2
 class _ChoosesMethod(_TellsItsGrid):
     """A layer that knows how it would convolve an input."""
 
+    #: The number of cells that was counted last.
     _cell_count: KernelCache[int] | None = None
 
     @property

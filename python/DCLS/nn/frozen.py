@@ -28,7 +28,7 @@ class _Kept(Generic[Built]):
 
 
 class KernelCache(Generic[Built]):
-    """The last kernel that was built, or what else, and the values that it was built from.
+    """The last kernel, or another thing that was built, and the values that it was built from.
 
     It compares values. Version counters miss edits by ``.data`` and numpy, and addresses and
     identities are used again.

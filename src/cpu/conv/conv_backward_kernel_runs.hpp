@@ -160,7 +160,7 @@ DCLS_HD void backward_kernel_some(const Slice<T>& s, const CellRun*& runs, std::
 template <typename T>
 DCLS_HD T* backward_kernel_slice(const RunLists& lists, std::int64_t list, Slice<T> s,
                                  std::int64_t source_row, T* sums) {
-  // Rows of which source and destination stay in the first-level cache.
+  // Rows of the source and of the destination take so much of the first-level cache.
   constexpr std::int64_t kBandBytes = 20 << 10;
   const std::int64_t row_bytes = (source_row + s.dest_pitch) * static_cast<std::int64_t>(sizeof(T));
   const std::int64_t fitting = kBandBytes / row_bytes;

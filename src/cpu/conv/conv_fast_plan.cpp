@@ -157,7 +157,6 @@ std::unique_ptr<std::uint8_t[]> PlannedConv::spread_support(const std::uint8_t* 
                                                             int num_threads) {
   if (!is_fast_less()) return nullptr;
   make_fast(true);
-  plan_.support = support;
   std::unique_ptr<std::uint8_t[]> spread(
       new std::uint8_t[static_cast<std::size_t>(kernel_cells())]);
   for_kernel_blocks(num_threads, [&](const auto& taps, const auto& classes) {

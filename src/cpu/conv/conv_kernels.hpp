@@ -105,8 +105,9 @@ struct ConvPlan {
   std::int64_t source_blocks() const { return blocks(source.channels, source_block); }
   std::int64_t dest_blocks() const { return blocks(dest.channels, dest_block); }
   std::int64_t group_blocks() const { return blocks(groups, group_block); }
-  /// Of the planes of the differences, and behind them those of the classes.
+  /// Values of the planes of differences.
   std::int64_t difference_values() const { return (fast_fir::kBlock - 1) * source_plane; }
+  /// Values of these and of the planes of all classes, which follow them.
   std::int64_t fast_values() const {
     return fast ? difference_values() + fast_fir::kClasses * class_plane : 0;
   }
@@ -154,6 +155,7 @@ struct ConvKernels {
                        std::uint64_t* bits);
   /// Rows of a tile from which on the fast FIR algorithm has sums enough for the registers.
   std::int64_t fast_rows;
+  /// Of the vectors of this instruction set.
   std::int64_t vector_bytes;
 };
 

@@ -353,6 +353,7 @@ void PlannedConv::list_weights(const void* kernel, int num_threads) {
 }
 
 void PlannedConv::list_cells(const std::uint8_t* support, int num_threads) {
+  plan_.support = support;
   mark_cells(plan_.dtype, support, num_threads);
   if (const auto classes = spread_support(support, num_threads)) {
     mark_cells(plan_.dtype, classes.get(), num_threads);

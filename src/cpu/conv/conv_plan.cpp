@@ -26,8 +26,8 @@ constexpr std::int64_t kFoldedManyBytes = 128 << 10;
 constexpr std::int64_t kFoldedDestBytes = 1 << 20;
 constexpr std::int64_t kFoldedPairBytes = 256 << 10;  // of either side, for backward_kernel
 constexpr std::int64_t kFoldedSumBytes = 1 << 20;
-/// Points of a line up to which a depthwise convolution takes the batch as columns, by measurement
-/// (batches of 3 to 64, kernels of 9 to 129): a list then has a few hundred points at least.
+/// Lines of so many points or fewer are too short for the lists of a depthwise convolution: it
+/// takes the batch as columns. By measurement (batches of 3 to 64, kernels of 9 to 129).
 constexpr std::int64_t kShortLine = 160;
 /// Channels handled together in the channels-last layout: a cache line of float32. Half as many are
 /// still a square of float64 values to transpose.
