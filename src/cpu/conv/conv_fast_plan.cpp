@@ -86,22 +86,21 @@ void PlannedConv::make_fast(bool fast) {
   if (pass_ != ConvPass::kBackwardKernel) choose_forward_blocks();
 }
 
-/// order_cells for the rows (class, block) of the kernel. A class is a phase of the destination
-/// here; the blocks of a column read rows that follow one another, a block apart.
+/// order_cells for the classes. A class is a phase of the destination here; the blocks of a column
+/// read rows that follow one another, a block apart.
 void PlannedConv::order_classes() {
   const ConvPlan& p = plan_;
-  const std::int64_t blocks = p.fast_cells.blocks;
   const auto shift = [&](int d, std::int64_t cell) {
     return cells_[d].shift[static_cast<std::size_t>(cell)] - p.shift_lo[d];
   };
+  std::int64_t index = 0;
   for (std::int64_t number = 0; number < kClasses; ++number) {
     for (std::int64_t z = 0; z < kernel_size_[0]; ++z) {
       for (std::int64_t x = 0; x < kernel_size_[2]; ++x) {
-        if (!cells_[0].useful[static_cast<std::size_t>(z)]) continue;
-        if (!cells_[2].useful[static_cast<std::size_t>(x)]) continue;
-        for (std::int64_t block = 0; block < blocks; ++block) {
-          const std::int64_t index =
-              (z * kernel_size_[1] + number * blocks + block) * kernel_size_[2] + x;
+        const bool useful = cells_[0].useful[static_cast<std::size_t>(z)] != 0 &&
+                            cells_[2].useful[static_cast<std::size_t>(x)] != 0;
+        for (std::int64_t block = 0; block < p.fast_cells.blocks; ++block, ++index) {
+          if (!useful) continue;
           const std::int64_t row = shift(0, z) * p.source_extent[1] + block * kBlock;
           order_cell({row * p.source_pitch + shift(2, x), index, number}, block == 0);
         }

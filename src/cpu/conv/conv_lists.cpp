@@ -21,6 +21,15 @@ std::uint64_t bits_from(const std::uint64_t* words, std::int64_t at) {
   return low == 0 ? word[0] : word[0] >> low | word[1] << (64 - low);
 }
 
+/// How many bits are set. Not every x86-64 processor has an instruction for it, and libgcc's function
+/// is slower than the whole rest of a word's marks.
+int count_bits(std::uint64_t bits) {
+  bits -= bits >> 1 & 0x5555555555555555u;
+  bits = (bits & 0x3333333333333333u) + (bits >> 2 & 0x3333333333333333u);
+  bits = (bits + (bits >> 4)) & 0x0f0f0f0f0f0f0f0fu;
+  return static_cast<int>(bits * 0x0101010101010101u >> 56);
+}
+
 /// How many of the lowest bits are set, up to the first one that is not.
 int trailing_ones(std::uint64_t bits) { return ~bits == 0 ? 64 : __builtin_ctzll(~bits); }
 
@@ -99,7 +108,9 @@ void PlannedConv::order_cells() {
 
 /// The next cell in the order. `starts`: it does not read the row after that of the cell before it.
 void PlannedConv::order_cell(const OrderedCell& cell, bool starts) {
-  rank_[static_cast<std::size_t>(cell.cell)] = static_cast<std::int64_t>(order_.size());
+  const std::int64_t rank = static_cast<std::int64_t>(order_.size());
+  rank_[static_cast<std::size_t>(cell.cell)] = rank;
+  in_order_ = in_order_ && cell.cell == rank;
   if (order_.size() % 64 == 0) starts_.push_back(0);
   if (starts) starts_.back() |= std::uint64_t{1} << order_.size() % 64;
   order_.push_back(cell);
@@ -131,19 +142,26 @@ void PlannedConv::mark_cells(DType dtype, const void* values, int num_threads) {
 
 std::int64_t PlannedConv::count_marks() const {
   std::int64_t count = 0;
-  for (const std::uint64_t word : marked_) count += __builtin_popcountll(word);
+  for (const std::uint64_t word : marked_) count += count_bits(word);
   return count;
 }
 
-/// Brings the marks of a plane's cells into the order of visiting. `base` is the first cell.
-/// `bytes` is memory for it.
-void PlannedConv::reorder(std::int64_t base, std::uint64_t* taken,
-                          std::vector<unsigned char>& bytes) const {
-  const std::int64_t cells = static_cast<std::int64_t>(rank_.size());
+/// Brings the marks of a row's cells into the order of visiting. `bytes` is memory for it.
+void PlannedConv::reorder(const RowOfCells& row, std::vector<unsigned char>& bytes) {
+  std::uint64_t* const taken = ordered_.data() + row.index * order_words_;
+  const std::int64_t base = row.index * static_cast<std::int64_t>(rank_.size());
+  const std::int64_t cells = static_cast<std::int64_t>(in_order_ ? order_.size() : rank_.size());
+  const auto marks = [&](std::int64_t cell) {
+    const std::uint64_t bits = bits_from(marked_.data(), base + cell);
+    return cells - cell < 64 ? bits & ((std::uint64_t{1} << (cells - cell)) - 1) : bits;
+  };
+  if (in_order_) {
+    for (std::int64_t word = 0; word < order_words_; ++word) taken[word] = marks(word * 64);
+    return;
+  }
   const auto for_marked = [&](const auto& function) {
     for (std::int64_t cell = 0; cell < cells; cell += 64) {
-      std::uint64_t bits = bits_from(marked_.data(), base + cell);
-      if (cells - cell < 64) bits &= (std::uint64_t{1} << (cells - cell)) - 1;
+      std::uint64_t bits = marks(cell);
       for (; bits != 0; bits &= bits - 1) {
         function(rank_[static_cast<std::size_t>(cell + __builtin_ctzll(bits))]);
       }
@@ -171,19 +189,17 @@ void PlannedConv::reorder(std::int64_t base, std::uint64_t* taken,
   }
 }
 
-/// Calls visit(list, length, offset, cell) for the runs of all lists of the destination channels
-/// [first, last): those of a list in the order of the source channels. kFirst: for the first time,
-/// when the marked cells are yet to be brought into the order of visiting.
-template <bool kFirst, typename Visit>
-void PlannedConv::visit_channels(std::int64_t first, std::int64_t last, const Visit& visit) {
+/// Calls function(row, destination channel) for the kernel planes of the destination channels
+/// [first, last): those of a channel in the order of the source channels.
+template <typename Function>
+void PlannedConv::for_rows(std::int64_t first, std::int64_t last, const Function& function) const {
   const std::int64_t sources = plan_.source.channels;
   const std::int64_t dests = plan_.dest.channels;
-  std::vector<unsigned char> bytes;  // see reorder
   if (pass_ != ConvPass::kBackwardInput) {
     for (std::int64_t dest = first; dest < last; ++dest) {
       RowOfCells row{dest * sources, 0, 0};
       for (std::int64_t source = 0; source < sources; ++source, next_source(row)) {
-        visit_row<kFirst>(dest, row, bytes, visit);
+        function(row, dest);
         ++row.index;
       }
     }
@@ -196,7 +212,7 @@ void PlannedConv::visit_channels(std::int64_t first, std::int64_t last, const Vi
     RowOfCells row{group * sources * dests + first % dests, 0, 0};
     for (std::int64_t source = 0; source < sources; ++source, next_source(row)) {
       for (std::int64_t dest = first; dest < end; ++dest) {
-        visit_row<kFirst>(dest, row, bytes, visit);
+        function(row, dest);
         ++row.index;
       }
       row.index += dests - (end - first);
@@ -211,14 +227,11 @@ void PlannedConv::next_source(RowOfCells& row) const {
   ++row.block;
 }
 
-/// The part of visit_channels for one pair of channels.
-template <bool kFirst, typename Visit>
-void PlannedConv::visit_row(std::int64_t dest, const RowOfCells& row,
-                            std::vector<unsigned char>& bytes, const Visit& visit) {
-  const std::int64_t row_cells = static_cast<std::int64_t>(rank_.size());
-  const std::int64_t base = row.index * row_cells;
-  std::uint64_t* const taken = ordered_.data() + row.index * order_words_;
-  if (kFirst) reorder(base, taken, bytes);
+/// Calls visit(list, length, offset, cell) for the runs of a row.
+template <typename Visit>
+void PlannedConv::for_runs(const RowOfCells& row, std::int64_t dest, const Visit& visit) const {
+  const std::int64_t base = row.index * static_cast<std::int64_t>(rank_.size());
+  const std::uint64_t* const taken = ordered_.data() + row.index * order_words_;
   const std::int64_t planes = row.in_block * plan_.source.phase_count() * plan_.source_plane;
   const std::int64_t first_list = dest * plan_.lists_of_pair() * source_blocks_ + row.block;
   const auto flush = [&](std::int64_t at, std::int64_t length) {
@@ -269,6 +282,7 @@ void PlannedConv::list_runs(const std::int64_t (&run_bytes)[kMaxRun], int num_th
   const ConvPlan& p = plan_;
   order_.clear();
   starts_.clear();
+  in_order_ = true;
   rank_.assign(static_cast<std::size_t>(kernel_size_[0] * kernel_size_[1] * kernel_size_[2]), -1);
   if (p.fast) {
     order_classes();
@@ -290,10 +304,13 @@ void PlannedConv::list_runs(const std::int64_t (&run_bytes)[kMaxRun], int num_th
   order_words_ = static_cast<std::int64_t>(starts_.size());
   ordered_.assign(static_cast<std::size_t>(channels * p.source.channels * order_words_), 0);
   const auto count = [&](std::int64_t first, std::int64_t last, int) {
-    visit_channels<true>(first, last,
-                         [&](std::int64_t list, int length, std::int64_t, std::int64_t) {
-                           ++begin_[length - 1][static_cast<std::size_t>(list + 2)];
-                         });
+    std::vector<unsigned char> bytes;  // see reorder
+    for_rows(first, last, [&](const RowOfCells& row, std::int64_t dest) {
+      reorder(row, bytes);
+      for_runs(row, dest, [&](std::int64_t list, int length, std::int64_t, std::int64_t) {
+        ++begin_[length - 1][static_cast<std::size_t>(list + 2)];
+      });
+    });
   };
   parallel_for(channels, share(channels, looking, num_threads), count);
   for (int n = 0; n < kMaxRun; ++n) {
@@ -304,12 +321,14 @@ void PlannedConv::list_runs(const std::int64_t (&run_bytes)[kMaxRun], int num_th
     plan_.lists.begin[n] = begin.data();
   }
   const auto fill = [&](std::int64_t first, std::int64_t last, int) {
-    visit_channels<false>(
-        first, last, [&](std::int64_t list, int length, std::int64_t offset, std::int64_t cell) {
-          const int n = length - 1;
-          const std::int64_t at = begin_[n][static_cast<std::size_t>(list + 1)]++;
-          write(runs_[n].get() + at * run_bytes[n], length, offset, cell);
-        });
+    for_rows(first, last, [&](const RowOfCells& row, std::int64_t dest) {
+      for_runs(row, dest,
+               [&](std::int64_t list, int length, std::int64_t offset, std::int64_t cell) {
+                 const int n = length - 1;
+                 const std::int64_t at = begin_[n][static_cast<std::size_t>(list + 1)]++;
+                 write(runs_[n].get() + at * run_bytes[n], length, offset, cell);
+               });
+    });
   };
   parallel_for(channels, share(channels, writing, num_threads), fill);
 }

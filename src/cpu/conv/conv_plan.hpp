@@ -83,7 +83,7 @@ class PlannedConv {
   void choose_forward_blocks();
   void choose_backward_kernel_blocks(std::int64_t listed_cells);
   /// From a cell of a run to the next one.
-  std::int64_t run_step() const { return (plan_.fast ? 1 : cells_[1].neighbour) * kernel_size_[2]; }
+  std::int64_t run_step() const { return plan_.fast ? 1 : cells_[1].neighbour * kernel_size_[2]; }
   std::int64_t value_bytes() const { return static_cast<std::int64_t>(compute_bytes(plan_.dtype)); }
 
   std::int64_t whole_lines(std::int64_t block, const Side& side) const;
@@ -109,15 +109,14 @@ class PlannedConv {
   void list_weights_of(const Storage* kernel, int num_threads);
   void mark_cells(DType dtype, const void* values, int num_threads);
   std::int64_t count_marks() const;
-  void reorder(std::int64_t base, std::uint64_t* taken, std::vector<unsigned char>& bytes) const;
+  void reorder(const RowOfCells& row, std::vector<unsigned char>& bytes);
   template <typename Write>
   void list_runs(const std::int64_t (&run_bytes)[kMaxRun], int num_threads, const Write& write);
-  template <bool kFirst, typename Visit>
-  void visit_channels(std::int64_t first, std::int64_t last, const Visit& visit);
+  template <typename Function>
+  void for_rows(std::int64_t first, std::int64_t last, const Function& function) const;
   void next_source(RowOfCells& row) const;
-  template <bool kFirst, typename Visit>
-  void visit_row(std::int64_t dest, const RowOfCells& row, std::vector<unsigned char>& bytes,
-                 const Visit& visit);
+  template <typename Visit>
+  void for_runs(const RowOfCells& row, std::int64_t dest, const Visit& visit) const;
   void count_unit_cells();
 
   ConvPlan plan_{};  ///< points to the members
@@ -125,7 +124,7 @@ class PlannedConv {
   bool channels_last_;
   bool folded_;  ///< whether the batch is the last axis of the plan
   bool may_be_fast_;
-  /// Of what is listed: with the fast FIR algorithm the rows of a plane are (class, block).
+  /// Of what is listed: with the fast FIR algorithm there is a row for each class and block.
   std::int64_t kernel_size_[kMaxDims] = {1, 1, 1};
   /// The kernel's row that reads the rows of the source shifted by shift_lo + index; -1: none does.
   std::vector<std::int64_t> row_of_tap_;
@@ -134,6 +133,7 @@ class PlannedConv {
   /// A bit for each of them: whether it does not read the row after that of the cell before it.
   std::vector<std::uint64_t> starts_;
   std::vector<std::int64_t> rank_;     ///< place in order_ of a cell; -1 if it reads no input
+  bool in_order_ = true;               ///< whether the cells lie in memory as they are visited
   std::int64_t source_blocks_ = 1;     ///< of the plan, of which it is a quotient
   std::vector<std::uint64_t> marked_;  ///< a bit for each cell of the kernel that is to be listed
   /// The same in the order of visiting: order_words_ words for each kernel plane.

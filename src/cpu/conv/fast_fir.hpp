@@ -89,8 +89,8 @@ DCLS_HD void combine(const Value (&of_class)[kClasses], Value (&row)[kBlock]) {
   }
 }
 
-/// Where the taps of a kernel lie, and where its classes, which are listed as the rows (class,
-/// block) of a plane.
+/// Where the taps of a kernel lie, and where its classes, which are listed in the order (class, slice,
+/// column, block of rows) of a plane: that in which they are visited.
 struct Cells {
   std::int64_t slices;  ///< of a plane
   std::int64_t rows;
@@ -98,21 +98,23 @@ struct Cells {
   std::int64_t blocks;             ///< of rows
   const std::int64_t* row_of_tap;  ///< of all blocks; -1: none
 
-  std::int64_t of_classes() const { return slices * kClasses * blocks * columns; }
+  std::int64_t of_classes() const { return kClasses * slices * columns * blocks; }
 
   /// Calls function(taps, classes) for the blocks of a slice's columns, with their places in the
   /// kernel and in what is listed; -1: there is no tap. `slice`: among those of all planes.
   template <typename Function>
   void for_blocks(std::int64_t slice, const Function& function) const {
+    const std::int64_t first = slice / slices * of_classes();
+    const std::int64_t z = slice % slices;
     for (std::int64_t block = 0; block < blocks; ++block) {
-      std::int64_t taps[kBlock], classes[kClasses];
+      const std::int64_t* const row = row_of_tap + block * kBlock;
       for (std::int64_t x = 0; x < columns; ++x) {
+        std::int64_t taps[kBlock], classes[kClasses];
         for (int j = 0; j < kBlock; ++j) {
-          const std::int64_t row = row_of_tap[block * kBlock + j];
-          taps[j] = row < 0 ? -1 : (slice * rows + row) * columns + x;
+          taps[j] = row[j] < 0 ? -1 : (slice * rows + row[j]) * columns + x;
         }
         for (int i = 0; i < kClasses; ++i) {
-          classes[i] = ((slice * kClasses + i) * blocks + block) * columns + x;
+          classes[i] = first + ((i * slices + z) * columns + x) * blocks + block;
         }
         function(taps, classes);
       }
