@@ -14,7 +14,7 @@ pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 pytest.importorskip("tqdm")
 
-from DCLS.demo import picture, train
+from DCLS.demo import outcome, picture, train
 from DCLS.demo.settings import Settings
 from DCLS.demo.tasks import KINDS, TASKS, Data, Kind, Recipe, Signals, Split, Task, count_parameters
 
@@ -48,11 +48,11 @@ def test_the_test_examples_are_apart_and_the_same_for_all_seeds(name: str) -> No
 
 
 @pytest.fixture(scope="module")
-def outcomes() -> list[train.Outcome]:
+def outcomes() -> list[outcome.Outcome]:
     return train.compare(Signals(), KINDS, Settings(task="signals", epochs=2, seeds=2))
 
 
-def test_learned_delays_move_and_stay_in_the_kernel(outcomes: list[train.Outcome]) -> None:
+def test_learned_delays_move_and_stay_in_the_kernel(outcomes: list[outcome.Outcome]) -> None:
     assert [(one.seed, one.kind) for one in outcomes] == [(s, k) for s in (0, 1) for k in KINDS]
     for one in outcomes:
         before, after = (net.get_submodule("delays").P for net in (one.initial, one.network))
@@ -61,8 +61,8 @@ def test_learned_delays_move_and_stay_in_the_kernel(outcomes: list[train.Outcome
         assert one.test > 2 / 9
 
 
-def test_table_has_mean_and_deviation(outcomes: list[train.Outcome]) -> None:
-    rows = train.table(Signals(), outcomes).splitlines()[2:]
+def test_table_has_mean_and_deviation(outcomes: list[outcome.Outcome]) -> None:
+    rows = outcome.table(Signals(), outcomes).splitlines()[2:]
     for kind, row in zip(KINDS, rows, strict=True):
         values = torch.tensor([100 * one.test for one in outcomes if one.kind == kind]).double()
         assert f"{values.mean():.2f} +- {values.std():.2f} %" in row
@@ -73,11 +73,11 @@ def test_table_has_mean_and_deviation(outcomes: list[train.Outcome]) -> None:
     [((0.9, 0.7), "won", 1), ((0.6, 0.7), "lost", 0), ((0.7, 0.8), "tied", 1)],
 )
 def test_verdict_compares_with_the_best_other_kind(
-    outcomes: list[train.Outcome], learned: tuple[float, float], end: str, wins: int
+    outcomes: list[outcome.Outcome], learned: tuple[float, float], end: str, wins: int
 ) -> None:
     tests = {"learned": learned, "fixed": (0.1, 0.2), "plain": (0.8, 0.7)}
     found = [replace(one, test=tests[one.kind][one.seed]) for one in outcomes]
-    first, second = train.verdict(Signals(), found).splitlines()
+    first, second = outcome.verdict(Signals(), found).splitlines()
     mean = sum(learned) / 2
     assert first == f"Learning {Signals.learned} {end}: {mean:.1%} right on {Signals.title},"
     label = Signals().label("plain")
@@ -105,7 +105,7 @@ def test_picture_says_who_won_on_an_axis_that_ends_at_100(
     task = TASKS[name]()
     networks = {kind: (task.network(kind, 0), task.network(kind, 1)) for kind in kinds}
     found = [
-        train.Outcome(kind, seed, *networks[kind], 0.1, 0.9, 1 - 0.02 * (place + seed), 1.0)
+        outcome.Outcome(kind, seed, *networks[kind], 0.1, 0.9, 1 - 0.02 * (place + seed), 1.0)
         for seed in (0, 1)
         for place, kind in enumerate(kinds)
     ]
@@ -115,7 +115,7 @@ def test_picture_says_who_won_on_an_axis_that_ends_at_100(
     picture.save(task, found, settings)
     assert settings.output.read_bytes().startswith(start)
 
-    assert figure.get_suptitle() == train.verdict(task, found)
+    assert figure.get_suptitle() == outcome.verdict(task, found)
     bars, *others = figure.axes
     assert bars.get_xlim() == (85 if len(kinds) == 3 else 95, 100)
     assert max(bars.get_xticks()) == 100

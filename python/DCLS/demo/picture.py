@@ -18,11 +18,11 @@ from torch import nn
 
 from DCLS import Dcls2d
 from DCLS.delays import DelayLinear
+from DCLS.demo.outcome import Outcome, by_kind, verdict
 from DCLS.demo.settings import Settings
 from DCLS.demo.tasks import Delays, Digits, Pixels, Signals, Task
 from DCLS.demo.tasks.digits import DEPTH, DigitsNet
 from DCLS.demo.tasks.signals import DIFFERENCES
-from DCLS.demo.train import Outcome, by_kind, verdict
 
 Array = NDArray[np.float64]
 
