@@ -21,8 +21,8 @@ from DCLS.functional import construct_kernel
 from DCLS.nn import *  # noqa: F403
 from DCLS.nn import __all__ as _layer_names
 from DCLS.nn.fold import fold
-from DCLS.nn.frozen import freeze
 from DCLS.toolkit.clamping import clamp_, clamp_after_step, lost_elements
+from DCLS.toolkit.freezing import freeze
 from DCLS.toolkit.groups import param_groups
 from DCLS.toolkit.rounding import integer_positions, round_
 from DCLS.toolkit.schedule import WidthSchedule
