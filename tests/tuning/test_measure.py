@@ -11,6 +11,7 @@ from support import VERSIONS
 from torch import Tensor
 
 from DCLS import _cpu_rule
+from DCLS._threads import in_a_thread
 from DCLS.functional import construct_support
 from DCLS.method import expected_cells
 from DCLS.tuning import candidates, facts, measure
@@ -250,7 +251,7 @@ def test_surroundings_do_not_reach_a_measurement() -> None:
     hooks = torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t)
     for surrounding in (torch.no_grad(), torch.inference_mode(), torch.autocast("cpu"), hooks):
         with surrounding:
-            assert measure.in_a_thread(state) == (True, False, False, False)
+            assert in_a_thread(state) == (True, False, False, False)
     assert saved == []
 
 
@@ -268,11 +269,11 @@ def test_errors_come_out_of_the_thread() -> None:
         raise KeyError(threading.current_thread().name)
 
     with pytest.raises(KeyError, match="DCLS tuning"):
-        measure.in_a_thread(fail)
+        in_a_thread(fail)
 
 
 def test_the_threads_of_torch_are_those_of_the_caller() -> None:
-    assert measure.in_a_thread(torch.get_num_threads) == torch.get_num_threads()
+    assert in_a_thread(torch.get_num_threads) == torch.get_num_threads()
 
 
 def test_the_clock_of_the_host() -> None:

@@ -15,6 +15,8 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from DCLS._threads import in_a_thread
+
 logger: Final = logging.getLogger("DCLS")
 
 #: The norm of the error, over that of the kernel. Float32 rounds to less than a hundredth of it.
@@ -53,7 +55,6 @@ def compare(device: torch.device, construct: Construct) -> None:
         construct: builds it.
     """
     from DCLS import reference
-    from DCLS.tuning.measure import in_a_thread
 
     def measure() -> float:
         # Of exact numbers: no random one is drawn.

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import threading
-from collections.abc import Callable
-from typing import Final, TypeVar
+from typing import Final
 
 import torch
 
 from DCLS._cpu_rule import TORCH_ERRS, torch_errs
+from DCLS._threads import in_a_thread
 from DCLS.tuning import facts
 from DCLS.tuning.candidates import CudaClock, HostClock, Synthetic, bytes_needed, output_size
 from DCLS.tuning.decide import LIMITS, Decision, Limits, Trial, decide
@@ -17,8 +16,6 @@ from DCLS.tuning.problem import Problem
 
 #: The part of the free memory that a measurement may take.
 MEMORY_PART: Final = 0.5
-
-Result = TypeVar("Result")
 
 
 def measure(problem: Problem, batch: int, width: float | None, limits: Limits = LIMITS) -> Decision:
@@ -76,26 +73,3 @@ def _decide(
     return decide(
         synthetic.steps(), "conv", clock, synthetic.differs, facts.is_out_of_memory, limits
     )
-
-
-def in_a_thread(function: Callable[[], Result]) -> Result:
-    """Calls a function in a new thread, where torch's settings of a thread are those of a start.
-
-    Gradient and inference mode, autocast, the modes and hooks of saved tensors that surround a
-    forward pass would change what is measured. Activation checkpointing counts saved tensors.
-    """
-    results: list[Result] = []
-    errors: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            results.append(function())
-        except BaseException as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=run, name="DCLS tuning")
-    thread.start()
-    thread.join()
-    if errors:
-        raise errors[0]
-    return results[0]
