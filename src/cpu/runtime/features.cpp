@@ -3,6 +3,10 @@
 #include <cstdlib>
 #include <stdexcept>
 
+#if defined(DCLS_SIMD_X86)
+#include <cpuid.h>
+#endif
+
 namespace dcls::cpu {
 namespace {
 
@@ -14,13 +18,20 @@ constexpr SimdLevel kLevels[] = {
 #endif
 };
 
+#if defined(DCLS_SIMD_X86)
+/// __builtin_cpu_supports of clang 14 does not know the word.
+bool has_f16c() {
+  unsigned a, b, c, d;
+  return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_F16C) != 0;
+}
+#endif
+
 bool supported(SimdLevel level) {
   switch (level) {
     case SimdLevel::kBaseline: return true;
 #if defined(DCLS_SIMD_X86)
     case SimdLevel::kAvx2:
-      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-             __builtin_cpu_supports("f16c");
+      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
     case SimdLevel::kAvx512Of256:
     case SimdLevel::kAvx512:
       return supported(SimdLevel::kAvx2) && __builtin_cpu_supports("avx512f") &&

@@ -115,8 +115,8 @@ TEST(warp_sums_with_partial_last_warp) {
       const std::vector<double> values = ramp<double>(threads);
       std::vector<double> expected(threads);
       for (std::size_t t = 0; t < threads; ++t) {
-        const std::size_t group = t / static_cast<std::size_t>(width) * width;
-        for (int i = 0; i < width; ++i) expected[t] += values[group + static_cast<std::size_t>(i)];
+        const std::size_t size = static_cast<std::size_t>(width);
+        for (std::size_t i = 0; i < size; ++i) expected[t] += values[t / size * size + i];
       }
       in_all_schedules([&](const LaunchOptions& options) {
         GuardedBuffer<double> output(threads, "output");
@@ -129,7 +129,7 @@ TEST(warp_sums_with_partial_last_warp) {
 
 TEST(votes_over_full_and_partial_masks) {
   for (const unsigned n : {1u, 2u, 31u, 32u, 45u}) {
-    for (int pattern = 0; pattern < 4; ++pattern) {
+    for (std::size_t pattern = 0; pattern < 4; ++pattern) {
       const check::Case here(n, " threads, pattern ", pattern);
       std::vector<int> input(n);
       for (unsigned t = 0; t < n; ++t) {

@@ -208,6 +208,7 @@ class Fiber {
 #if defined(DCLS_HOST_CUDA_ASAN)
   void* fake_stack_ = nullptr;
   Fiber* left_ = nullptr;  // whose execution ended when this one last began or went on
+  std::size_t size_ = kStackBytes;
 #endif
 #if defined(DCLS_HOST_CUDA_TSAN)
   void* tsan_ = nullptr;
@@ -220,7 +221,6 @@ class Fiber {
   Entry entry_ = nullptr;
   std::unique_ptr<GuardedMapping> stack_;
   const void* bottom_ = nullptr;
-  std::size_t size_ = kStackBytes;
 };
 
 }  // namespace dcls::host_cuda

@@ -93,7 +93,7 @@ class GuardedMapping {
         return std::to_string(map->payload_ - at) + " bytes before the begin of " + object;
       }
       if (at >= map->payload_ + map->payload_bytes_) {
-        return std::to_string(at - map->payload_ - map->payload_bytes_) +
+        return std::to_string(at - (map->payload_ + map->payload_bytes_)) +
                " bytes behind the end of " + object;
       }
       return "byte " + std::to_string(at - map->payload_) + " of " + object;
