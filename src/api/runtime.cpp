@@ -1,5 +1,7 @@
 #include "dcls/runtime.hpp"
 
+#include <string>
+
 #include "core/dispatch.hpp"
 #include "cpu/runtime/features.hpp"
 #include "cuda/cuda_backend.hpp"
@@ -17,7 +19,8 @@ BuildInfo build_info() {
   BuildInfo info;
   info.version = DCLS_VERSION;
 #if defined(__clang__)
-  info.compiler = "clang " __clang_version__;
+  info.compiler = "clang " + std::to_string(__clang_major__) + "." +
+                  std::to_string(__clang_minor__) + "." + std::to_string(__clang_patchlevel__);
 #elif defined(__GNUC__)
   info.compiler = "gcc " __VERSION__;
 #endif
