@@ -21,8 +21,8 @@ std::uint64_t bits_from(const std::uint64_t* words, std::int64_t at) {
   return low == 0 ? word[0] : word[0] >> low | word[1] << (64 - low);
 }
 
-/// How many bits are set. Not every x86-64 processor has an instruction for it, and libgcc's function
-/// is slower than the whole rest of a word's marks.
+/// How many bits are set. Not every x86-64 processor has an instruction for it, and without one GCC
+/// calls a function.
 int count_bits(std::uint64_t bits) {
   bits -= bits >> 1 & 0x5555555555555555u;
   bits = (bits & 0x3333333333333333u) + (bits >> 2 & 0x3333333333333333u);

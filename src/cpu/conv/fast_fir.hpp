@@ -89,8 +89,8 @@ DCLS_HD void combine(const Value (&of_class)[kClasses], Value (&row)[kBlock]) {
   }
 }
 
-/// Where the taps of a kernel lie, and where its classes, which are listed in the order (class, slice,
-/// column, block of rows) of a plane: that in which they are visited.
+/// Where the taps of a kernel lie, and where its classes, which are listed in the order (class,
+/// slice, column, block of rows) of a plane: that in which they are visited.
 struct Cells {
   std::int64_t slices;  ///< of a plane
   std::int64_t rows;

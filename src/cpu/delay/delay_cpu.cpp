@@ -31,8 +31,8 @@ DelayPlan::DelayPlan(const DelayArgs& args)
       for (std::int64_t r = start; r < std::min(start + kRows, rows); ++r) {
         if (next[at(r, t)] > 0) filled.push_back(r);
       }
-      std::stable_sort(filled.begin(), filled.end(), [&](std::int64_t a, std::int64_t b) {
-        return next[at(a, t)] < next[at(b, t)];
+      std::sort(filled.begin(), filled.end(), [&](std::int64_t a, std::int64_t b) {
+        return std::make_pair(next[at(a, t)], a) < std::make_pair(next[at(b, t)], b);
       });
       for (const std::int64_t r : filled) {
         bags.push_back({static_cast<std::int32_t>(r - start), connections});
