@@ -245,11 +245,7 @@ def _choose_convolutions(
             with _Naming(name):
                 chosen.append((name, check_plain(module)))
     if not chosen:
-        kinds = sorted({type(m).__name__ for m in model.modules() if isinstance(m, _ConvNd)})
-        raise ValueError(
-            "filter_fn takes no module of the model, which has "
-            f"{'the convolutions ' + ', '.join(kinds) if kinds else 'no convolution of torch.nn'}"
-        )
+        raise ValueError(_nothing_to_convert(model, filter_fn is is_depthwise))
     for _, conv in chosen:
         for parameter in conv.parameters():
             if len(names := users[id(parameter)]) > 1:
@@ -257,6 +253,29 @@ def _choose_convolutions(
                     f"model.{names[0]} cannot be converted: it shares a parameter with {names[1:]}"
                 )
     return chosen
+
+
+def _nothing_to_convert(model: nn.Module, depthwise: bool) -> str:
+    """Returns what to say where no module was chosen: what there is, and how to choose it."""
+    # The layers of this package are no convolutions of torch, whatever they derive from.
+    done = sum(isinstance(module, _DclsModule) for module in model.modules())
+    kinds = [
+        type(module).__name__
+        for module in model.modules()
+        if isinstance(module, _ConvNd) and not isinstance(module, _DclsModule)
+    ]
+    has = [f"{kinds.count(kind)} {kind}" for kind in sorted(set(kinds))]
+    has += [f"{done} DCLS layer(s)"] * (done > 0)
+    text = f"the model has {' and '.join(has)}" if has else "the model has no convolution"
+    if not depthwise:
+        return f"filter_fn takes no module of the model: {text}"
+    text = f"there is no depthwise convolution to convert: {text}"
+    if not kinds:
+        return text
+    return (
+        f"{text}; filter_fn takes others, as lambda module, name: "
+        "isinstance(module, torch.nn.Conv2d)"
+    )
 
 
 def _layer_class(conv: _ConvNd, method: str) -> type[_DclsModule]:

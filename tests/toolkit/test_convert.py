@@ -263,7 +263,8 @@ def tie(net: Net) -> None:
 
 
 CASES: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
-    (None, {"filter_fn": lambda *_: False}, ValueError, "takes no module .* ConvTranspose2d"),
+    (None, {"filter_fn": lambda *_: False}, ValueError,
+     r"takes no module .* 1 ConvTranspose2d"),
     (None, {"filter_fn": lambda m, _: m}, TypeError, "model cannot be converted: Net is no conv"),
     (None, {"filter_fn": "dw"}, TypeError, "filter_fn must be a function, got str"),
     (None, {"dilated_kernel_size": 3}, ValueError, r"model\.stages\.0\.0\.dw cannot .*at least 5"),
@@ -305,6 +306,29 @@ def test_an_error_leaves_the_model_as_it_is(
         assert torch.equal(parameter, value)
 
 
+def test_where_there_is_nothing_to_convert_it_says_what_there_is() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3, groups=4), nn.Conv2d(4, 2, 1))
+    DCLS.convert_(model, dilated_kernel_size=5)
+    with pytest.raises(ValueError, match=r"no depthwise .* 2 Conv2d and 1 DCLS .*; filter_fn take"):
+        DCLS.convert_(model, dilated_kernel_size=5)
+    with pytest.raises(ValueError, match=r"no depthwise .*: the model has no convolution$"):
+        DCLS.convert_(nn.Linear(2, 2), dilated_kernel_size=5)
+
+
+def test_a_weight_norm_is_refused_and_one_that_was_removed_is_not() -> None:
+    conv = nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 4, 3, padding=1, groups=4))
+    with pytest.raises(RuntimeError, match=r"has parametrizations.*remove_parametrizations"):
+        DCLS.convert_(conv, dilated_kernel_size=5)
+    nn.utils.parametrize.remove_parametrizations(conv, "weight")
+    x = torch.randn(1, 4, 8, 8)
+    want = conv(x)
+    DCLS.convert_(conv, dilated_kernel_size=5, start="kernel")
+    assert_close(conv(x), want, 1e-5)
+    fresh = nn.Conv2d(4, 4, 3, padding=1, groups=4)
+    DCLS.convert_(fresh, dilated_kernel_size=5, version="v0")
+    fresh.load_state_dict(conv.state_dict())
+
+
 def test_a_late_refusal_of_a_fit_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: Any) -> None:
         raise RuntimeError("out of memory")
@@ -333,7 +357,7 @@ def test_a_model_in_ddp_is_refused(tmp_path: Any) -> None:
 def test_no_module_and_other_kinds_of_convolutions() -> None:
     with pytest.raises(TypeError, match=r"must be a torch\.nn\.Module, got list"):
         DCLS.convert_([nn.Conv2d(2, 2, 3, groups=2)], dilated_kernel_size=5)
-    with pytest.raises(ValueError, match="which has no convolution of"):
+    with pytest.raises(ValueError, match="the model has no convolution"):
         DCLS.convert_(nn.Linear(2, 2), dilated_kernel_size=5)
 
     class Slotted(nn.Conv2d):

@@ -43,6 +43,10 @@ _HOOKS = (
     "_load_state_dict_post_hooks",
 )
 
+#: What torch's parametrization ``weight_norm`` leaves behind when it is removed: it renames keys of
+#: old state dicts for the parametrization, which is gone.
+_LEFT = "_weight_norm_compat_hook"
+
 
 def check_plain(conv: object) -> _ConvNd:
     """Returns ``conv`` if it is a convolution of torch and nothing more.
@@ -64,18 +68,19 @@ def check_plain(conv: object) -> _ConvNd:
             f"{name} has a weight of the class {type(conv.weight).__name__}; convert the model "
             "before it is sharded or quantised, and after lazy modules have run"
         )
-    hooks = [
-        f"{attribute.strip('_')}: {getattr(hook, '__qualname__', type(hook).__name__)}"
-        for attribute in _HOOKS
-        for hook in (getattr(conv, attribute, None) or {}).values()
-    ]
-    if hooks:
-        raise RuntimeError(f"{name} has hooks, which would be lost; remove them ({hooks})")
     if parametrize.is_parametrized(conv):
         raise RuntimeError(
             f"{name} has parametrizations, which would be lost; remove them first "
             "(torch.nn.utils.parametrize.remove_parametrizations)"
         )
+    hooks = [
+        f"{attribute.strip('_')}: {hook_name}"
+        for attribute in _HOOKS
+        for hook in (getattr(conv, attribute, None) or {}).values()
+        if not (hook_name := getattr(hook, "__qualname__", type(hook).__name__)).endswith(_LEFT)
+    ]
+    if hooks:
+        raise RuntimeError(f"{name} has hooks, which would be lost; remove them ({hooks})")
     own_members = {n for n, _ in [*conv.named_parameters(), *conv.named_buffers()]} | {
         n for n, _ in conv.named_children()
     }
