@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import io
 import threading
 import warnings
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 import DCLS
 from DCLS import Dcls1d, Dcls2d
+from DCLS.delays import DelayLinear
 from DCLS.im2col import modules as im2col
 
 layers = pytest.mark.parametrize("layer", LAYERS, ids=layer_id)
@@ -51,6 +53,34 @@ def test_another_size_or_version_warns_with_both(layer: Layer) -> None:
     assert f"dilated_kernel_size={layer.size} is" in text
     assert f"dilated_kernel_size={larger}:" in text
     assert torch.equal(module.P, state["P"])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        functools.partial(DelayLinear, 3, 2, 8),
+        functools.partial(Dcls1d, 3, 2, 4, dilated_kernel_size=9, padding=4),
+    ],
+)
+def test_a_rounded_layer_loads_into_one_of_its_version(make: Any) -> None:
+    rounded = make()
+    with torch.no_grad():
+        rounded.SIG.fill_(2)
+    DCLS.round_(rounded)
+    state, x = reloaded(rounded.state_dict()), torch.randn(20, 3, 3)
+    assert "SIG" in state
+    new = make()
+    with pytest.warns(UserWarning, match="version=v1 is .*version = 'v1' first; DCLS.round_"):
+        new.load_state_dict(state)
+    new.version = "v1"
+    for layer in (new, make(version="v1")):
+        layer.load_state_dict(state)
+        assert torch.equal(layer(x), rounded(x))
+    with (
+        pytest.raises(RuntimeError, match="SIG"),
+        pytest.warns(UserWarning, match="another kernel"),
+    ):
+        make(version="v1").load_state_dict(make().state_dict())
 
 
 def test_once_for_a_model_and_again_for_the_next_load() -> None:

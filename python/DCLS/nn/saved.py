@@ -46,6 +46,9 @@ class _TellsItsGrid(_DclsParameters):
         saved, own = local_metadata.get(_KEY), self._grid()
         if isinstance(saved, dict) and prefix + "P" in state_dict:
             _warn_once(type(self).__name__, prefix[:-1], saved, own, error_msgs)
+            if self.SIG is None and saved.get("version") == self.version:
+                # Of a layer that was rounded: it has widths of before, which it does not use.
+                state_dict.pop(prefix + "SIG", None)
         super()._load_from_state_dict(
             state_dict,
             prefix,
@@ -85,9 +88,10 @@ def _warn_once(
     if text not in _told.texts:
         _told.texts |= {text}
         where = f"{layer} {name}" if name else layer
-        warnings.warn(
-            f"{where}: {text}: the positions mean another kernel", UserWarning, _outside()
-        )
+        text = f"{where}: {text}: the positions mean another kernel"
+        if keys == ["version"]:
+            text += f". Set its version = {saved['version']!r} first; DCLS.round_ does so, too"
+        warnings.warn(text, UserWarning, _outside())
 
 
 def _outside() -> int:
