@@ -98,6 +98,7 @@ def test_bad_inputs(kind: str) -> None:
         (torch.ones(4), ValueError, "input must have the axes TBN, or TN without a batch"),
         (torch.ones(9, 2, 4, 1), ValueError, "input must have the axes TBN"),
         ([1.0], TypeError, "input must be a Tensor, got list"),
+        (torch.ones(9, 2, 4) > 0, TypeError, "floating-point dtype, got torch.bool: of spikes"),
     ]:
         for call in (layer, layer.explain):
             with pytest.raises(error, match=text):
@@ -108,6 +109,7 @@ def test_bad_inputs(kind: str) -> None:
         ((torch.ones(2, 5), state), ValueError, r"input must have the shape \(batch, 4\)"),
         ((torch.ones(2, 4, 1), state), ValueError, r"input must have the shape \(batch, 4\)"),
         (("x", state), TypeError, "input must be a Tensor"),
+        ((now.long(), state), TypeError, "floating-point dtype, got torch.int64"),
         ((now, None), TypeError, "state must be a Tensor"),
         ((now, state[1:]), ValueError, "state must be what initial_state or a step returned"),
         ((now[:1], state), ValueError, "state must be what initial_state"),
@@ -124,6 +126,10 @@ def test_bad_inputs(kind: str) -> None:
         return
     with pytest.raises(TypeError, match="cell must be a function"):
         unroll(3, layer, torch.ones(9, 2, 3))
+    # A tensor of two rows would unpack.
+    for returned in (torch.ones(2, 3), (torch.ones(2, 3), None, None)):
+        with pytest.raises(TypeError, match="cell must return a pair"):
+            unroll(lambda *_, r=returned: r, DelayLinear(3, 3, 4), torch.ones(9, 2, 3))
     with pytest.raises(TypeError, match="layer must be a DelayLinear or a Delay"):
         unroll(cell, nn.Linear(3, 3), torch.ones(9, 2, 3))
     with pytest.raises(TypeError, match="input must be a Tensor"):

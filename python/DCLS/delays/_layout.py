@@ -47,6 +47,16 @@ def check_sequence(input: Any, layout: str, channels: int) -> None:
             f"input must have {channels} channels on axis {axis} of {here}, got the shape "
             f"{tuple(input.shape)}"
         )
+    check_real(input)
+
+
+def check_real(input: Tensor) -> None:
+    """Raises unless the values are floating-point numbers: masks and counts of spikes are not."""
+    if not input.is_floating_point():
+        raise TypeError(
+            f"input must have a floating-point dtype, got {input.dtype}: of spikes give "
+            "spikes.to(layer.weight.dtype)"
+        )
 
 
 def to_time_last(input: Tensor, layout: str) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from DCLS._checks import check_tensors, integer
 from DCLS._native.delay import WholeDelays
 from DCLS._spec import SIGMA_VERSIONS
-from DCLS.delays._layout import time_axis
+from DCLS.delays._layout import check_real, time_axis
 from DCLS.delays._ways import Jumps, Lines, send
 from DCLS.functional import construct_kernel
 from DCLS.method import is_tracing, may_read
@@ -129,6 +129,7 @@ class StepForm(_DclsModule):
         if taps is not None and not isinstance(taps, Taps):
             raise TypeError(f"taps must be what taps() returned, got {type(taps).__name__}")
         self._check_step(input, state)
+        check_real(input)
         taps = self._taps_now() if taps is None else taps
         return self._advance(input, state, taps, in_place)
 
@@ -271,7 +272,7 @@ def unroll(
         next step, and the layer's state. Detach them for truncated backpropagation.
 
     Raises:
-        TypeError: an argument has a wrong type.
+        TypeError: an argument has a wrong type, or ``cell`` returns no pair.
         ValueError: a shape does not fit, or the layer is not causal.
 
     Example:
@@ -301,7 +302,12 @@ def unroll(
     hidden, arriving, state = carry
     outputs = []
     for current in input.unbind(axis):
-        output, hidden = cell(current + arriving, hidden)
+        returned = cell(current + arriving, hidden)
+        if not isinstance(returned, (tuple, list)) or len(returned) != 2:
+            raise TypeError(
+                f"cell must return a pair (output, hidden), got {type(returned).__name__}"
+            )
+        output, hidden = returned
         outputs.append(output)
         arriving, state = layer.step(output, state, taps)
     return torch.stack(outputs, axis), (hidden, arriving, state)
