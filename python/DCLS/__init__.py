@@ -12,7 +12,10 @@ except ModuleNotFoundError as error:
         name="torch",
     ) from None
 
-from DCLS import cmake, construct, delays, functional, im2col, losses, method, nn, plot, reference
+from DCLS import cmake, construct, delays, functional, im2col, losses, method, plot, reference
+
+# Not in __all__: it would take the place of the user's own torch.nn.
+from DCLS import nn as nn
 from DCLS._moved import keep_old_paths as _keep_old_paths
 from DCLS._spec import VERSIONS
 from DCLS._version import __version__
@@ -51,7 +54,6 @@ __all__ = [
     "losses",
     "lost_elements",
     "method",
-    "nn",
     "param_groups",
     "plot",
     "reference",

@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import Any
 
 import pytest
+import torch
 
 import DCLS
 
@@ -131,6 +132,13 @@ def test_layers_and_builders_are_at_their_old_paths(path: str) -> None:
         assert getattr(module, name) is getattr(DCLS, name), name
     if PATHS[path] is KINDS:
         assert set(KINDS) <= set(module.__all__)
+
+
+def test_a_star_import_leaves_the_users_nn_alone() -> None:
+    names: dict[str, Any] = {}
+    exec("import torch.nn as nn\nfrom DCLS import *", names)
+    assert names["nn"] is torch.nn
+    assert names["Dcls2d"] is DCLS.Dcls2d
 
 
 @pytest.mark.parametrize(("path", "names", "now"), SAME, ids=[path for path, *_ in SAME])
