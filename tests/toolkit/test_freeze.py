@@ -12,6 +12,8 @@ import pytest
 import torch
 from layers import FORWARD, TRANSPOSED, Layer, assert_close, layer_id
 from torch import nn
+from torch.autograd import forward_ad
+from torch.func import functional_call
 
 import DCLS
 from DCLS.im2col.modules import Dcls2d as Im2colDcls2d
@@ -252,6 +254,39 @@ def test_what_must_build_each_time_does() -> None:
         module.P += 0.4
         assert_close(traced(x), module(x), 1e-5)
         assert_close(many[1], module(x), 1e-5)
+
+
+def test_freed_memory_is_named() -> None:
+    module, x = DCLS.freeze(DCLS.Dcls1d(2, 2, 3, dilated_kernel_size=5)), torch.randn(1, 2, 9)
+    with torch.no_grad():
+        module(x)
+        module.weight.untyped_storage().resize_(0)
+        with pytest.raises(ValueError, match="must have memory"):
+            module(x)
+
+
+def test_tangents_are_those_of_a_layer_that_is_not_frozen() -> None:
+    module, x = DCLS.Dcls1d(2, 2, 3, dilated_kernel_size=5), torch.randn(1, 2, 9)
+
+    def tangent() -> torch.Tensor:
+        with torch.no_grad(), forward_ad.dual_level():
+            P = forward_ad.make_dual(module.P.detach(), torch.ones_like(module.P))
+            return forward_ad.unpack_dual(functional_call(module, {"P": P}, (x,))).tangent
+
+    want = tangent()
+    DCLS.freeze(module)
+    with torch.no_grad():
+        module(x)
+    assert torch.equal(tangent(), want)
+
+
+def test_the_axis_of_a_line_in_a_plane_may_change() -> None:
+    module = DCLS.freeze(DCLS.Dcls2dK1d(2, 2, 3, dilated_kernel_size=5))
+    x = torch.randn(1, 2, 9, 9)
+    with torch.no_grad():
+        assert module(x).shape[2:] == (5, 9)
+        module.flat_dim = 1
+        assert module(x).shape[2:] == (9, 5)
 
 
 def test_whole_models_and_bad_arguments() -> None:

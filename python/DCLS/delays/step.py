@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from DCLS._checks import check_tensors, integer
+from DCLS._checks import check_not_freed, check_tensors, integer
 from DCLS._native.delay import WholeDelays
 from DCLS._spec import SIGMA_VERSIONS
 from DCLS.delays._layout import check_real, time_axis
@@ -17,6 +17,7 @@ from DCLS.delays._ways import Jumps, Lines, send
 from DCLS.functional import construct_kernel
 from DCLS.method import is_tracing, may_read
 from DCLS.nn.base import _DclsModule
+from DCLS.nn.builders import _ConstructKernel
 from DCLS.nn.frozen import KernelCache, may_keep
 
 __all__ = ["Taps", "unroll"]
@@ -156,7 +157,12 @@ class StepForm(_DclsModule):
             ValueError: ``version`` needs ``SIG`` and there is none, or the layer is not causal.
         """
         self._refuse_the_future()
+        self._check_memory()
         return self._make_taps()
+
+    def _check_memory(self) -> None:
+        for name in ("weight", "P", "SIG"):
+            check_not_freed(name, getattr(self, name))
 
     def _make_taps(self) -> Taps:
         raise NotImplementedError
@@ -179,16 +185,21 @@ class StepForm(_DclsModule):
     def _taps_now(self) -> Taps:
         """Returns the taps. Where nothing has changed, they are kept from the last step."""
         SIG = self.SIG if self.version in SIGMA_VERSIONS else None
-        tensors = [t for t in (self._used_weight(), self.P, SIG) if t is not None]
+        given = (self.weight, self.P, SIG, self._buffers.get("mask"))
+        tensors = [t for t in given if t is not None]
         frozen = self._kernel_cache is not None
         read = all([t.is_cpu for t in tensors]) or frozen  # noqa: C419  # as torch.compile takes it
-        if self._trains(tensors) or not read or not may_keep(tensors):
+        builder = self._modules.get("DCK")  # axonal delays have none
+        plain = builder is None or (isinstance(builder, _ConstructKernel) and builder.is_plain())
+        if self._trains(tensors) or not (plain and read and may_keep(tensors)):
+            self._check_memory()
             return self._make_taps()
         if self._step_cache is None:
             self._step_cache = KernelCache()
         kind = tensors[0].device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
-        settings = (self.version, self.dilated_kernel_size, dtype)
+        form = self.stride, self.padding, self.groups
+        settings = (self.version, self.dilated_kernel_size, dtype, *form)
         return self._step_cache(self._make_taps, settings, tensors)
 
     def _whole_delays(self) -> Tensor | None:

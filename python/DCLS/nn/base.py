@@ -78,7 +78,8 @@ class _DclsModule(_ByAxis, FromConv):
         assert isinstance(builder, _ConstructKernel)
         version, autocast = builder.version, torch.is_autocast_enabled(weight.device.type)
         dtype = torch.get_autocast_dtype(weight.device.type) if autocast else None
-        settings = (builder.dilated_kernel_size, version, builder._sigma_min(version), dtype)
+        sizes = builder.dilated_kernel_size, self._whole_kernel_size()
+        settings = (*sizes, version, builder._sigma_min(version), dtype)
         tensors = [t for t in (weight, P, SIG) if t is not None]
         return cache(
             lambda: keep_lists(self._shape_kernel(builder(weight, P, SIG))), settings, tensors

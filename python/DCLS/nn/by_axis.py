@@ -36,7 +36,9 @@ class _ByAxis(_ChoosesMethod):
         """
         SIG = None if self.SIG is None else gather(self.SIG)
         weight = gather(self._used_weight())
-        return self._dense_kernel(weight, gather(self.P), SIG).to(self.weight.dtype)
+        kernel = self._dense_kernel(weight, gather(self.P), SIG).to(self.weight.dtype)
+        # Not the one that a frozen layer keeps: the caller may write to it.
+        return kernel if getattr(self, "_kernel_cache", None) is None else kernel.clone()
 
     def positions(self) -> Tensor:
         """Returns the positions by axis: row ``d`` belongs to learnable axis ``d`` of the kernel.

@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.nn.modules import module as hooks_of_all
 
 from DCLS import _backend
@@ -79,4 +80,8 @@ def has_global_hook() -> bool:
 
 def may_keep(tensors: Sequence[Tensor]) -> bool:
     """Whether the host may compare the values of ``tensors``, and a kernel may outlive a call."""
-    return not has_global_hook() and may_wait_for(tensors)
+    if has_global_hook() or not may_wait_for(tensors):
+        return False
+    # The operators say so where a storage was freed. A kernel that is kept has no tangents.
+    freed = any([t.data_ptr() == 0 and t.numel() != 0 for t in tensors])  # noqa: C419
+    return not freed and forward_ad._current_level < 0
