@@ -45,6 +45,9 @@ def check_init_delays(name: str, value: Any, max_delay: int) -> InitDelays:
         )
     if not inside:
         raise ValueError(f"{name} must be from 0 to max_delay={max_delay}, got {value}")
+    # Without its graph, which could not be copied with the layer.
+    if isinstance(value, Tensor):
+        return value.detach()
     return value  # type: ignore[no-any-return]
 
 

@@ -109,10 +109,23 @@ class Delay(_DelayLayer, _DclsNd):
 
     def reset_parameters(self) -> None:
         """Draws new delays, as ``delay`` said, and sets the widths to ``init_width``."""
+        self._fill_weight()
         edit(self, "P", on_whole(self._draw_rows), exact=False)
         if self.SIG is not None:
             width = initial_width(self.version, self.init_widths)
             edit(self, "SIG", on_whole(lambda SIG: SIG.fill_(width)), exact=False)
+
+    def _fill_weight(self) -> None:
+        """Makes the weights ones on the device of ``P``: no state dict has them."""
+        if self.weight.device != self.P.device:
+            self.weight = torch.empty_like(self.weight, device=self.P.device)
+        with torch.no_grad():
+            self.weight.fill_(1)
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        super()._load_from_state_dict(*args)
+        # They have no values yet after ``to_empty``, and no memory where tensors are assigned.
+        self._fill_weight()
 
     def _start(self, delays: Tensor, shape: torch.Size) -> Tensor:
         return super()._start(delays.unsqueeze(-1) if delays.ndim == 1 else delays, shape)

@@ -18,6 +18,7 @@ from DCLS.delays.step import Taps, of_channels
 from DCLS.functional import construct_kernel, direct_conv, im2col_conv
 from DCLS.method import Choice, choose, convolution_dtype
 from DCLS.nn.builders import ConstructKernel1d
+from DCLS.nn.editing import edit
 from DCLS.nn.subclassing import _DclsNd
 
 __all__ = ["DelayLinear"]
@@ -130,6 +131,14 @@ class DelayLinear(_DelayLayer, _DclsNd):
             self.mask = mask.to(self.weight.device, copy=True)
             with torch.no_grad():
                 self.weight.copy_(self._used_weight())
+
+    def reset_parameters(self) -> None:
+        """Draws new parameters as ``Dcls1d`` does; weights without a connection become 0."""
+        super().reset_parameters()
+        mask = self._buffers.get("mask")
+        if mask is not None:
+            none = ~mask.unsqueeze(-1)
+            edit(self, "weight", lambda weight: weight.masked_fill_(none, 0.0), exact=False)
 
     @property
     def in_features(self) -> int:
@@ -279,7 +288,8 @@ class DelayLinear(_DelayLayer, _DclsNd):
             yield f"sharing={self.sharing}"
         yield from self._describe_delays()
         if self.mask is not None:
-            yield f"mask={int(self.mask.sum())} of {self.mask.numel()} connections"
+            count = "some" if self.mask.is_meta else int(self.mask.sum())
+            yield f"mask={count} of {self.mask.numel()} connections"
 
 
 def _check_mask(mask: object, shape: tuple[int, int]) -> None:
