@@ -77,3 +77,16 @@ def test_a_profiler_sees_the_operators() -> None:
         module(torch.ones(1, 2, 8)).sum().backward()
     names = {event.name for event in profile.function_events}
     assert {"dcls::layer", "dcls::layer_backward"} <= names
+
+
+def test_gradients_of_an_input_that_is_negated_when_it_is_read() -> None:
+    module = Dcls1d(2, 2, 3, dilated_kernel_size=5, method="direct").double()
+    values = torch.randn(1, 2, 9, dtype=torch.float64)
+    grads = []
+    for x in (torch._neg_view(values), -values):
+        x.requires_grad_()
+        output = module(x)
+        towards = torch.linspace(-1, 1, 5, dtype=torch.float64).expand(output.shape)
+        grads.append(torch.autograd.grad(output, [x, *module.parameters()], towards))
+    for got, want in zip(*grads, strict=True):
+        torch.testing.assert_close(got, want)

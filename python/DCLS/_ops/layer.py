@@ -275,7 +275,8 @@ def _backward(ctx: Any, grad_output: Tensor | None, _: Any) -> tuple[Tensor | No
     if unsaved or torch.is_grad_enabled():
         grads = _gradients(grad_output, input, weight, P, SIG, make_spec(ctx.numbers), mask)
         return (*grads, *nothing)
-    direct = not is_watched(input.device) and is_plain(grad_output)
+    given = [t for t in (grad_output, *tensors) if t is not None]
+    direct = not is_watched(input.device) and all(map(is_plain, given))
     call = _backward_kernel if direct else layer_backward
     results = call(grad_output, *tensors, saved, *ctx.numbers, ctx.saves, mask)
     wanted = (grad if needed else None for grad, needed in zip(results, mask, strict=True))
