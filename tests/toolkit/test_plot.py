@@ -170,9 +170,14 @@ def test_bad_arguments() -> None:
         (ValueError, {}),
         (ValueError, {**good, "steps": []}),
         (ValueError, {**good, "positions": {"head": torch.zeros(1, 1, 1, 1)}}),
+        (ValueError, {**good, "positions": dict(list(good["positions"].items())[1:])}),
     ):
         with pytest.raises(error):
             tracker.load_state_dict(bad)
+    few = DCLS.PositionTracker(model, kernels=2)
+    with pytest.raises(ValueError, match=r"must have the shape \(2, 2, 4\) of each step"):
+        few.load_state_dict(good)
+    assert few.steps == []
     assert tracker.steps == [3]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -9,6 +11,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from DCLS._checks import integer
+from DCLS.nn.base import _DclsModule
 from DCLS.toolkit._layers import dcls_layers
 
 __all__ = ["PositionTracker"]
@@ -64,17 +67,21 @@ class PositionTracker:
         number = after if step is None else integer("step", step, 0)
         if number < after:
             raise ValueError(f"step must be more than the last one, {after - 1}, got {number}")
-        seen: list[Tensor] = []
-        for name, layer in self._layers:
-            if any(layer.P is P for P in seen):
-                continue
-            seen.append(layer.P)
+        for name, layer in self._own_layers():
             rows = layer.positions().detach().flatten(1, -2)
             if self.kernels is not None and rows.shape[1] > self.kernels:
                 rows = rows[:, torch.linspace(0, rows.shape[1] - 1, self.kernels).long()]
             # A copy: on the CPU the rows may be the parameter itself.
             self._kept.setdefault(name, []).append(rows.to("cpu", torch.float32, copy=True))
         self.steps.append(number)
+
+    def _own_layers(self) -> Iterator[tuple[str, _DclsModule]]:
+        """Yields the layers, the first one of those that share their positions."""
+        seen: list[Tensor] = []
+        for name, layer in self._layers:
+            if not any(layer.P is P for P in seen):
+                seen.append(layer.P)
+                yield name, layer
 
     def positions(self) -> dict[str, Tensor]:
         """Returns what was kept: for each layer ``(updates, axes, kernels, elements)``, float32."""
@@ -93,7 +100,7 @@ class PositionTracker:
         Raises:
             TypeError: ``state_dict`` is no dict.
             ValueError: it has other keys, other layers than the model, or positions of other
-                numbers of updates.
+                numbers of updates, kernels or elements.
         """
         if not isinstance(state_dict, dict):
             raise TypeError(f"state_dict must be a dict, got {type(state_dict).__name__}")
@@ -107,5 +114,16 @@ class PositionTracker:
             raise ValueError(f"model has no DCLS layer {', '.join(sorted(unknown))}")
         if any(len(kept) != len(steps) for kept in positions.values()):
             raise ValueError(f"state_dict must have positions of all its {len(steps)} steps")
+        for name, layer in self._own_layers() if steps else ():
+            if name not in positions:
+                raise ValueError(f"state_dict must have the positions of the layer {name!r}")
+            axes, *lead, elements = layer.P.shape
+            rows = min(math.prod(lead), self.kernels or math.prod(lead))
+            shape = tuple(positions[name].shape[1:])
+            if shape != (axes, rows, elements):
+                raise ValueError(
+                    f"positions of the layer {name!r} must have the shape {(axes, rows, elements)} "
+                    f"of each step, that is (axes, kernels, elements), got {shape}"
+                )
         self.steps = steps
         self._kept = {name: list(kept.clone().unbind()) for name, kept in positions.items()}
