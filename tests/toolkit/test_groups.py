@@ -57,6 +57,22 @@ def test_scales_and_names_without_decay() -> None:
     assert id(model.stages[0][0].depthwise.weight) not in free
 
 
+def test_a_model_whose_only_part_is_called_module_has_its_say() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.module = Net("v1")
+
+        def no_weight_decay(self) -> set[str]:
+            return {"module.stem.weight"}
+
+    model = Model()
+    named = by_name(DCLS.param_groups(model, 1.0, 0.1))
+    assert id(model.module.stem.weight) in ids(named["no_decay"]["params"])
+    compiled = by_name(DCLS.param_groups(torch.compile(model), 1.0, 0.1))
+    assert ids(compiled["no_decay"]["params"]) == ids(named["no_decay"]["params"])
+
+
 def test_a_name_of_a_shared_parameter_counts_whichever_it_is() -> None:
     model = nn.ModuleDict({"a": nn.Linear(2, 2), "b": nn.Linear(2, 2)})
     model["b"].weight = model["a"].weight

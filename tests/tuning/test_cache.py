@@ -70,6 +70,7 @@ def edited(**changes: Any) -> bytes:
         edited(seconds=[1, 2]),
         edited(seconds={"direct": "fast"}),
         edited(seconds=None),
+        edited(seconds={"direct": 10**400}),
     ],
 )
 def test_broken_files_and_other_versions_are_ignored_and_replaced(

@@ -132,6 +132,15 @@ def test_layers_that_ask_nothing_say_why(bench: Bench) -> None:
     assert len(bench.measured) == 1
 
 
+def test_lazy_modules_keep_the_sizes_that_they_got(bench: Bench) -> None:
+    channels = X.shape[1]
+    model = nn.Sequential(nn.LazyConv2d(channels, 1), nn.LazyBatchNorm2d(), layer())
+    tune(model, X)
+    assert (type(model[0]), model[0].in_channels) == (nn.Conv2d, channels)
+    assert (type(model[1]), model[1].num_features) == (nn.BatchNorm2d, channels)
+    assert len(bench.measured) == 1
+
+
 def test_the_same_problem_is_measured_once(bench: Bench) -> None:
     model = nn.Sequential(layer(), layer(), layer())
     report = tune(model, X.clone().requires_grad_())

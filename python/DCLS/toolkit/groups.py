@@ -124,7 +124,8 @@ def _unwrapped(model: Module) -> Module:
     """Returns the module in wrappers that have nothing else: DDP, torch.compile, averages."""
     for name in ("module", "_orig_mod"):
         inner = model._modules.get(name)
-        if inner is not None and not model._parameters and len(model._modules) == 1:
+        alone = inner is not None and not model._parameters and len(model._modules) == 1
+        if inner is not None and alone and not hasattr(type(model), "no_weight_decay"):
             return _unwrapped(inner)
     return model
 

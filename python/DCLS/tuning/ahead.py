@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -25,7 +26,17 @@ from DCLS.tuning.state import Asked
 logger: Final = logging.getLogger("DCLS")
 
 #: Two calls at once would record each other's layers.
-_one_at_a_time: Final = threading.Lock()
+_one_at_a_time = threading.Lock()
+
+
+def _new_lock() -> None:
+    global _one_at_a_time
+    _one_at_a_time = threading.Lock()
+
+
+# As that of a measurement, see state.py.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_new_lock)
 
 Resolved = tuple[Choice | None, str]
 

@@ -73,7 +73,7 @@ class Cache:
             return method, {
                 name: math.inf if value is None else float(value) for name, value in seconds.items()
             }
-        except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        except (OSError, ArithmeticError, ValueError, LookupError, TypeError, RecursionError):
             return None  # missing, broken, or of another version
 
     def store(self, key: dict[str, Any], method: str, seconds: dict[str, float]) -> bool:

@@ -51,10 +51,13 @@ class _Attributes:
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
+        self._class = type(module)
         self._values = dict(module.__dict__)
         self._tables = {name: dict(module.__dict__[name]) for name in self._TABLES}
 
     def restore(self) -> None:
+        if type(self._module) is not self._class:
+            return  # a lazy module that has got its sizes: half of them would not fit
         own = self._module.__dict__
         for name in own.keys() - self._values.keys():
             del own[name]
