@@ -35,7 +35,7 @@ BAD = [
     ({"layout": None}, TypeError, "layout must be a str"),
     ({"causal": "yes"}, TypeError, "causal must be a bool"),
     ({"bias": "yes"}, TypeError, "bias must be a bool"),
-    ({"init_delays": "normal"}, ValueError, "init_delays must be one of uniform"),
+    ({"init_delays": "normal"}, ValueError, "init_delays must be 'uniform', a number, .*'normal'"),
     ({"init_delays": 7}, ValueError, "init_delays must be from 0 to max_delay=6, got 7"),
     ({"init_delays": -0.1}, ValueError, "init_delays must be from 0 to"),
     ({"init_delays": NAN}, ValueError, "init_delays must be from 0 to"),

@@ -285,6 +285,9 @@ def test_layers_are_copied_and_pickled_as_before(bench: Bench) -> None:
 def test_arguments_are_checked(bench: Bench) -> None:
     with pytest.raises(TypeError, match="model must be"):
         tune(X, X)  # type: ignore[arg-type]
+    for shape in (tuple(X.shape), list(X.shape)):
+        with pytest.raises(TypeError, match=r"example_input must be .* got the shape \(2, "):
+            tune(layer(), shape)
     with pytest.raises(TypeError, match="again must be"):
         tune(layer(), X, again="yes")  # type: ignore[arg-type]
     for value, error in ((0, ValueError), (-1.0, ValueError), (float("nan"), ValueError)):

@@ -31,7 +31,11 @@ def check_init_delays(name: str, value: Any, max_delay: int) -> InitDelays:
     if callable(value) and not isinstance(value, Tensor):
         return value  # type: ignore[no-any-return]
     if isinstance(value, str):
-        return _checks.choice(name, value, ("uniform",))  # type: ignore[return-value]
+        if value != "uniform":
+            raise ValueError(
+                f"{name} must be 'uniform', a number, a Tensor or a function, got {value!r}"
+            )
+        return "uniform"
     if isinstance(value, Tensor) and value.is_floating_point() | (value.dtype in _INTS):
         if value.is_meta:
             return value

@@ -252,8 +252,8 @@ def check_state(state: Tensor, shape: tuple[int, ...]) -> None:
     """Raises unless it is a state of this shape."""
     if tuple(state.shape) != shape or not state.is_floating_point():
         raise ValueError(
-            f"state must be what initial_state or a step returned, of the shape {shape}, got "
-            f"{tuple(state.shape)} of {state.dtype}"
+            "state must be what initial_state or a step returned, of the shape that this input "
+            f"asks for, {shape}, got {tuple(state.shape)} of {state.dtype}"
         )
 
 

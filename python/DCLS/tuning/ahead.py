@@ -54,6 +54,11 @@ def tune(
         raise TypeError(f"seconds must be a number, got {type(seconds).__name__}")
     if not seconds > 0:
         raise ValueError(f"seconds must be positive, got {seconds!r}")
+    if _is_shape(example_input):
+        raise TypeError(
+            "example_input must be a Tensor, or the model's arguments in a tuple, list or dict, "
+            f"got the shape {tuple(example_input)}: make a tensor of it, as with torch.randn"
+        )
     model = _unwrapped(model)
     limits = LIMITS._replace(seconds=float(seconds))
     with _one_at_a_time:
@@ -63,6 +68,11 @@ def tune(
             asked = record(model, example_input)
             found = _measure(asked, again, limits, progress)
     return Report(list(_rows(model, asked, found)))
+
+
+def _is_shape(example: object) -> bool:
+    several = isinstance(example, (tuple, list)) and len(example) > 1
+    return several and all(type(length) is int for length in example)  # type: ignore[attr-defined]
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:
