@@ -7,6 +7,7 @@ function(dcls_target_defaults target)
                CXX_VISIBILITY_PRESET hidden
                CUDA_VISIBILITY_PRESET hidden
                VISIBILITY_INLINES_HIDDEN ON
+               UNITY_BUILD OFF # files have names of their own in the same namespaces
                POSITION_INDEPENDENT_CODE ON)
   target_compile_options(
     ${target} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:-Wall;-Wextra;-Wshadow;-Wconversion>

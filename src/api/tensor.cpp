@@ -30,10 +30,13 @@ std::int64_t count(const std::string& name, Shape::const_iterator begin,
   return values;
 }
 
+/// `expected` is that of the first tensor of a call.
 void check_dtype(const char* name, DType got, DType expected) {
-  const auto number = static_cast<int>(got);
-  require(number >= 0 && number < kDTypeCount, "the dtype of ", name, " has no enumerator ",
-          std::int64_t{number});
+  for (const DType dtype : {expected, got}) {
+    const auto number = static_cast<int>(dtype);
+    require(number >= 0 && number < kDTypeCount, "the dtype of ",
+            dtype == got ? name : "the tensors", " has no enumerator ", std::int64_t{number});
+  }
   const auto names = dtypes();
   require(got == expected, name, " must be ", names[static_cast<std::size_t>(expected)].name,
           ", got ", names[static_cast<std::size_t>(got)].name);

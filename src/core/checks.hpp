@@ -3,6 +3,7 @@
 // Checks of the C++ API's arguments: every message names the argument, what it got, what it takes.
 
 #include <cstdint>
+#include <cstdio>
 #include <limits>
 #include <stdexcept>
 #include <string>
@@ -26,7 +27,11 @@ struct Name {
 inline std::string text(const char* part) { return part; }
 inline std::string text(const std::string& part) { return part; }
 inline std::string text(std::int64_t number) { return std::to_string(number); }
-inline std::string text(double number) { return std::to_string(number); }
+inline std::string text(double number) {
+  char digits[32];
+  std::snprintf(digits, sizeof(digits), "%g", number);
+  return digits;
+}
 inline std::string text(const Name& name) {
   return name.argument + (name.index < 0 ? "" : "[" + std::to_string(name.index) + "]");
 }

@@ -67,6 +67,10 @@ TEST(defaults_are_valid) {
   for (const Version version : {Version::kV0, Version::kV1, Version::kSpline}) {
     CHECK_CLOSE(default_sigma_min(version), 0.0, 0, 0);
   }
+  float number = 1;
+  const InTensor wild(&number, static_cast<DType>(1 << 28), {1, 1, 1});
+  CHECK_THROWS(std::invalid_argument, "the dtype of the tensors has no enumerator",
+               construct_args(wild, {&number, DType::kFloat32, {1, 1, 1, 1}}, {}, {3}));
   CHECK_THROWS(std::invalid_argument, "version", default_sigma_min(static_cast<Version>(-1)));
   construct({}, static_cast<void*>(nullptr), {});
   CHECK_EQ(im2col_workspace({}, {}), 0);

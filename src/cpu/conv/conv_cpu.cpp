@@ -136,9 +136,10 @@ bool backward_kernel(const ConvArgs& args, bool fast, const void* grad_output, c
   }
   if (plan.splits > 1) {
     const double work = 1 + 0.5 * static_cast<double>(plan.splits);
+    const ConvKernels& simd = kernels();
     parallel_for(cells, share(cells, work, num_threads),
                  [&](std::int64_t begin, std::int64_t end, int) {
-                   kernels().reduce(plan, partial.get(), grad_kernel, cells, begin, end);
+                   simd.reduce(plan, partial.get(), grad_kernel, cells, begin, end);
                  });
   }
   return true;
@@ -219,10 +220,11 @@ void direct_conv_backward_bias(const ConvArgs& args, const void* grad_output, vo
   // Whole cache lines of channels, which the channels-last layout has side by side.
   const std::int64_t lines = (args.out_channels + kMostLanes - 1) / kMostLanes;
   const double work = 0.25 * kMostLanes * static_cast<double>(points);
+  const ConvKernels& simd = kernels();  // throws where DCLS_SIMD is wrong, which nothing may inside
   parallel_for(lines, share(lines, work, num_threads),
                [&](std::int64_t begin, std::int64_t end, int) {
-                 kernels().backward_bias(args, grad_output, grad_bias, begin * kMostLanes,
-                                         std::min(end * kMostLanes, args.out_channels));
+                 simd.backward_bias(args, grad_output, grad_bias, begin * kMostLanes,
+                                    std::min(end * kMostLanes, args.out_channels));
                });
 }
 

@@ -30,6 +30,9 @@ int count_bits(std::uint64_t bits) {
   return static_cast<int>(bits * 0x0101010101010101u >> 56);
 }
 
+/// Bytes before those of a row's cells: the last is for the cells that read no input.
+constexpr std::int64_t kFront = 8;
+
 /// How many of the lowest bits are set, up to the first one that is not.
 int trailing_ones(std::uint64_t bits) { return ~bits == 0 ? 64 : __builtin_ctzll(~bits); }
 
@@ -146,8 +149,11 @@ std::int64_t PlannedConv::count_marks() const {
   return count;
 }
 
-/// Brings the marks of a row's cells into the order of visiting. `bytes` is memory for it.
-void PlannedConv::reorder(const RowOfCells& row, std::vector<unsigned char>& bytes) {
+std::int64_t PlannedConv::reorder_bytes() const { return kFront + order_words_ * 64; }
+
+/// Brings the marks of a row's cells into the order of visiting. `bytes`: reorder_bytes() of
+/// memory.
+void PlannedConv::reorder(const RowOfCells& row, unsigned char* bytes) {
   std::uint64_t* const taken = ordered_.data() + row.index * order_words_;
   const std::int64_t base = row.index * static_cast<std::int64_t>(rank_.size());
   const std::int64_t cells = static_cast<std::int64_t>(in_order_ ? order_.size() : rank_.size());
@@ -174,9 +180,8 @@ void PlannedConv::reorder(const RowOfCells& row, std::vector<unsigned char>& byt
     return;
   }
   // A byte for each at first: a word of bits would wait for its last one before each next.
-  constexpr std::int64_t kFront = 8;  // the last of these is for the cells that read no input
-  bytes.assign(static_cast<std::size_t>(kFront + order_words_ * 64), 0);
-  unsigned char* const byte = bytes.data() + kFront;
+  std::memset(bytes, 0, static_cast<std::size_t>(reorder_bytes()));
+  unsigned char* const byte = bytes + kFront;
   for_marked([&](std::int64_t rank) { byte[rank] = 1; });
   for (std::int64_t word = 0; word < order_words_; ++word) {
     std::uint64_t packed = 0;
@@ -303,16 +308,17 @@ void PlannedConv::list_runs(const std::int64_t (&run_bytes)[kMaxRun], int num_th
   const double writing = of_channel(kMarkWork * static_cast<double>(count_marks()));
   order_words_ = static_cast<std::int64_t>(starts_.size());
   ordered_.assign(static_cast<std::size_t>(channels * p.source.channels * order_words_), 0);
-  const auto count = [&](std::int64_t first, std::int64_t last, int) {
-    std::vector<unsigned char> bytes;  // see reorder
+  const Share counting = share(channels, looking, num_threads);
+  const ThreadScratch bytes(reorder_bytes(), counting.threads);
+  const auto count = [&](std::int64_t first, std::int64_t last, int thread) {
     for_rows(first, last, [&](const RowOfCells& row, std::int64_t dest) {
-      reorder(row, bytes);
+      reorder(row, static_cast<unsigned char*>(bytes.of(thread)));
       for_runs(row, dest, [&](std::int64_t list, int length, std::int64_t, std::int64_t) {
         ++begin_[length - 1][static_cast<std::size_t>(list + 2)];
       });
     });
   };
-  parallel_for(channels, share(channels, looking, num_threads), count);
+  parallel_for(channels, counting, count);
   for (int n = 0; n < kMaxRun; ++n) {
     std::vector<std::int64_t>& begin = begin_[n];
     std::partial_sum(begin.begin(), begin.end(), begin.begin());

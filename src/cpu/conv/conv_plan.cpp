@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <new>
 
 #include "core/conv_geometry.hpp"
 #include "core/dispatch.hpp"
@@ -41,6 +42,17 @@ constexpr std::int64_t kEnoughKernelUnits = 32;
 
 std::int64_t round_up(std::int64_t value, std::int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
+}
+
+/// More than any machine has, and so little that some of them are no overflow.
+constexpr double kMostScratch = 0x1p52;
+
+/// Values of a plane, or more than kMostScratch: a dilation may spread few cells over more points
+/// than there are addresses.
+std::int64_t plane_values(std::int64_t slices, std::int64_t rows, std::int64_t pitch) {
+  const double values =
+      static_cast<double>(slices) * static_cast<double>(rows) * static_cast<double>(pitch);
+  return values > kMostScratch ? std::int64_t{1} << 53 : slices * rows * pitch;
 }
 
 std::int64_t at_least_one(std::int64_t value) { return std::max<std::int64_t>(1, value); }
@@ -192,25 +204,33 @@ void PlannedConv::choose_tiles() {
   const auto odd_lines = [&](std::int64_t values) {
     return (round_up(values, lanes) / lanes | 1) * lanes;
   };
+  const auto bytes = [&](std::int64_t plane, std::int64_t planes) {
+    return static_cast<double>(plane) * static_cast<double>(planes * value_bytes());
+  };
   for (;;) {
     if (p.fast) p.tile[1] = round_up(p.tile[1], fast_fir::kBlock);
     for (int d = 0; d < kMaxDims; ++d) p.source_extent[d] = p.tile[d] + p.halo[d];
     if (p.fast) p.source_extent[1] = p.tile[1] + round_up(p.halo[1] + 1, fast_fir::kBlock) - 1;
     p.dest_pitch = round_up(p.tile[2], row_lanes);
     p.source_pitch = round_up(p.dest_pitch + p.halo[2], row_lanes);
-    p.source_plane = odd_lines(p.source_extent[0] * p.source_extent[1] * p.source_pitch);
-    p.dest_plane = odd_lines(p.tile[0] * (p.tile[1] + 2 * p.dest_margin) * p.dest_pitch);
+    p.source_plane =
+        odd_lines(plane_values(p.source_extent[0], p.source_extent[1], p.source_pitch));
+    p.dest_plane = odd_lines(plane_values(p.tile[0], p.tile[1] + 2 * p.dest_margin, p.dest_pitch));
     const std::int64_t most = channels_last_                     ? kLinePlaneBytes
                               : folded_ && p.source.channels > 1 ? kFoldedPlaneBytes
                                                                  : kPlaneBytes;
-    if (p.source_plane * p.source.phase_count() * value_bytes() <= most) break;
+    const double source_bytes = bytes(p.source_plane, p.source.phase_count());
+    if (source_bytes <= static_cast<double>(most)) break;
     // A tile reads its halo anew: a cut pays while it is no smaller than that.
     int cut = -1;
     const int order[kMaxDims] = {folded_ ? 2 : 0, folded_ ? 0 : 1, folded_ ? 1 : 2};
     for (const int d : order) {
       if (cut < 0 && p.tile[d] / 2 >= std::max(smallest[d], p.halo[d])) cut = d;
     }
-    if (cut < 0) break;
+    if (cut < 0) {
+      if (std::max(source_bytes, bytes(p.dest_plane, 1)) > kMostScratch) throw std::bad_alloc();
+      break;
+    }
     const std::int64_t parts = (length[cut] - 1) / p.tile[cut] + 1;
     p.tile[cut] = (length[cut] - 1) / (2 * parts) + 1;
   }

@@ -109,7 +109,8 @@ class PlannedConv {
   void list_weights_of(const Storage* kernel, int num_threads);
   void mark_cells(DType dtype, const void* values, int num_threads);
   std::int64_t count_marks() const;
-  void reorder(const RowOfCells& row, std::vector<unsigned char>& bytes);
+  std::int64_t reorder_bytes() const;
+  void reorder(const RowOfCells& row, unsigned char* bytes);
   template <typename Write>
   void list_runs(const std::int64_t (&run_bytes)[kMaxRun], int num_threads, const Write& write);
   template <typename Function>

@@ -26,12 +26,13 @@ struct BackwardScratch {
 template <int kOrder, typename T, int D>
 DCLS_HD BackwardScratch<T> cut_backward(const Plan<T, D>& p, Cutter<T>& cutter) {
   BackwardScratch<T> s{};
-  if (kOrder >= kPosition) s.plane = cut(cutter, p.lines * p.phases.line);
-  s.grad_plane = cut(cutter, p.lines * p.phases.line);
-  if (!p.direct) s.grad = cut(cutter, p.rows * p.pitch);
+  if (kOrder >= kPosition) s.plane = cut(cutter, p.lines, p.phases.line);
+  s.grad_plane = cut(cutter, p.lines, p.phases.line);
+  if (!p.direct) s.grad = cut(cutter, p.rows, p.pitch);
   if constexpr (D == 3) {
-    const std::int64_t values = p.axes[0].input * p.axes[1].output * p.pitch;
-    for (int o = 0; o <= kOrder; ++o) s.slices[o] = cut(cutter, values);
+    for (int o = 0; o <= kOrder; ++o) {
+      s.slices[o] = cut(cutter, p.axes[0].input, p.axes[1].output, p.pitch);
+    }
   }
   for (int r = 0; r < 1 + kOrder * (D - 1); ++r) {
     s.rows[r] = cut(cutter, 2 * p.margin + whole_vectors<T>(p.width) + kLanes<T>);

@@ -21,10 +21,10 @@ struct ForwardScratch {
 template <typename T, int D>
 DCLS_HD ForwardScratch<T> cut_forward(const Plan<T, D>& p, Cutter<T>& cutter) {
   ForwardScratch<T> s{};
-  s.plane = cut(cutter, p.lines * p.phases.line);
-  if constexpr (D > 1) s.last = cut(cutter, p.lines * p.pitch);
-  if constexpr (D == 3) s.middle = cut(cutter, p.axes[0].input * p.axes[1].output * p.pitch);
-  if (!p.direct) s.column = cut(cutter, p.rows * p.pitch);
+  s.plane = cut(cutter, p.lines, p.phases.line);
+  if constexpr (D > 1) s.last = cut(cutter, p.lines, p.pitch);
+  if constexpr (D == 3) s.middle = cut(cutter, p.axes[0].input, p.axes[1].output, p.pitch);
+  if (!p.direct) s.column = cut(cutter, p.rows, p.pitch);
   return s;
 }
 

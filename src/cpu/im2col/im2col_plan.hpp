@@ -48,14 +48,23 @@ DCLS_HD Plan<Compute<Storage>, D> make_plan(const Im2colArgs& args, const TapLay
   return plan;
 }
 
+/// So many that their bytes are no overflow, and more than any memory has.
+constexpr std::int64_t kMostValues = std::int64_t{1} << 58;
+
 /// Hands out a thread's memory; with none, it only counts.
 template <typename T>
 struct Cutter {
   T* next;
   std::int64_t values;
 };
-template <typename T>
-DCLS_HD T* cut(Cutter<T>& cutter, std::int64_t values) {
+template <typename T, typename... Sizes>
+DCLS_HD T* cut(Cutter<T>& cutter, std::int64_t values, Sizes... more) {
+  bool endless = false;
+  ((endless |= __builtin_mul_overflow(values, more, &values)), ...);
+  if (endless || values > kMostValues || cutter.values > kMostValues) {
+    cutter.values = kMostValues + 1;  // it stays: nobody has so much
+    return nullptr;
+  }
   // A vector more: rows may be read by whole vectors to behind their end.
   const std::int64_t room = whole_vectors<T>(values) + kLanes<T>;
   T* const at = cutter.next;

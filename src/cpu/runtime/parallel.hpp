@@ -42,7 +42,8 @@ inline void join() {}
 class ThreadScratch {
  public:
   ThreadScratch(std::int64_t bytes_per_thread, int num_threads)
-      : stride_((static_cast<std::size_t>(bytes_per_thread) + kAlign - 1) / kAlign * kAlign),
+      : stride_((static_cast<std::size_t>(checked(bytes_per_thread, num_threads)) + kAlign - 1) /
+                kAlign * kAlign),
         memory_(static_cast<std::byte*>(::operator new(
             std::max<std::size_t>(stride_* static_cast<std::size_t>(num_threads), kAlign),
             std::align_val_t{kAlign}))) {}
@@ -52,6 +53,12 @@ class ThreadScratch {
  private:
   // Two cache lines, so that no two threads write to one line or to an adjacent-line prefetch.
   static constexpr std::size_t kAlign = 128;
+  /// More bytes than there can be are no overflow.
+  static std::int64_t checked(std::int64_t bytes, int num_threads) {
+    constexpr std::int64_t kMost = std::int64_t{1} << 62;
+    if (bytes < 0 || bytes > kMost / num_threads) throw std::bad_alloc();
+    return bytes;
+  }
   struct Free {
     void operator()(std::byte* memory) const {
       ::operator delete(memory, std::align_val_t{kAlign});
