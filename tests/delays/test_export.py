@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from packages import import_or_skip
@@ -187,6 +189,47 @@ def test_a_sequential_of_layers(tmp_path: Path) -> None:
     assert nir_node(nn.Linear(2, 2)) is None
 
 
+def test_no_layer_is_lost_where_names_meet() -> None:
+    import_or_skip("nir")
+    torch.manual_seed(0)
+    twice = Delay(4, 5)
+    x = sequence()
+    first, last = DelayLinear(4, 3, 5), nn.Linear(3, 2)
+    named = OrderedDict(input=first, hidden=nn.Linear(3, 3), output=last)
+    axonal = DelayLinear(4, 4, 5, sharing="axonal")
+    parts = OrderedDict(a=Delay(4, 5), b=axonal, b_1=nn.Linear(4, 2))
+    for model, count in (
+        (nn.Sequential(twice, nn.Linear(4, 4), twice), 3),
+        (nn.Sequential(named), 5),
+        (nn.Sequential(parts), 4),
+    ):
+        graph = to_nir(model.double())
+        assert len(graph.nodes) == count + 2
+        assert next(iter(graph.nodes)) == "input"
+        assert next(reversed(graph.nodes)) == "output"
+        close(simulate(graph, x), rounded(model, x))
+
+
+def test_defaults_of_torch_are_not_exported() -> None:
+    nir = import_or_skip("nir")
+    delay = Delay(3, 400, 301.0)
+    layers = [DelayLinear(4, 3, 6, sharing=kind) for kind in ("synaptic", "axonal", "dendritic")]
+    want = [to_arrays(layer) for layer in layers]
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        with torch.device("meta"):
+            assert (to_nir(delay).nodes["Delay"].delay == 301).all()
+            assert to_nir(delay, form="conv", steps=4).nodes["Delay"].weight.sum() == 3
+            for layer, arrays in zip(layers, want, strict=True):
+                assert isinstance(to_nir(layer), nir.NIRGraph)
+                for got, expected in zip(to_arrays(layer), arrays, strict=True):
+                    assert (got == expected).all()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert to_nir(nn.Linear(2, 2).bfloat16()).nodes["Linear"].weight.dtype == np.float32
+    assert (to_nir(delay, dt=np.float32(0.5)).nodes["Delay"].delay == 150.5).all()
+
+
 @pytest.mark.parametrize(
     ("part", "more", "error", "text"),
     [
@@ -194,6 +237,7 @@ def test_a_sequential_of_layers(tmp_path: Path) -> None:
         (nn.ReLU(), {}, TypeError, "model_part is a ReLU, which has no node"),
         (nn.Sequential(), {}, ValueError, "model_part must have a layer"),
         (Delay(2, 3), {"dt": 0}, ValueError, "dt must be finite and positive"),
+        (Delay(2, 3), {"dt": 10**400}, ValueError, "dt must be finite and positive"),
         (Delay(2, 3), {"dt": "1"}, TypeError, "dt must be a number"),
         (Delay(2, 3), {"form": "matrix"}, ValueError, "form must be one of delay, conv"),
         (Delay(2, 3), {"form": "conv"}, ValueError, "steps must be given for form='conv' only"),

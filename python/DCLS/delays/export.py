@@ -6,6 +6,7 @@ import importlib
 import math
 from collections.abc import Callable
 from itertools import pairwise
+from numbers import Real
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -58,16 +59,17 @@ def to_arrays(layer: DelayLinear | Delay) -> Connections:
         ValueError: it is not causal, or a delay or a weight is not finite.
     """
     weight, delays = _whole(layer)
-    if isinstance(layer, Delay):
-        numbers = torch.arange(layer.channels)
-        return _arrays(numbers, numbers, weight.flatten(), delays.flatten())
-    outputs, inputs, count = weight.shape
-    every = _of_connections(layer, delays)
-    post = torch.arange(outputs)[:, None, None].expand(outputs, inputs, count)
-    pre = torch.arange(inputs)[None, :, None].expand(outputs, inputs, count)
-    here = torch.ones(outputs, inputs, dtype=torch.bool)
-    here = here if layer.mask is None else layer.mask.cpu()
-    return _arrays(pre[here], post[here], weight[here], every[here])
+    with torch.device("cpu"):  # whatever the default is
+        if isinstance(layer, Delay):
+            numbers = torch.arange(layer.channels)
+            return _arrays(numbers, numbers, weight.flatten(), delays.flatten())
+        outputs, inputs, count = weight.shape
+        every = _of_connections(layer, delays)
+        post = torch.arange(outputs)[:, None, None].expand(outputs, inputs, count)
+        pre = torch.arange(inputs)[None, :, None].expand(outputs, inputs, count)
+        here = torch.ones(outputs, inputs, dtype=torch.bool)
+        here = here if layer.mask is None else layer.mask.cpu()
+        return _arrays(pre[here], post[here], weight[here], every[here])
 
 
 def to_nir(
@@ -136,7 +138,8 @@ def to_nir(
             )
         for number, node in enumerate(found):
             part = name or type(module).__name__
-            nodes[f"{part}_{number}" if len(found) > 1 else part] = node
+            part = f"{part}_{number}" if len(found) > 1 else part
+            nodes[_unused(part, nodes)] = node
     if not nodes:
         raise ValueError("model_part must have a layer, got an empty Sequential")
     every = list(nodes.values())
@@ -175,6 +178,14 @@ def nir_node(module: nn.Module, *, dt: float = 1.0) -> Any:
     return nodes[0] if nodes and isinstance(module, Delay) else to_nir(module, dt=dt)
 
 
+def _unused(name: str, nodes: dict[str, Any]) -> str:
+    """Returns ``name``, or with a number behind it where a node has it: a module may come twice."""
+    taken, number, free = {*nodes, "input", "output"}, 1, name
+    while free in taken:
+        free, number = f"{name}_again{number}", number + 1
+    return free
+
+
 def _whole(layer: object) -> tuple[Tensor, Tensor]:
     """Returns the weights and the whole delays of a layer, on the CPU."""
     if not isinstance(layer, (Delay, DelayLinear)):
@@ -211,17 +222,21 @@ def _nir() -> Any:
 
 
 def _duration(dt: object) -> float:
-    if isinstance(dt, bool) or not isinstance(dt, (int, float)):
+    if isinstance(dt, bool) or not isinstance(dt, Real):
         raise TypeError(f"dt must be a number, got {shown(dt)}")
-    if not 0 < dt < math.inf:
+    try:
+        seconds = float(dt)
+    except OverflowError:
+        seconds = math.inf
+    if not 0 < seconds < math.inf:
         raise ValueError(f"dt must be finite and positive, got {shown(dt)}")
-    return float(dt)
+    return seconds
 
 
 def _in_turn(module: nn.Module, name: str) -> Any:
     """Yields the modules of a Sequential, those inside it included."""
     if isinstance(module, nn.Sequential):
-        for child, inner in module.named_children():
+        for child, inner in module._modules.items():  # also those that come again
             yield from _in_turn(inner, f"{name}_{child}" if name else child)
     else:
         yield name, module
@@ -232,26 +247,39 @@ def _nodes(module: nn.Module, dt: float, length: int | None) -> list[Any] | None
 
     With the length of the sequences they are convolutions along time.
     """
-    nir = _nir()
     if isinstance(module, nn.Linear):
-        return [_linear(module.weight.detach().cpu(), module.bias)]
+        weight = module.weight.detach().cpu()
+        weight = weight.to(torch.promote_types(weight.dtype, torch.float32))
+        return [_linear(weight, module.bias)]
     if not isinstance(module, (Delay, DelayLinear)):
         return None
     weight, delays = _whole(module)
+    with torch.device("cpu"):  # whatever the default is
+        return _delay_nodes(module, weight, delays, dt, length)
+
+
+def _delay_nodes(
+    module: Delay | DelayLinear, weight: Tensor, delays: Tensor, dt: float, length: int | None
+) -> list[Any]:
     if length is not None:
         return [_conv(module, weight, delays, length)]
+
+    def delay(steps: Tensor) -> Any:  # in float64: the default dtype may not hold the steps
+        return _nir().Delay(delay=(steps.double() * dt).float().numpy())
+
     if isinstance(module, Delay):
-        return [nir.Delay(delay=(delays.flatten() * dt).float().numpy())]
+        return [delay(delays.flatten())]
     outputs, inputs, count = weight.shape
     if module.sharing == "axonal":
-        before = torch.eye(inputs).repeat_interleave(count, 0)
+        before = torch.eye(inputs, dtype=weight.dtype).repeat_interleave(count, 0)
         after, steps = weight.flatten(1), delays.flatten()
     elif module.sharing == "dendritic":
         before = weight.transpose(1, 2).flatten(0, 1)
-        after, steps = torch.eye(outputs).repeat_interleave(count, 1), delays.flatten()
+        after = torch.eye(outputs, dtype=weight.dtype).repeat_interleave(count, 1)
+        steps = delays.flatten()
     else:
         before, steps, after = _pairs(module, weight, delays)
-    nodes = [nir.Delay(delay=(steps * dt).float().numpy())]
+    nodes = [delay(steps)]
     if module.sharing != "axonal" or count > 1:
         nodes.insert(0, _linear(before, None))
     if module.sharing != "dendritic" or count > 1 or module.bias is not None:
@@ -284,7 +312,7 @@ def _linear(weight: Tensor, bias: Tensor | None) -> Any:
 def _conv(layer: DelayLinear | Delay, weight: Tensor, delays: Tensor, length: int) -> Any:
     """Returns the convolution along time whose padding is the same on both sides."""
     if isinstance(layer, Delay):  # nir takes the inputs of a group for all of them
-        weight = torch.eye(layer.channels).unsqueeze(-1)
+        weight = torch.eye(layer.channels, dtype=weight.dtype).unsqueeze(-1)
         every = delays.unsqueeze(1).expand_as(weight)
     else:
         every = _of_connections(layer, delays)
