@@ -359,7 +359,8 @@ def check_widths(SIG: object, version: str, sigma_min: float) -> None:
 
 #: Dispatch keys of tensors whose memory holds their elements, on either device. With any other
 #: key (functorch's, lazy negation, zeros without memory) the dispatcher has to see to the tensor.
-_PLAIN_KEYS = torch._C._dispatch_keys(torch.empty(0)).raw_repr()
+with torch.inference_mode(False):  # whatever surrounds the import
+    _PLAIN_KEYS = torch._C._dispatch_keys(torch.empty(0, device="cpu")).raw_repr()
 for _key in (torch._C.DispatchKey.CUDA, torch._C.DispatchKey.AutocastCUDA):
     _PLAIN_KEYS |= torch._C.DispatchKeySet(_key).raw_repr()
 

@@ -229,3 +229,15 @@ def _autograd_kernel(
             return function.apply(*args, call)
 
     return kernel
+
+
+def sum_of_channels(grad_output: Tensor) -> Tensor:
+    """Returns the gradient of a bias: the sum over batch and space.
+
+    Of a single channel torch would cut the sum among its threads, and add in another order with
+    another number of them. Of two it does not.
+    """
+    axes = (0, *range(2, grad_output.ndim))
+    if grad_output.shape[1] != 1 or not grad_output.is_cpu:
+        return grad_output.sum(axes)
+    return grad_output.expand(-1, 2, *grad_output.shape[2:]).sum(axes)[:1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -51,6 +52,17 @@ def register_autocast(name: str, low: Sequence[int] = (), full: Sequence[int] = 
 
     for device, key in _AUTOCAST.items():
         register(device, key)
+
+
+def without_autocast(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns a backward pass in the dtypes of its forward pass, whatever surrounds it."""
+
+    @functools.wraps(backward)
+    def exact(*args: Any) -> Any:
+        with torch._C._DisableAutocast():
+            return backward(*args)
+
+    return exact
 
 
 # ----------------------------------------------------------------------- derivatives by plain torch

@@ -12,8 +12,8 @@ from DCLS._checks import MAX_AXIS_SIZE, check_device, check_dtype, check_like
 from DCLS._native import dense as _kernels
 from DCLS._ops import _expressions
 from DCLS._ops._batching import Batching, batching_rule
-from DCLS._ops._library import library, register
-from DCLS._ops._transforms import gradients_of, register_autocast
+from DCLS._ops._library import library, register, sum_of_channels
+from DCLS._ops._transforms import gradients_of, register_autocast, without_autocast
 
 __all__ = ["direct_conv", "direct_conv_backward", "keep_lists"]
 
@@ -156,7 +156,7 @@ def _conv_backward(
     if output_mask[1]:
         _kernels.direct_conv_backward_kernel(grad_output, input, support, grad_kernel, *geometry)
     if output_mask[2]:
-        torch.sum(grad_output, dim=(0, *range(2, input.ndim)), out=grad_bias)
+        grad_bias.copy_(sum_of_channels(grad_output))
     return grads
 
 
@@ -191,8 +191,7 @@ def _conv_backward_by_torch(
         return _expressions.direct_conv(input, kernel, None, support, *geometry)
 
     of_both = gradients_of(convolve, 2)(grad_output, input, kernel, mask[:2])
-    axes = (0, *range(2, input.ndim))
-    grad_bias = grad_output.sum(axes) if mask[2] else kernel.new_empty(0)
+    grad_bias = sum_of_channels(grad_output) if mask[2] else kernel.new_empty(0)
     return (*of_both, grad_bias)
 
 
@@ -256,6 +255,7 @@ def _tangent(
     return result
 
 
+@without_autocast
 def _double_backward(
     ctx: Any, input_grad: Tensor, kernel_grad: Tensor, bias_grad: Tensor
 ) -> tuple[Tensor | None, ...]:

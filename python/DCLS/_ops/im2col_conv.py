@@ -15,7 +15,7 @@ from DCLS._native import im2col_conv as _kernels
 from DCLS._ops import _expressions
 from DCLS._ops._batching import Batching, batching_rule
 from DCLS._ops._library import library as _library
-from DCLS._ops._library import register
+from DCLS._ops._library import register, sum_of_channels
 from DCLS._ops._transforms import (
     computed_wide,
     derivatives_by,
@@ -185,7 +185,7 @@ def _backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
     if any(mask):
         grads = im2col_conv_backward(grad_output, *ctx.saved_tensors, *ctx.rest, mask)
     wanted = [grad if needed else None for grad, needed in zip(grads, mask, strict=True)]
-    bias = grad_output.sum((0, *range(2, grad_output.ndim))) if needs[2] else None
+    bias = sum_of_channels(grad_output) if needs[2] else None
     return (*wanted[:2], bias, *wanted[2:], *(None for _ in ctx.rest))
 
 

@@ -273,7 +273,8 @@ def _backward(ctx: Any, grad_output: Tensor | None, _: Any) -> tuple[Tensor | No
     # A gradient that the forward pass did not know of, or whose own gradient is wanted.
     unsaved = (mask[0] and not ctx.saves[0]) or (any(mask[1:4]) and not ctx.saves[1])
     if unsaved or torch.is_grad_enabled():
-        grads = _gradients(grad_output, input, weight, P, SIG, make_spec(ctx.numbers), mask)
+        with torch._C._DisableAutocast():  # in the dtypes of the forward pass
+            grads = _gradients(grad_output, input, weight, P, SIG, make_spec(ctx.numbers), mask)
         return (*grads, *nothing)
     given = [t for t in (grad_output, *tensors) if t is not None]
     direct = not is_watched(input.device) and all(map(is_plain, given))
