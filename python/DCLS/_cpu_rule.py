@@ -276,6 +276,26 @@ def torch_errs(
     return full and input_size[1] == columns
 
 
+#: The reason where torch's convolution would not come back.
+TORCH_HANGS: Final = "torch's convolution of such a kernel may not end"
+
+
+def torch_hangs(
+    channels: int,
+    kernel_size: Sequence[int],
+    channels_last: bool,
+    dtype: torch.dtype,
+) -> bool:
+    """Whether torch's depthwise convolution may generate code without end.
+
+    With AVX-512 it did in bfloat16 and channels_last (torch 2.13.0, oneDNN 3.12.0): ``conv2d`` of
+    3 and 16 channels on 56x56, kernels of 15x15, 17x17 and 1x17, with the padding that keeps the
+    size. Kernels of up to 13 columns, 24 channels and more, and contiguous tensors came back.
+    """
+    few = channels < 24 and channels_last and dtype == torch.bfloat16
+    return few and TORCH_HAS_AVX512 and len(kernel_size) == 2 and kernel_size[1] > 13
+
+
 def candidates(facts: Facts) -> tuple[Term, ...]:
     """Returns the terms that hold if the kernel is filled no more than each says, in their order.
 

@@ -206,6 +206,8 @@ def choose(
     asks = training and not exports
     if asks and _cpu_rule.torch_errs(kernel_size, input_shape[2:], margins, dtype):
         return Choice("direct", _cpu_rule.TORCH_ERRS, "CPU rule")
+    if per_group == 1 and _cpu_rule.torch_hangs(input_shape[1], kernel_size, channels_last, dtype):
+        return Choice("direct", _cpu_rule.TORCH_HANGS, "CPU rule")
     channels: _cpu_rule.Channels = "one" if per_group == 1 else "many"
     if 1 < per_group <= _cpu_rule.FEW_CHANNELS:
         channels = "few"

@@ -7,7 +7,7 @@ from typing import Final
 
 import torch
 
-from DCLS._cpu_rule import TORCH_ERRS, torch_errs
+from DCLS._cpu_rule import TORCH_ERRS, TORCH_HANGS, torch_errs, torch_hangs
 from DCLS._threads import in_a_thread
 from DCLS.tuning import facts
 from DCLS.tuning.candidates import CudaClock, HostClock, Synthetic, bytes_needed, output_size
@@ -36,6 +36,10 @@ def measure(problem: Problem, batch: int, width: float | None, limits: Limits = 
         return Decision(None, {})
     if _torch_errs(problem):
         return Decision(None, {"conv": Trial(math.inf, TORCH_ERRS)})
+    g = problem.geometry
+    depthwise = g.device_type == "cpu" and g.groups == g.in_channels
+    if depthwise and torch_hangs(g.in_channels, g.kernel_size, g.channels_last, g.dtype):
+        return Decision(None, {"conv": Trial(math.inf, TORCH_HANGS)})
     room = MEMORY_PART * facts.free_memory(device)
     while batch > 1 and bytes_needed(problem, batch) > room:
         batch = math.ceil(batch / 2)
