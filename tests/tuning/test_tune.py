@@ -22,7 +22,7 @@ import DCLS
 from DCLS import Dcls1d, Dcls2d, DclsTranspose2d, tune
 from DCLS.method import Choice
 from DCLS.nn import choosing
-from DCLS.tuning import ahead, forget, state
+from DCLS.tuning import forget, state
 from DCLS.tuning.report import Progress, Report
 
 
@@ -351,6 +351,6 @@ def test_import_stays_light() -> None:
 
 
 def test_only_one_at_a_time(bench: Bench) -> None:
-    assert not ahead._one_at_a_time.locked()
+    assert not state.tune_lock.locked()
     tune(layer(), X)
-    assert not ahead._one_at_a_time.locked()
+    assert not state.tune_lock.locked()

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import sys
-import threading
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
@@ -25,18 +23,6 @@ from DCLS.tuning.state import Asked
 
 logger: Final = logging.getLogger("DCLS")
 
-#: Two calls at once would record each other's layers.
-_one_at_a_time = threading.Lock()
-
-
-def _new_lock() -> None:
-    global _one_at_a_time
-    _one_at_a_time = threading.Lock()
-
-
-# As that of a measurement, see state.py.
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_new_lock)
 
 Resolved = tuple[Choice | None, str]
 
@@ -61,7 +47,7 @@ def tune(
         )
     model = _unwrapped(model)
     limits = LIMITS._replace(seconds=float(seconds))
-    with _one_at_a_time:
+    with state.tune_lock:
         if facts.in_process_group():
             asked, found = _of_the_first_process(model, example_input, again, limits, progress)
         else:

@@ -34,12 +34,8 @@ def measure(problem: Problem, batch: int, width: float | None, limits: Limits = 
     device = problem.geometry.device
     if batch < 1 or min(output_size(problem)) < 1:
         return Decision(None, {})
-    if _torch_errs(problem):
-        return Decision(None, {"conv": Trial(math.inf, TORCH_ERRS)})
-    g = problem.geometry
-    depthwise = g.device_type == "cpu" and g.groups == g.in_channels
-    if depthwise and torch_hangs(g.in_channels, g.kernel_size, g.channels_last, g.dtype):
-        return Decision(None, {"conv": Trial(math.inf, TORCH_HANGS)})
+    if why_not := _torch_errs(problem):
+        return Decision(None, {"conv": Trial(math.inf, why_not)})
     room = MEMORY_PART * facts.free_memory(device)
     while batch > 1 and bytes_needed(problem, batch) > room:
         batch = math.ceil(batch / 2)
@@ -56,13 +52,17 @@ def measure(problem: Problem, batch: int, width: float | None, limits: Limits = 
     return in_a_thread(run)
 
 
-def _torch_errs(problem: Problem) -> bool:
+def _torch_errs(problem: Problem) -> str:
+    """Returns why torch's convolution is not measured; empty where it is."""
     g = problem.geometry
-    return (
-        g.device_type == "cpu"
-        and g.grad_kernel
-        and torch_errs(g.kernel_size, problem.spatial, g.padding, g.dtype)
-    )
+    if g.device_type != "cpu":
+        return ""
+    if g.grad_kernel and torch_errs(g.kernel_size, problem.spatial, g.padding, g.dtype):
+        return TORCH_ERRS
+    depthwise = g.groups == g.in_channels
+    if depthwise and torch_hangs(g.in_channels, g.kernel_size, g.channels_last, g.dtype):
+        return TORCH_HANGS
+    return ""
 
 
 def _decide(

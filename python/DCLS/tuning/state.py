@@ -46,17 +46,20 @@ recorder: list[Asked] | None = None
 #: Held while something is measured: two at once would disturb each other.
 lock = threading.Lock()
 
+#: Held by ``DCLS.tune``: two calls at once would record each other's layers.
+tune_lock = threading.Lock()
+
 _mode: str | None = None
 
 
-def _new_lock() -> None:
-    global lock
-    lock = threading.Lock()
+def _new_locks() -> None:
+    global lock, tune_lock
+    lock, tune_lock = threading.Lock(), threading.Lock()
 
 
-# A fork in the middle of a measurement would leave it locked in the child.
+# A fork in the middle of a measurement would leave them locked in the child.
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_new_lock)
+    os.register_at_fork(after_in_child=_new_locks)
 
 
 def get_mode() -> str:
