@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -259,12 +260,12 @@ def _nothing_to_convert(model: nn.Module, depthwise: bool) -> str:
     """Returns what to say where no module was chosen: what there is, and how to choose it."""
     # The layers of this package are no convolutions of torch, whatever they derive from.
     done = sum(isinstance(module, _DclsModule) for module in model.modules())
-    kinds = [
+    kinds = Counter(
         type(module).__name__
         for module in model.modules()
         if isinstance(module, _ConvNd) and not isinstance(module, _DclsModule)
-    ]
-    has = [f"{kinds.count(kind)} {kind}" for kind in sorted(set(kinds))]
+    )
+    has = [f"{count} {kind}" for kind, count in sorted(kinds.items())]
     has += [f"{done} DCLS layer(s)"] * (done > 0)
     text = f"the model has {' and '.join(has)}" if has else "the model has no convolution"
     if not depthwise:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,6 +12,9 @@ from torch._functorch.eager_transforms import enable_inplace_requires_grad
 from torch.autograd import forward_ad
 
 from DCLS._ops._library import any_requires_grad, library, results_of
+
+Given = ParamSpec("Given")
+Grads = TypeVar("Grads")
 
 _AUTOCAST = {"cpu": torch._C.DispatchKey.AutocastCPU, "cuda": torch._C.DispatchKey.AutocastCUDA}
 
@@ -54,13 +57,13 @@ def register_autocast(name: str, low: Sequence[int] = (), full: Sequence[int] = 
         register(device, key)
 
 
-def without_autocast(backward: Callable[..., Any]) -> Callable[..., Any]:
+def without_autocast(backward: Callable[Given, Grads]) -> Callable[Given, Grads]:
     """Returns a backward pass in the dtypes of its forward pass, whatever surrounds it."""
 
     @functools.wraps(backward)
-    def exact(*args: Any) -> Any:
+    def exact(*args: Given.args, **more: Given.kwargs) -> Grads:
         with torch._C._DisableAutocast():
-            return backward(*args)
+            return backward(*args, **more)
 
     return exact
 

@@ -26,7 +26,12 @@ from DCLS._ops._library import (
     with_checked_memory,
 )
 from DCLS._ops._rows import to_kernel_axes, to_position_rows
-from DCLS._ops._transforms import derivatives_by, register_autocast, tangents_by
+from DCLS._ops._transforms import (
+    derivatives_by,
+    register_autocast,
+    tangents_by,
+    without_autocast,
+)
 from DCLS._ops.construct import (
     construct_kernel,
     construct_kernel_backward,
@@ -192,6 +197,7 @@ def _separately(
     return output
 
 
+@without_autocast
 def _gradients(
     grad_output: Tensor,
     input: Tensor,
@@ -273,8 +279,7 @@ def _backward(ctx: Any, grad_output: Tensor | None, _: Any) -> tuple[Tensor | No
     # A gradient that the forward pass did not know of, or whose own gradient is wanted.
     unsaved = (mask[0] and not ctx.saves[0]) or (any(mask[1:4]) and not ctx.saves[1])
     if unsaved or torch.is_grad_enabled():
-        with torch._C._DisableAutocast():  # in the dtypes of the forward pass
-            grads = _gradients(grad_output, input, weight, P, SIG, make_spec(ctx.numbers), mask)
+        grads = _gradients(grad_output, input, weight, P, SIG, make_spec(ctx.numbers), mask)
         return (*grads, *nothing)
     given = [t for t in (grad_output, *tensors) if t is not None]
     direct = not is_watched(input.device) and all(map(is_plain, given))

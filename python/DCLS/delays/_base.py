@@ -30,11 +30,7 @@ def check_init_delays(name: str, value: Any, max_delay: int) -> InitDelays:
     """Returns ``value`` if delays can start from it."""
     if callable(value) and not isinstance(value, Tensor):
         return value  # type: ignore[no-any-return]
-    if isinstance(value, str):
-        if value != "uniform":
-            raise ValueError(
-                f"{name} must be 'uniform', a number, a Tensor or a function, got {value!r}"
-            )
+    if isinstance(value, str) and value == "uniform":
         return "uniform"
     if isinstance(value, Tensor) and value.is_floating_point() | (value.dtype in _INTS):
         if value.is_meta:
@@ -43,7 +39,8 @@ def check_init_delays(name: str, value: Any, max_delay: int) -> InitDelays:
     elif isinstance(value, Real) and not isinstance(value, bool):
         inside = 0 <= float(value) <= max_delay
     else:
-        raise TypeError(
+        kind = ValueError if isinstance(value, str) else TypeError
+        raise kind(
             f"{name} must be 'uniform', a number, a Tensor of real numbers or a function, got "
             f"{_checks.shown(value)}"
         )

@@ -129,16 +129,18 @@ class DelayLinear(_DelayLayer, _DclsNd):
         self.register_buffer("mask", None)
         if mask is not None:
             self.mask = mask.to(self.weight.device, copy=True)
-            with torch.no_grad():
-                self.weight.copy_(self._used_weight())
+            self._clear_unconnected(self.mask)
 
     def reset_parameters(self) -> None:
         """Draws new parameters as ``Dcls1d`` does; weights without a connection become 0."""
         super().reset_parameters()
-        mask = self._buffers.get("mask")
+        mask = self._buffers.get("mask")  # not there yet at the first start
         if mask is not None:
-            none = ~mask.unsqueeze(-1)
-            edit(self, "weight", lambda weight: weight.masked_fill_(none, 0.0), exact=False)
+            self._clear_unconnected(mask)
+
+    def _clear_unconnected(self, mask: Tensor) -> None:
+        none = ~mask.unsqueeze(-1)
+        edit(self, "weight", lambda weight: weight.masked_fill_(none, 0.0), exact=False)
 
     @property
     def in_features(self) -> int:

@@ -17,7 +17,6 @@ from DCLS.delays._ways import Jumps, Lines, send
 from DCLS.functional import construct_kernel
 from DCLS.method import is_tracing, may_read
 from DCLS.nn.base import _DclsModule
-from DCLS.nn.builders import _ConstructKernel
 from DCLS.nn.frozen import KernelCache, may_keep
 
 __all__ = ["Taps", "unroll"]
@@ -189,8 +188,7 @@ class StepForm(_DclsModule):
         tensors = [t for t in given if t is not None]
         frozen = self._kernel_cache is not None
         read = all([t.is_cpu for t in tensors]) or frozen  # noqa: C419  # as torch.compile takes it
-        builder = self._modules.get("DCK")  # axonal delays have none
-        plain = builder is None or (isinstance(builder, _ConstructKernel) and builder.is_plain())
+        plain = "DCK" not in self._modules or self._is_plain()  # axonal delays have no builder
         if self._trains(tensors) or not (plain and read and may_keep(tensors)):
             self._check_memory()
             return self._make_taps()

@@ -276,7 +276,8 @@ class _ChoosesMethod(_TellsItsGrid):
 
     def _is_plain(self) -> bool:
         """Whether the kernel is what a builder of this package builds."""
-        return isinstance(self.DCK, _ConstructKernel) and self.DCK.is_plain()
+        builder = self.DCK  # torch looks a module up slowly
+        return isinstance(builder, _ConstructKernel) and builder.is_plain()
 
     def _expected_cells(self) -> int:
         builder = self.DCK
